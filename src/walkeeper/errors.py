@@ -1,0 +1,235 @@
+"""Everything that can go wrong, named for who must act.
+
+* ``PeerError``: the peer spoke wrongly.  It hears about it and the connection ends.
+* ``Refused``: the peer was understood and the answer is no; nothing has changed.
+* ``TimelineUnavailable``: ask again later, elsewhere, or never.
+* ``StorageError``: the disk.
+* ``ConfigError``: whoever started the program.
+
+Errors carry fields; their text is for people, and no test or caller matches on it.  Codes for the outside
+(SQLSTATE, HTTP status, exit code) live at the boundaries, one table each.  Programmer errors are asserts.
+"""
+
+from typing import Final
+
+from walkeeper.ids import NodeId, TenantTimelineId
+from walkeeper.lsn import Lsn, format_lsn
+from walkeeper.membership import Generation
+from walkeeper.terms import Term, TermHistory
+
+
+COMMAND_CHARACTERS_MAX: Final = 200
+"""How much of a peer's query an error repeats: enough to recognise it in a log line."""
+
+
+class WalkeeperError(Exception):
+    """The root of all named errors."""
+
+
+# -- the peer spoke wrongly ---------------------------------------------------------------------------------
+
+
+class PeerError(WalkeeperError):
+    """The peer broke the protocol."""
+
+
+class Malformed(PeerError):
+    """Bytes that mean nothing: says what was being read and what was wrong with it."""
+
+
+class OutOfTurn(PeerError):
+    """A message that is fine in itself, at a moment when it is not."""
+
+
+# -- understood, and the answer is no -----------------------------------------------------------------------
+
+
+class Refused(WalkeeperError):
+    """The request was understood and is denied; state is as before."""
+
+
+class BadCommand(Refused):
+    """A query that no keeper answers, or whose options cannot be read.  The connection stays usable."""
+
+    def __init__(self, why: str, command: str) -> None:
+        super().__init__(f"{why} {command[:COMMAND_CHARACTERS_MAX]}")
+        self.why, self.command = why, command
+
+
+class WrongServer(Refused):
+    """The writer is another PostgreSQL than the one whose WAL this is."""
+
+    def __init__(self, what: str, got: object, expected: object) -> None:
+        super().__init__(f"invalid {what}, got {got}, expected {expected}")
+        self.what, self.got, self.expected = what, got, expected
+
+
+class NotMember(Refused):
+    """A configuration that does not contain this keeper must not be adopted (invariant 19)."""
+
+    def __init__(self, node: NodeId, generation: Generation) -> None:
+        super().__init__(f"refused to switch into generation {generation}: node {node} is not a member of it")
+        self.node, self.generation = node, generation
+
+
+class WrongGeneration(Refused):
+    """Votes, elections and appends need the generation to be equal on both sides (invariant 18)."""
+
+    def __init__(self, request: str, got: Generation, own: Generation) -> None:
+        super().__init__(f"refusing {request} due to generation mismatch: got {got}, have {own}")
+        self.request, self.got, self.own = request, got, own
+
+
+class NotElected(Refused):
+    """WAL from a term whose election this keeper has not heard of."""
+
+    def __init__(self, term: Term, own: Term) -> None:
+        super().__init__(f"got AppendRequest before ProposerElected: term {term}, own term {own}")
+        self.term, self.own = term, own
+
+
+class WrongDivergence(Refused):
+    """The leader would truncate somewhere else than where the logs diverge (invariant 11)."""
+
+    def __init__(self, term: Term, start: Lsn, expected: Lsn, own: TermHistory) -> None:
+        super().__init__(
+            f"refusing ProposerElected of term {term} with unexpected truncation point {format_lsn(start)}, "
+            f"the logs diverge at {format_lsn(expected)}; own history {own}"
+        )
+        self.term, self.start, self.expected, self.own = term, start, expected, own
+
+
+class HistoryConflict(Refused):
+    """One term starts at two different LSNs: two leaders had it, which elections make impossible (invariant 35)."""
+
+
+class TruncatesCommitted(Refused):
+    """A leader that would remove WAL known to be committed (invariant 10)."""
+
+    def __init__(self, start: Lsn, commit_lsn: Lsn) -> None:
+        super().__init__(f"refusing to truncate at {format_lsn(start)}: committed up to {format_lsn(commit_lsn)}")
+        self.start, self.commit_lsn = start, commit_lsn
+
+
+class TruncationPending(Refused):
+    """WAL before the leader has said, since this keeper started, where to continue (invariant 27)."""
+
+    def __init__(self, begin_lsn: Lsn) -> None:
+        super().__init__(f"refusing WAL at {format_lsn(begin_lsn)}: no ProposerElected since this keeper started")
+        self.begin_lsn = begin_lsn
+
+
+class WalRewrite(Refused):
+    """An append that begins below the write position."""
+
+    def __init__(self, begin_lsn: Lsn, write_lsn: Lsn) -> None:
+        super().__init__(
+            f"append request rewrites WAL written before: begins at {format_lsn(begin_lsn)}, written up to {format_lsn(write_lsn)}"
+        )
+        self.begin_lsn, self.write_lsn = begin_lsn, write_lsn
+
+
+class WalGap(Refused):
+    """An append that begins above the write position."""
+
+    def __init__(self, begin_lsn: Lsn, write_lsn: Lsn) -> None:
+        super().__init__(
+            f"append request creates gap in written WAL: begins at {format_lsn(begin_lsn)}, written up to {format_lsn(write_lsn)}"
+        )
+        self.begin_lsn, self.write_lsn = begin_lsn, write_lsn
+
+
+class TermChanged(Refused):
+    """Uncommitted WAL was asked for on behalf of a leader that is none any more."""
+
+    def __init__(self, requested: Term, current: Term) -> None:
+        super().__init__(f"failed to acquire term {requested}, current term {current}")
+        self.requested, self.current = requested, current
+
+
+class WalNotAvailable(Refused):
+    """WAL that this keeper does not have: before its start, or not on its disk any more."""
+
+    def __init__(self, lsn: Lsn, why: str) -> None:
+        super().__init__(f"WAL at {format_lsn(lsn)} is not available: {why}")
+        self.lsn = lsn
+
+
+# -- the timeline cannot serve ------------------------------------------------------------------------------
+
+
+class TimelineUnavailable(WalkeeperError):
+    """The timeline cannot be used now; the subclass says why."""
+
+    reason = "is unavailable"
+
+    def __init__(self, ttid: TenantTimelineId, detail: str = "") -> None:
+        super().__init__(f"timeline {ttid} {self.reason}{': ' if detail else ''}{detail}")
+        self.ttid = ttid
+
+
+class NotFound(TimelineUnavailable):
+    reason = "was not found in global map"
+
+
+class Exists(TimelineUnavailable):
+    """A timeline, or a directory that may be one, is in the way of creating it."""
+
+    reason = "exists on disk, but wasn't loaded"
+
+
+class Creating(TimelineUnavailable):
+    reason = "creation is in progress"
+
+
+class Closing(TimelineUnavailable):
+    reason = "was cancelled and cannot be used anymore"
+
+
+class Blown(TimelineUnavailable):
+    """The fuse blew: an operation ended in an unknown way, and the timeline is read again from disk first."""
+
+    reason = "is being read again from disk after a failed operation"
+
+
+class InvalidTimeline(Refused):
+    """The parameters of a timeline to be created contradict each other or what can be kept."""
+
+
+# -- the disk -----------------------------------------------------------------------------------------------
+
+
+class StorageError(WalkeeperError):
+    """The disk did not do what was asked: ``operation``, on the file at ``path``.  Both are empty where there is none."""
+
+    def __init__(self, detail: str, *, operation: str = "", path: str = "") -> None:
+        asked = " ".join(filter(None, (operation, path)))
+        super().__init__(f"{asked}: {detail}" if asked else detail)
+        self.operation, self.path = operation, path
+
+
+class FileMissing(StorageError):
+    """A file or directory that does not exist.  No other failure to open one is taken for this."""
+
+
+class DiskFull(StorageError):
+    """No space left; what had been begun was undone, so the timeline goes on as it was."""
+
+
+class PartlyKept(StorageError):
+    """Some effects of an operation are on disk and others are not: the timeline must be read again."""
+
+
+class Corrupt(StorageError):
+    """What is on disk contradicts itself: says which file and how."""
+
+
+class DurabilityLost(StorageError):
+    """An fsync failed.  What it covered may be gone although the page cache still shows it; the process must end."""
+
+
+# -- whoever started the program ----------------------------------------------------------------------------
+
+
+class ConfigError(WalkeeperError):
+    """Wrong flags or environment: one line that says what and what to do.  Exit code 2."""
