@@ -1,0 +1,176 @@
+"""What an acceptor knows: the control file as it is on disk, and the little that runs ahead of it.
+
+``AcceptorState`` is a value.  Its ``kept`` part is byte for byte what ``safekeeper.control`` holds; ``ahead``
+are the positions that may lag on disk and are saved with whatever is saved next; ``wal`` is rebuilt from the
+segments at every start.
+
+Does not decide: the rules are in ``acceptor.acceptor``.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from walkeeper.acceptor.effects import KeepControlFile
+from walkeeper.errors import InvalidTimeline
+from walkeeper.formats.control_file import ControlFile
+from walkeeper.formats.segments import is_legal_segment_size
+from walkeeper.formats.xlog import MAGICS, PAGE_BYTES, RecordScanner
+from walkeeper.ids import TenantTimelineId, TimelineNumber
+from walkeeper.lsn import INVALID_LSN, Lsn, format_lsn
+from walkeeper.membership import Configuration
+from walkeeper.messages import ServerInfo
+from walkeeper.terms import INITIAL_TERM, Term, TermHistory
+
+NO_TLI = TimelineNumber(0)
+
+
+@dataclass(frozen=True, slots=True)
+class Ahead:
+    """Positions in memory, never below their twins in the control file (invariants 8 and 9)."""
+
+    commit_lsn: Lsn
+    backup_lsn: Lsn
+    peer_horizon_lsn: Lsn
+    remote_consistent_lsn: Lsn
+
+    @classmethod
+    def of(cls, kept: ControlFile) -> "Ahead":
+        return cls(kept.commit_lsn, kept.backup_lsn, kept.peer_horizon_lsn, kept.remote_consistent_lsn)
+
+
+@dataclass(frozen=True, slots=True)
+class Wal:
+    """Where the local WAL ends.  All of it is durable: an operation ends with its sync.
+
+    ``scanner`` is None while there is no WAL.  ``tli`` is 0 while there is no segment.  After a start nothing may
+    be written until a leader has said where it continues: ``awaits_truncation`` (invariant 27).
+    """
+
+    write_lsn: Lsn = INVALID_LSN
+    scanner: RecordScanner | None = None
+    tli: TimelineNumber = NO_TLI
+    awaits_truncation: bool = True
+
+    @property
+    def flush_lsn(self) -> Lsn:
+        """The end of the last complete record.  After an XLOG_SWITCH it runs ahead of ``write_lsn``."""
+        return self.scanner.record_end if self.scanner else INVALID_LSN
+
+
+@dataclass(frozen=True, slots=True)
+class AcceptorState:
+    """Everything an acceptor decides from.  ``term_start_lsn`` is 0 until a leader was heard since the start."""
+
+    kept: ControlFile
+    ahead: Ahead
+    wal: Wal
+    term_start_lsn: Lsn = INVALID_LSN
+
+    @classmethod
+    def recovered(cls, kept: ControlFile, end_lsn: Lsn, tli: TimelineNumber) -> "AcceptorState":
+        """The state after a start: the control file, and a WAL whose last complete record ends at ``end_lsn``."""
+        wal = Wal(end_lsn, start_scanner(kept, end_lsn, tli) if end_lsn else None, tli)
+        return cls(kept, Ahead.of(kept), wal)
+
+    @property
+    def term(self) -> Term:
+        return self.kept.term
+
+    @property
+    def flush_lsn(self) -> Lsn:
+        """What replies call flush_lsn: never below the timeline's start, even before its first byte arrives."""
+        return max(self.wal.flush_lsn, self.kept.timeline_start_lsn)
+
+    @property
+    def term_history(self) -> TermHistory:
+        """The history of the WAL that is here (invariant 13); the kept one may reach beyond it."""
+        return self.kept.term_history.up_to(self.flush_lsn)
+
+    @property
+    def last_log_term(self) -> Term:
+        return self.term_history.last_term
+
+    def saving(self, **changes: Any) -> tuple[Sequence[KeepControlFile], "AcceptorState"]:
+        """Change fields of the control file and save it, together with everything that ran ahead of it.
+
+        No effect when the disk already says so.
+        """
+        target = replace(
+            self.kept,
+            commit_lsn=self.ahead.commit_lsn,
+            backup_lsn=self.ahead.backup_lsn,
+            peer_horizon_lsn=self.ahead.peer_horizon_lsn,
+            remote_consistent_lsn=self.ahead.remote_consistent_lsn,
+        )
+        target = replace(target, **changes)
+        if target == self.kept:
+            return (), self
+        return (KeepControlFile(target),), replace(self, kept=target, ahead=Ahead.of(target))
+
+    @property
+    def is_ahead(self) -> bool:
+        """Whether a checkpoint would write anything."""
+        return self.ahead != Ahead.of(self.kept)
+
+
+def start_scanner(kept: ControlFile, lsn: Lsn, tli: TimelineNumber) -> RecordScanner:
+    """A scanner at a record boundary of this timeline.
+
+    Only the very start of a timeline may lie inside a record: a stream that begins at a segment start, as
+    pg_receivewal's does, finds there the rest of a record that began before.
+    """
+    return RecordScanner.start(
+        lsn,
+        pg_major=kept.server.pg_major,
+        wal_seg_size=kept.server.wal_seg_size,
+        tli=tli,
+        inside_record=lsn == kept.timeline_start_lsn and lsn % PAGE_BYTES == 0,
+    )
+
+
+def new_control_file(
+    ttid: TenantTimelineId,
+    server: ServerInfo,
+    created_at: tuple[int, int],
+    *,
+    configuration: Configuration,
+    start_lsn: Lsn = INVALID_LSN,
+    commit_lsn: Lsn = INVALID_LSN,
+) -> ControlFile:
+    """The control file of a timeline that does not exist yet.
+
+    A writer creates it with both LSNs 0 and says later where it starts; an operator may know that already.
+    Raises InvalidTimeline for servers and positions that cannot be kept.
+    """
+    require_known_server(server)
+    if commit_lsn < start_lsn:
+        raise InvalidTimeline(f"commit_lsn {format_lsn(commit_lsn)} is below start_lsn {format_lsn(start_lsn)}")
+    return ControlFile(
+        ttid=ttid,
+        configuration=configuration,
+        term=INITIAL_TERM,
+        term_history=TermHistory.of((INITIAL_TERM, start_lsn)) if commit_lsn else TermHistory(),
+        server=server,
+        proposer_uuid=bytes(16),
+        timeline_start_lsn=start_lsn,
+        local_start_lsn=start_lsn,
+        commit_lsn=commit_lsn,
+        backup_lsn=start_lsn,
+        peer_horizon_lsn=start_lsn,
+        remote_consistent_lsn=INVALID_LSN,
+        partial_backup=(),
+        evicted_at=None,
+        created_at=created_at,
+    )
+
+
+def require_known_server(server: ServerInfo) -> None:
+    """Raises InvalidTimeline unless WAL of this server can be read: a known major version, a legal segment size."""
+    if server.pg_major not in MAGICS:
+        known = f"{min(MAGICS)} to {max(MAGICS)}"
+        raise InvalidTimeline(f"PostgreSQL version {server.pg_version} is not supported (known: {known})")
+    if not is_legal_segment_size(server.wal_seg_size):
+        raise InvalidTimeline(
+            f"WAL segment size {server.wal_seg_size} is not a power of two between 1 MiB and 1 GiB"
+        )
