@@ -2,6 +2,8 @@
 
 * ``PeerError``: the peer spoke wrongly.  It hears about it and the connection ends.
 * ``Refused``: the peer was understood and the answer is no; nothing has changed.
+* ``Fenced``: a newer writer exists; whoever operates both decides.
+* ``Unreachable``, ``ServerError``: a server we are a client of.
 * ``TimelineUnavailable``: ask again later, elsewhere, or never.
 * ``StorageError``: the disk.
 * ``ConfigError``: whoever started the program.
@@ -16,7 +18,6 @@ from walkeeper.ids import NodeId, TenantTimelineId
 from walkeeper.lsn import Lsn, format_lsn
 from walkeeper.membership import Generation
 from walkeeper.terms import Term, TermHistory
-
 
 COMMAND_CHARACTERS_MAX: Final = 200
 """How much of a peer's query an error repeats: enough to recognise it in a log line."""
@@ -153,6 +154,36 @@ class WalNotAvailable(Refused):
     def __init__(self, lsn: Lsn, why: str) -> None:
         super().__init__(f"WAL at {format_lsn(lsn)} is not available: {why}")
         self.lsn = lsn
+
+
+class Fenced(WalkeeperError):
+    """Another writer has taken over in a higher term (invariant 35): this one must end, and not come back by itself.
+
+    Exit code 3.
+    """
+
+    def __init__(self, keeper: str, term: Term, own: Term) -> None:
+        super().__init__(f"fenced: keeper {keeper} is in term {term}, this writer was elected in term {own}")
+        self.keeper, self.term, self.own = keeper, term, own
+
+
+# -- a server we are a client of ----------------------------------------------------------------------------
+
+
+class Unreachable(WalkeeperError):
+    """A connection that could not be made, or broke, or went silent: another attempt may do better."""
+
+    def __init__(self, server: str, why: str) -> None:
+        super().__init__(f"{server}: {why}")
+        self.server, self.why = server, why
+
+
+class ServerError(WalkeeperError):
+    """A server, PostgreSQL or a keeper, answered with an error."""
+
+    def __init__(self, server: str, sqlstate: str, message: str, hint: str = "") -> None:
+        super().__init__(f"{server}: {message}" + (f" ({hint})" if hint else ""))
+        self.server, self.sqlstate, self.message, self.hint = server, sqlstate, message, hint
 
 
 # -- the timeline cannot serve ------------------------------------------------------------------------------

@@ -316,7 +316,9 @@ def control_file_as_json(control_file: ControlFile) -> dict[str, Any]:
         "mconf": _configuration_as_json(control_file.configuration),
         "acceptor_state": {
             "term": control_file.term,
-            "term_history": [{"term": term, "lsn": format_lsn(lsn)} for term, lsn in control_file.term_history.entries],
+            "term_history": [
+                {"term": term, "lsn": format_lsn(lsn)} for term, lsn in control_file.term_history.entries
+            ],
         },
         "server": {
             "pg_version": control_file.server.pg_version,
@@ -325,7 +327,9 @@ def control_file_as_json(control_file: ControlFile) -> dict[str, Any]:
         },
         "proposer_uuid": control_file.proposer_uuid.hex(),
         **{name: format_lsn(getattr(control_file, name)) for name in _POSITIONS},
-        "partial_backup": {"segments": [_partial_segment_as_json(segment) for segment in control_file.partial_backup]},
+        "partial_backup": {
+            "segments": [_partial_segment_as_json(segment) for segment in control_file.partial_backup]
+        },
         "eviction_state": "Present"
         if control_file.evicted_at is None
         else {"Offloaded": format_lsn(control_file.evicted_at)},

@@ -17,11 +17,12 @@ Source: PostgreSQL ``xlogreader.c`` and ``xlog.c`` (CopyXLogRecordToWAL), releas
 from collections.abc import Sequence
 from dataclasses import dataclass
 from struct import Struct
-from typing import Final
+from typing import Final, NamedTuple
 
 from crc32c import crc32c
 
 from walkeeper.errors import Malformed
+from walkeeper.formats.segments import next_segment_start
 from walkeeper.formats.xlog_pages import (
     BARE_TAILS,
     LONG_HEADER_BYTES,
@@ -64,11 +65,19 @@ _JOIN_BELOW_BYTES: Final = 16 * 1024
 _UNKNOWN: Final = -1
 """How much of the open record is missing, where only the next page header can say."""
 
+_CRC_OFFSET: Final = RECORD_HEADER_BYTES - 4
+"""Where xl_crc is in a record.  It covers what is behind the header first, then what is before itself."""
+
 _read_u32 = Struct("<I").unpack_from
 
 
-def _doubtful_switch(lsn: int) -> Malformed:
-    return bad_record(lsn, "it began before this WAL and may be an XLOG_SWITCH; begin at another segment")
+class _DoubtfulSwitch(Malformed):
+    """Only the last bytes of a record are in sight, and they look like those of an XLOG_SWITCH."""
+
+    def __init__(self, lsn: int) -> None:
+        super().__init__(
+            f"WAL record at {format_lsn(lsn)}: it began before this WAL and may be an XLOG_SWITCH; begin at another segment"
+        )
 
 
 # -- finding record ends ------------------------------------------------------------------------------------
@@ -155,7 +164,8 @@ class _Walk:
         self.begin, self.end = self.at, self.end + len(wal)
         while self.missing and self._step():  # what was left open is checked against its continuation
             pass
-        self._jump()
+        if self.end > self.at | PAGE_MASK:
+            self._jump()
         while self._step():
             pass
 
@@ -236,7 +246,7 @@ class _Walk:
         info, rmid = self.wal[self.at - self.begin : self.at - self.begin + 2]
         switch = (rmid, info) == (RM_XLOG_ID, XLOG_SWITCH)
         if switch and self.bare is None:
-            raise _doubtful_switch(self.at)
+            raise _DoubtfulSwitch(self.at)
         return switch
 
     def _pass_record_bytes(self, count: int, *, switch: bool = False) -> bool:
@@ -268,8 +278,7 @@ class _Walk:
 # -- verifying records --------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
+class Record(NamedTuple):
     """A verified record.  ``start`` is its first byte (behind a page header, as pg_waldump prints it)."""
 
     start: Lsn
@@ -306,7 +315,7 @@ class RecordVerifier:
         self._at: int = lsn
         self._carry = b""
         self._missing = _UNKNOWN if inside_record else 0
-        self._start: int | None = None  # None while skipping the rest of a record that began out of sight
+        self._start: int | None = None  # of the open record, None if that began out of sight
         self._head = b""  # the first bytes of the open record, up to a whole header
         self._crc = 0  # of the bytes behind the header so far
 
@@ -336,9 +345,9 @@ class RecordVerifier:
             return min(self.record_end - self._at, len(window))
         if not self._at & PAGE_MASK:
             return self._read_page_header(window)
-        if not self._missing and not self._open_record(window):
-            return 0
-        return self._read_record_bytes(window, records)
+        if self._missing:
+            return self._read_open_record(window, records)
+        return self._read_whole_records(window, records) or self._open_record(window, records)
 
     def _read_page_header(self, window: memoryview) -> int:
         page, header_bytes = self._at, self._layout.header_bytes(self._at)
@@ -352,15 +361,32 @@ class RecordVerifier:
         self._missing = header.rem_len
         return header_bytes
 
-    def _open_record(self, window: memoryview) -> bool:
+    def _read_whole_records(self, window: memoryview, records: list[Record]) -> int:
+        """The records that lie on this page and in the window as a whole: by far most of them."""
+        limit = min(len(window), PAGE_BYTES - (self._at & PAGE_MASK))
+        done = 0
+        while done + RECORD_HEADER_BYTES <= limit:
+            header = RecordHeader.parse(window, done)
+            after = done + header.total_bytes
+            if header.total_bytes < RECORD_HEADER_BYTES or after > limit:
+                break
+            crc = crc32c(window[done : done + _CRC_OFFSET], crc32c(window[done + RECORD_HEADER_BYTES : after]))
+            records.append(self._verified(self._at + done, self._at + after, header, crc))
+            done = (after + 7) & ~7
+            if header.is_switch:
+                break
+        return min(done, len(window))
+
+    def _open_record(self, window: memoryview, records: list[Record]) -> int:
+        """Begin a record that goes on elsewhere; what is in sight is read at once."""
         if len(window) < 4:
-            return False
+            return 0
         (total,) = _read_u32(window)
         self._layout.check_record_length(self._at, total)
         self._missing, self._start, self._head, self._crc = total, self._at, b"", 0
-        return True
+        return self._read_open_record(window, records)
 
-    def _read_record_bytes(self, window: memoryview, records: list[Record]) -> int:
+    def _read_open_record(self, window: memoryview, records: list[Record]) -> int:
         count = min(self._missing, PAGE_BYTES - (self._at & PAGE_MASK), len(window))
         head_bytes = min(count, RECORD_HEADER_BYTES - len(self._head))
         if head_bytes:
@@ -368,35 +394,33 @@ class RecordVerifier:
         self._crc = crc32c(window[head_bytes:count], self._crc)
         self._missing -= count
         if not self._missing:
-            self._close_record(Lsn(self._at + count), records)
+            self._close_record(self._at + count, records)
         return count
 
-    def _close_record(self, after: Lsn, records: list[Record]) -> None:
+    def _close_record(self, after: int, records: list[Record]) -> None:
         if self._start is None:
             self._close_unseen_record(after)
             return
-        header = RecordHeader.parse(self._head)
-        self._check_record(self._start, header)
-        self.record_end = self._layout.record_end(after, switch=header.is_switch)
-        self._prev = Lsn(self._start)
-        records.append(Record(Lsn(self._start), self.record_end, header))
+        crc = crc32c(self._head[:_CRC_OFFSET], self._crc)
+        records.append(self._verified(self._start, after, RecordHeader.parse(self._head), crc))
 
-    def _close_unseen_record(self, after: Lsn) -> None:
-        """The end of a record whose header was not seen, or only its last bytes; those are in ``_head``."""
-        if len(self._head) in BARE_TAILS and tuple(self._head[-8:-6]) == (XLOG_SWITCH, RM_XLOG_ID):
-            raise _doubtful_switch(after)
-        self.record_end = self._layout.record_end(after, switch=False)
-
-    def _check_record(self, start: int, header: RecordHeader) -> None:
-        crc = crc32c(self._head[: RECORD_HEADER_BYTES - 4], self._crc)
+    def _verified(self, start: int, after: int, header: RecordHeader, crc: int) -> Record:
+        """The record from ``start`` to ``after``, if it is one, and everything moved on behind it."""
         if crc != header.crc:
             raise bad_record(start, f"its CRC is {crc:08X}, xl_crc says {header.crc:08X}")
         if self._prev is not None and header.prev != self._prev:
             raise bad_record(start, f"xl_prev is {format_lsn(header.prev)}, expected {format_lsn(self._prev)}")
         if header.prev >= start:
             raise bad_record(start, f"xl_prev is {format_lsn(header.prev)}, which is not before it")
+        self._prev = Lsn(start)
+        self.record_end = self._layout.record_end(after, switch=header.is_switch)
+        return Record(self._prev, self.record_end, header)
 
-
+    def _close_unseen_record(self, after: int) -> None:
+        """The end of a record whose header was not seen, or only its last bytes; those are in ``_head``."""
+        if len(self._head) in BARE_TAILS and tuple(self._head[-8:-6]) == (XLOG_SWITCH, RM_XLOG_ID):
+            raise _DoubtfulSwitch(after)
+        self.record_end = self._layout.record_end(after, switch=False)
 
 
 def last_record_start(wal: Slice, end: Lsn, *, pg_major: int, wal_seg_size: int) -> Lsn | None:
@@ -406,8 +430,12 @@ def last_record_start(wal: Slice, end: Lsn, *, pg_major: int, wal_seg_size: int)
     with more.  Raises Malformed if no record ends at ``end`` or if one on the way is damaged.
     """
     begin = Lsn(end - len(wal))
-    verifier = RecordVerifier(begin, pg_major=pg_major, wal_seg_size=wal_seg_size, inside_record=True)
-    records = verifier.feed(wal)
+    if len(wal) >= SHORT_HEADER_BYTES and PageLayout.is_blank(wal, 0):  # behind an XLOG_SWITCH
+        begin = min(next_segment_start(begin, wal_seg_size), end)
+    verifier = RecordVerifier(begin, pg_major=pg_major, wal_seg_size=wal_seg_size, inside_record=begin < end)
+    records = verifier.feed(wal[len(wal) - (end - begin) :])
+    if isinstance(verifier.stopped, _DoubtfulSwitch):
+        return None
     if verifier.stopped is not None:
         raise verifier.stopped
     if records and records[-1].end == end:
@@ -416,5 +444,3 @@ def last_record_start(wal: Slice, end: Lsn, *, pg_major: int, wal_seg_size: int)
         last = format_lsn(verifier.record_end)
         raise Malformed(f"no WAL record ends at {format_lsn(end)}, the last one before it ends at {last}")
     return None
-
-

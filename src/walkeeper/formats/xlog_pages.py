@@ -81,9 +81,9 @@ class RecordHeader(NamedTuple):
     crc: int
 
     @classmethod
-    def parse(cls, head: bytes) -> "RecordHeader":
-        """The header in exactly RECORD_HEADER_BYTES bytes; any bytes are one."""
-        return cls._make(_RECORD_HEADER.unpack(head))
+    def parse(cls, wal: Slice, offset: int = 0) -> "RecordHeader":
+        """The header at ``wal[offset:]``, which must be complete; any bytes are one."""
+        return cls._make(_RECORD_HEADER.unpack_from(wal, offset))
 
     @property
     def is_switch(self) -> bool:
@@ -107,7 +107,9 @@ class PageLayout:
             raise Malformed(f"WAL of PostgreSQL {pg_major} cannot be read, only of {min(MAGICS)} to {max(MAGICS)}")
         if not is_legal_segment_size(wal_seg_size):
             raise Malformed(f"a WAL segment cannot have {wal_seg_size} bytes")
-        return cls(pg_major, wal_seg_size, magic, RECORD_BYTES_MAX if pg_major >= 16 else _RECORD_BYTES_MAX_BEFORE_16)
+        return cls(
+            pg_major, wal_seg_size, magic, RECORD_BYTES_MAX if pg_major >= 16 else _RECORD_BYTES_MAX_BEFORE_16
+        )
 
     def header_bytes(self, page: int) -> int:
         """How long the header of the page that starts at ``page`` is: its position alone decides."""
@@ -132,21 +134,27 @@ class PageLayout:
             raise bad_page(page, f"xlp_magic is {magic:04X}, PostgreSQL {self.pg_major} writes {self.magic:04X}")
         if address != page:
             raise bad_page(page, f"xlp_pageaddr is {format_lsn(address)}")
-        if info & ~_XLP_ALL_FLAGS:
-            raise bad_page(page, f"xlp_info is {info:04X}, which has unknown bits")
-        if bool(info & XLP_FIRST_IS_CONTRECORD) != bool(rem_len):
-            raise bad_page(page, f"xlp_rem_len is {rem_len} and xlp_info {info:04X}")
-        overwrites = bool(info & XLP_FIRST_IS_OVERWRITE_CONTRECORD)
-        if overwrites and rem_len:
-            raise bad_page(page, "it both continues and overwrites a record")
-        self._check_length(wal, offset, page, is_long=bool(info & XLP_LONG_HEADER))
-        return PageHeader(tli, rem_len, overwrites)
+        is_long = not page & (self.wal_seg_size - 1)
+        flags = info & ~XLP_BKP_REMOVABLE
+        if flags != (XLP_FIRST_IS_CONTRECORD if rem_len else 0) | (XLP_LONG_HEADER if is_long else 0):
+            self._check_flags(page, flags, rem_len, is_long=is_long)
+        if is_long:
+            self._check_sizes(wal, offset, page)
+        return PageHeader(tli, rem_len, bool(flags & XLP_FIRST_IS_OVERWRITE_CONTRECORD))
 
-    def _check_length(self, wal: Slice, offset: int, page: int, *, is_long: bool) -> None:
-        if is_long != (self.header_bytes(page) == LONG_HEADER_BYTES):
-            raise bad_page(page, "only the first page of a segment has a long header")
-        if not is_long:
-            return
+    def _check_flags(self, page: int, flags: int, rem_len: int, *, is_long: bool) -> None:
+        if flags & ~_XLP_ALL_FLAGS:
+            raise bad_page(page, f"xlp_info is {flags:04X}, which has unknown bits")
+        if bool(flags & XLP_LONG_HEADER) != is_long:
+            raise bad_page(
+                page, f"xlp_info is {flags:04X}, but a page has a long header just where a segment starts"
+            )
+        if bool(flags & XLP_FIRST_IS_CONTRECORD) != bool(rem_len):
+            raise bad_page(page, f"xlp_info is {flags:04X}, but xlp_rem_len {rem_len}")
+        if rem_len and flags & XLP_FIRST_IS_OVERWRITE_CONTRECORD:
+            raise bad_page(page, "it both continues and overwrites a record")
+
+    def _check_sizes(self, wal: Slice, offset: int, page: int) -> None:
         _system_id, wal_seg_size, page_bytes = _LONG_HEADER_TAIL.unpack_from(wal, offset + SHORT_HEADER_BYTES)
         if wal_seg_size != self.wal_seg_size:
             raise bad_page(page, f"xlp_seg_size is {wal_seg_size}, expected {self.wal_seg_size}")
@@ -186,7 +194,6 @@ def check_tli(page: int, known: int, said: int) -> None:
         )
 
 
-
 def first_record_header(wal: Slice, lsn: Lsn, *, pg_major: int, wal_seg_size: int) -> RecordHeader | None:
     """The header of the record that starts at the record end ``lsn``, where ``wal`` begins; None: needs more WAL.
 
@@ -214,7 +221,9 @@ def first_record_header(wal: Slice, lsn: Lsn, *, pg_major: int, wal_seg_size: in
     return found
 
 
-def encode_page_header(layout: PageLayout, page: int, *, tli: int, system_id: int, info: int = 0, rem_len: int = 0) -> bytes:
+def encode_page_header(
+    layout: PageLayout, page: int, *, tli: int, system_id: int, info: int = 0, rem_len: int = 0
+) -> bytes:
     """The header of the page at LSN ``page``, long at a segment start.  ``rem_len`` sets the continuation flag."""
     is_long = layout.header_bytes(page) == LONG_HEADER_BYTES
     info |= (XLP_FIRST_IS_CONTRECORD if rem_len else 0) | (XLP_LONG_HEADER if is_long else 0)

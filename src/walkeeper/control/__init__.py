@@ -1,0 +1,1 @@
+"""ASYNC: what operators and their machines see: the management API over HTTP, health, metrics."""

@@ -1,0 +1,182 @@
+"""The JSON of the management API, field by field as Neon's clients expect it, and its translation to our values.
+
+LSNs travel as strings (``0/16B3748``; a number is refused), ids as 32 hexadecimal digits of either case, unknown
+fields are ignored and missing optional ones are null.  Field names are the wire's; ours are in the vocabulary.
+
+Source: Neon's safekeeper_api (models, membership).  Does not know HTTP.
+"""
+
+from typing import Annotated, Any, TypeVar
+
+import msgspec
+
+from walkeeper.acceptor.state import AcceptorState
+from walkeeper.errors import Malformed
+from walkeeper.formats.control_file import control_file_as_json
+from walkeeper.ids import NodeId, TenantId, TenantTimelineId, TimelineId
+from walkeeper.lsn import format_lsn
+from walkeeper.membership import Configuration, Generation, Member
+from walkeeper.messages import ServerInfo
+from walkeeper.timeline.timeline import TimelineStatistics
+
+T = TypeVar("T")
+
+Hex = Annotated[str, msgspec.Meta(pattern="^[0-9a-fA-F]{32}$")]
+LsnText = Annotated[str, msgspec.Meta(pattern=r"^\s*[0-9a-fA-F]{1,8}/[0-9a-fA-F]{1,8}\s*$")]
+U32 = Annotated[int, msgspec.Meta(ge=0, lt=2**32)]
+U64 = Annotated[int, msgspec.Meta(ge=0)]
+Port = Annotated[int, msgspec.Meta(ge=0, lt=2**16)]
+
+WAL_SEG_SIZE_DEFAULT = 16 * 1024 * 1024
+
+
+def require_u64(name: str, value: int) -> None:
+    """Raises ValueError above 64 bits, which msgspec's own bounds do not reach."""
+    if value >= 2**64:
+        raise ValueError(f"Expected `int` < 2**64 - at `$.{name}`")
+
+
+class Json(msgspec.Struct, frozen=True):
+    """A JSON object."""
+
+
+class NodeStatus(Json, frozen=True):
+    id: U64
+
+
+class MemberJson(Json, frozen=True):
+    id: U64
+    host: str
+    pg_port: Port
+
+    def __post_init__(self) -> None:
+        require_u64("id", self.id)
+
+
+class ConfigurationJson(Json, frozen=True):
+    generation: U32
+    members: tuple[MemberJson, ...]
+    new_members: tuple[MemberJson, ...] | None = None
+
+
+class CreateTimelineJson(Json, frozen=True):
+    """Without ``commit_lsn`` the timeline starts with everything committed, at ``start_lsn``."""
+
+    tenant_id: Hex
+    timeline_id: Hex
+    mconf: ConfigurationJson
+    pg_version: U32
+    start_lsn: LsnText
+    system_id: U64 | None = None
+    wal_seg_size: U32 | None = None
+    commit_lsn: LsnText | None = None
+
+    def __post_init__(self) -> None:
+        require_u64("system_id", self.system_id or 0)
+
+    @property
+    def ttid(self) -> TenantTimelineId:
+        return TenantTimelineId(TenantId.parse(self.tenant_id), TimelineId.parse(self.timeline_id))
+
+    @property
+    def server(self) -> ServerInfo:
+        wal_seg_size = WAL_SEG_SIZE_DEFAULT if self.wal_seg_size is None else self.wal_seg_size
+        return ServerInfo(self.pg_version, self.system_id or 0, wal_seg_size)
+
+
+class TimelineName(Json, frozen=True):
+    tenant_id: str
+    timeline_id: str
+
+
+class WalReceiverJson(Json, frozen=True):
+    conn_id: int
+    status: str
+
+
+class TimelineStatus(Json, frozen=True):
+    """``mconf``, ``acceptor_state`` and ``pg_info`` are as in the JSON of a control file, but for ``epoch``.
+
+    ``peers`` and ``walsenders`` are there for Neon's clients, which insist on them.
+    """
+
+    tenant_id: str
+    timeline_id: str
+    mconf: dict[str, Any]
+    acceptor_state: dict[str, Any]
+    pg_info: dict[str, Any]
+    flush_lsn: str
+    timeline_start_lsn: str
+    local_start_lsn: str
+    commit_lsn: str
+    backup_lsn: str
+    peer_horizon_lsn: str
+    remote_consistent_lsn: str
+    walreceivers: list[WalReceiverJson]
+    peers: tuple[()] = ()
+    walsenders: tuple[()] = ()
+
+
+class ErrorJson(Json, frozen=True):
+    msg: str
+
+
+# -- in -----------------------------------------------------------------------------------------------------
+
+
+def parse_json(body: bytes, shape: type[T]) -> T:
+    """Raises Malformed when ``body`` is empty, not JSON, or not of this shape."""
+    if not body:
+        raise Malformed("missing request body")
+    try:
+        return msgspec.json.decode(body, type=shape)
+    except msgspec.DecodeError as error:
+        raise Malformed(f"failed to parse json request: {error}") from None
+
+
+def configuration_of(wire: ConfigurationJson) -> Configuration:
+    """Raises Malformed for a configuration that contradicts itself."""
+    new_members = None if wire.new_members is None else _members_of(wire.new_members)
+    try:
+        return Configuration(Generation(wire.generation), _members_of(wire.members), new_members)
+    except ValueError as error:
+        raise Malformed(f"failed to parse json request: {error}") from None
+
+
+def _members_of(wire: tuple[MemberJson, ...]) -> tuple[Member, ...]:
+    return tuple(Member(NodeId(member.id), member.host, member.pg_port) for member in wire)
+
+
+# -- out ----------------------------------------------------------------------------------------------------
+
+
+def encode_json(value: Json | list[TimelineName] | None) -> bytes:
+    """None, the answer of what has nothing to say, becomes ``null``."""
+    return msgspec.json.encode(value)
+
+
+def timeline_name(ttid: TenantTimelineId) -> TimelineName:
+    return TimelineName(tenant_id=str(ttid.tenant_id), timeline_id=str(ttid.timeline_id))
+
+
+def timeline_status(statistics: TimelineStatistics, state: AcceptorState) -> TimelineStatus:
+    """``state``: that of ``statistics``, which must have one.  Positions in memory go before those on disk."""
+    ahead, shown = state.ahead, control_file_as_json(state.kept)
+    return TimelineStatus(
+        tenant_id=shown["tenant_id"],
+        timeline_id=shown["timeline_id"],
+        mconf=shown["mconf"],
+        acceptor_state=shown["acceptor_state"] | {"epoch": state.last_log_term},
+        pg_info=shown["server"],
+        flush_lsn=format_lsn(state.flush_lsn),
+        timeline_start_lsn=shown["timeline_start_lsn"],
+        local_start_lsn=shown["local_start_lsn"],
+        commit_lsn=format_lsn(ahead.commit_lsn),
+        backup_lsn=format_lsn(ahead.backup_lsn),
+        peer_horizon_lsn=format_lsn(ahead.peer_horizon_lsn),
+        remote_consistent_lsn=format_lsn(ahead.remote_consistent_lsn),
+        walreceivers=[
+            WalReceiverJson(conn_id=receiver.connection, status=receiver.status.value)
+            for receiver in statistics.receivers
+        ],
+    )

@@ -1,0 +1,111 @@
+"""The command line: finds the command, settles its options, runs it, and turns errors into exit codes.
+
+A user's mistake is one line on standard error and never a traceback.  A command's room is loaded when the command
+runs, since ``walkeeper fetch`` is started once per WAL segment.
+
+Exit codes: 0 done, 1 failed, 2 wrong options or environment, 3 fenced by a newer term, 4 durability lost.
+Does not do the work of any command.
+"""
+
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, NoReturn, TypeVar
+
+import walkeeper
+from walkeeper.daemon.config import ServeConfig
+from walkeeper.daemon.options import FlagParser, add_flags, options_of, read_environment, read_flags, settle
+from walkeeper.errors import ConfigError, DurabilityLost, WalkeeperError
+
+Config = TypeVar("Config")
+
+
+@dataclass(frozen=True, slots=True)
+class Command(Generic[Config]):
+    """A subcommand: ``shape`` is the dataclass that declares its options; ``run`` raises WalkeeperError."""
+
+    name: str
+    summary: str
+    shape: type[Config]
+    run: Callable[[Config], None]
+
+
+def serve(config: ServeConfig) -> None:
+    from walkeeper.daemon.run import dump_control_file, run_keeper
+
+    if config.dump_control_file is not None:
+        sys.stdout.write(dump_control_file(config.dump_control_file))
+    else:
+        run_keeper(config)
+
+
+COMMANDS: Sequence[Command[Any]] = (
+    Command("serve", "keep WAL: the daemon that writers and readers connect to", ServeConfig, serve),
+)
+
+
+def main() -> NoReturn:
+    """The ``walkeeper`` program."""
+    sys.exit(run_command(sys.argv[1:], os.environ))
+
+
+def run_command(
+    arguments: Sequence[str], environment: Mapping[str, str], commands: Sequence[Command[Any]] = COMMANDS
+) -> int:
+    """Run the command that ``arguments`` name; return the exit code."""
+    try:
+        command, config = read_command(arguments, environment, commands)
+        command.run(config)
+    except (WalkeeperError, BaseExceptionGroup) as error:
+        gravest = _gravest(error)
+        if gravest is None:
+            raise
+        print(f"walkeeper: {gravest}", file=sys.stderr)
+        return exit_code(gravest)
+    except KeyboardInterrupt:
+        return 130  # as shells report a program that Ctrl-C ended
+    return 0
+
+
+def read_command(
+    arguments: Sequence[str], environment: Mapping[str, str], commands: Sequence[Command[Any]]
+) -> tuple[Command[Any], Any]:
+    """The command and its options.  Raises ConfigError; leaves by SystemExit after ``--help`` and ``--version``."""
+    parser = FlagParser(prog="walkeeper", description="Keeps PostgreSQL WAL safe on a quorum of machines.")
+    parser.add_argument("-V", "--version", action="version", version=f"walkeeper {walkeeper.__version__}")
+    parsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for each in commands:
+        own = parsers.add_parser(each.name, help=each.summary, description=each.summary)
+        add_flags(own, options_of(each.shape))
+    said = parser.parse_args(arguments)
+    command = next(each for each in commands if each.name == said.command)
+    variables = read_environment(environment, (option for each in commands for option in options_of(each.shape)))
+    return command, settle(command.shape, read_flags(said, options_of(command.shape)), variables)
+
+
+def exit_code(error: WalkeeperError) -> int:
+    match error:
+        case ConfigError():
+            return 2
+        case DurabilityLost():
+            return 4
+        case _:
+            return 1
+
+
+def _gravest(error: BaseException) -> WalkeeperError | None:
+    """What to tell of an error, or of several at once; None if one of them has no name and needs its traceback."""
+    leaves = list(_leaves(error))
+    named = [leaf for leaf in leaves if isinstance(leaf, WalkeeperError)]
+    if len(named) < len(leaves):
+        return None
+    return max(named, key=exit_code)
+
+
+def _leaves(error: BaseException) -> Iterator[BaseException]:
+    if isinstance(error, BaseExceptionGroup):
+        for inner in error.exceptions:
+            yield from _leaves(inner)
+    else:
+        yield error

@@ -1,0 +1,97 @@
+"""What the daemon can be told, in parts: each room is handed its part, or the two numbers it needs.
+
+Names and defaults of the flags are Neon's safekeeper's wherever both have the option, so that its tooling starts
+a keeper unchanged.  Ours alone: ``--config`` and ``--shutdown-timeout``.
+
+Does not read anything: ``options`` does.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from walkeeper.daemon.options import option, switch
+from walkeeper.daemon.values import (
+    Address,
+    one_of,
+    parse_address,
+    parse_duration_seconds,
+    parse_node_id,
+    parse_path,
+    parse_text,
+)
+from walkeeper.ids import NodeId
+
+LOG_FORMATS: Final = ("plain", "json")
+
+
+@dataclass(frozen=True, slots=True)
+class PlaceConfig:
+    """Where the WAL is kept, by whom, and whether it is kept at all when the power fails."""
+
+    path: Path = option(
+        "datadir", parse_path, short="-D", default="./", metavar="DIR",
+        help="the data directory; it must exist",
+    )  # fmt: skip
+    node_id: NodeId | None = option(
+        "id", parse_node_id, metavar="N",
+        help="this keeper's number in its quorum; needed once, the data directory remembers it",
+    )  # fmt: skip
+    no_sync: bool = switch("no-sync", short="-n", help="never fsync: a power failure loses acknowledged WAL")
+
+
+@dataclass(frozen=True, slots=True)
+class ListenConfig:
+    """Where others reach this keeper."""
+
+    pg: Address = option(
+        "listen-pg", parse_address, short="-l", default="127.0.0.1:5454", metavar="HOST:PORT",
+        help="where writers and readers of WAL connect (PostgreSQL protocol); port 0 picks a free one",
+    )  # fmt: skip
+    http: Address = option(
+        "listen-http", parse_address, default="127.0.0.1:7676", metavar="HOST:PORT",
+        help="where operators connect: management API, health, metrics; port 0 picks a free one",
+    )  # fmt: skip
+    advertise_pg: Address | None = option(
+        "advertise-pg", parse_address, metavar="HOST:PORT",
+        help="the address that peers are told, if not that of --listen-pg",
+    )  # fmt: skip
+    availability_zone: str | None = option(
+        "availability-zone", parse_text, metavar="ZONE", help="where this keeper runs; a label in metrics"
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class LogConfig:
+    format: str = option(
+        "log-format", one_of(LOG_FORMATS), default="plain", metavar="|".join(LOG_FORMATS),
+        help="how log lines look",
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class TimingConfig:
+    """``control_file_save_interval_seconds``: how old unsaved positions may get; ``drain_seconds``: see ``run``."""
+
+    control_file_save_interval_seconds: float = option(
+        "control-file-save-interval", parse_duration_seconds, default="300s", metavar="DURATION",
+        help="positions that only memory knows are saved at least this often",
+    )  # fmt: skip
+    drain_seconds: float = option(
+        "shutdown-timeout", parse_duration_seconds, default="3s", metavar="DURATION",
+        help="after SIGTERM, how long connections may take to finish what they began",
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class ServeConfig:
+    """Everything ``walkeeper serve`` can be told."""
+
+    place: PlaceConfig
+    listen: ListenConfig
+    log: LogConfig
+    timing: TimingConfig
+    init: bool = switch("init", help="write or check the id file of the data directory, then exit")
+    dump_control_file: Path | None = option(
+        "dump-control-file", parse_path, metavar="FILE", help="print this control file as JSON, then exit"
+    )

@@ -1,0 +1,144 @@
+"""The life of the keeper, from its data directory to its last breath.
+
+Start: the data directory is claimed (lock, id, everything made durable), the sockets are bound, health and metrics
+are served, the timelines are read from disk, writers and readers are let in, the service manager is told.
+
+Shutdown is the indentation (``serve``): whatever was entered last ends first.  SIGTERM or SIGINT ends only the
+accepting; connections then have ``drain_seconds`` to finish what they began, timelines save their control files,
+and health and metrics answer until then.  A second signal kills at once, which is safe: no promise depends on a
+tidy end.  A failed fsync, wherever it comes from, ends everything (DurabilityLost).
+
+Does not know how anything is done: it only says in which order.
+Source of the order: Neon's ``bin/safekeeper.rs``.
+"""
+
+import json
+import os
+import signal
+import socket
+import sys
+from contextlib import AbstractAsyncContextManager, closing
+from pathlib import Path
+from typing import Final, Protocol
+
+import structlog
+import trio
+
+import walkeeper
+from walkeeper.control.api import ManagementApi
+from walkeeper.control.app import create_app
+from walkeeper.control.health import Readiness, health_routes
+from walkeeper.control.metrics import Metrics
+from walkeeper.control.server import serving_http
+from walkeeper.daemon.config import ServeConfig, TimingConfig
+from walkeeper.daemon.logs import configure_logs
+from walkeeper.daemon.notify import READY, STOPPING, notify
+from walkeeper.daemon.sockets import bind, bound_address
+from walkeeper.daemon.watch import WatchedOffload
+from walkeeper.errors import ConfigError, DurabilityLost, Malformed
+from walkeeper.formats.control_file import control_file_as_json, parse_control_file
+from walkeeper.storage.data_directory import DataDirectory, claim
+from walkeeper.storage.disk import OsDisk
+from walkeeper.storage.offload import ThreadOffload
+from walkeeper.timeline.timelines import Timelines, open_timelines
+
+STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
+
+TIMELINES: Final = "timelines read from disk"
+LISTENER: Final = "writers and readers let in"
+
+log = structlog.stdlib.get_logger()
+
+
+class Accepting(Protocol):
+    """Lets writers and readers in for as long as its block runs; their tasks live in ``connections``."""
+
+    def __call__(
+        self, sock: socket.socket, timelines: Timelines, connections: trio.Nursery
+    ) -> AbstractAsyncContextManager[None]: ...
+
+
+def dump_control_file(path: Path) -> str:
+    """The control file at ``path`` as one line of JSON.  Raises ConfigError if there is none that can be read."""
+    try:
+        return json.dumps(control_file_as_json(parse_control_file(path.read_bytes())))
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}: {error.strerror}") from None
+    except Malformed as error:
+        raise ConfigError(f"{path} is not a control file: {error}") from None
+
+
+def run_keeper(config: ServeConfig) -> None:
+    """Run until a signal ends it.  Raises ConfigError before anything was served, StorageError, DurabilityLost."""
+    metrics = Metrics(walkeeper.__version__)
+    configure_logs(config.log.format, sys.stdout, metrics.log_event)
+    disk = OsDisk(sync=not config.place.no_sync)
+    path = Path(os.path.realpath(config.place.path))
+    with closing(claim(disk, path, config.place.node_id)) as directory:
+        log.info("data directory claimed", path=str(path), id=directory.node_id, version=walkeeper.__version__)
+        if config.init:
+            return
+        if config.place.no_sync:
+            log.warning("nothing is fsynced (--no-sync): a power failure loses acknowledged WAL")
+        with bind(config.listen.pg, "--listen-pg") as pg, bind(config.listen.http, "--listen-http") as http:
+            log.info("listening", pg=str(bound_address(pg)), http=str(bound_address(http)))
+            from walkeeper.services.listener import accepting
+
+            trio.run(serve, directory, config.timing, metrics, pg, http, accepting)
+    log.info("stopped")
+
+
+async def serve(
+    directory: DataDirectory,
+    timing: TimingConfig,
+    metrics: Metrics,
+    pg: socket.socket,
+    http: socket.socket,
+    accepting: Accepting,
+) -> None:
+    """Serve until a signal comes, then drain.
+
+    Cancellation: operations that have begun are finished, the rest is dropped.
+    """
+    readiness = Readiness(TIMELINES, LISTENER)
+    api = ManagementApi(directory.node_id)
+    async with ThreadOffload() as threads, trio.open_nursery() as background:
+        offload = WatchedOffload(threads)
+        routes = [*health_routes(offload.checks, readiness), metrics.route(), *api.routes()]
+        # A request only answers: what must end the process is raised where nobody catches it.
+        app = create_app(routes, on_durability_lost=lambda error: background.start_soon(raise_error, error))
+        async with serving_http(app, http):
+            async with open_timelines(
+                directory,
+                offload,
+                save_seconds=timing.control_file_save_interval_seconds,
+                observe=metrics.storage_operation,
+            ) as timelines:
+                api.begin(timelines)
+                metrics.watch(timelines)
+                readiness.reached(TIMELINES)
+                async with trio.open_nursery() as connections:
+                    async with accepting(pg, timelines, connections):
+                        readiness.reached(LISTENER)
+                        notify(READY, os.environ)
+                        await wait_for_stop()
+                        readiness.lost(LISTENER, "shutting down")
+                        notify(STOPPING, os.environ)
+                    connections.cancel_scope.deadline = trio.current_time() + timing.drain_seconds
+        background.cancel_scope.cancel(reason="shutdown")
+
+
+async def raise_error(error: DurabilityLost) -> None:
+    raise error
+
+
+async def wait_for_stop() -> None:
+    """Return at the first SIGTERM or SIGINT; from then on a second one kills the process.
+
+    Cancellation: at any time.
+    """
+    with trio.open_signal_receiver(*STOP_SIGNALS) as signals:
+        number = await anext(signals)
+    for each in STOP_SIGNALS:
+        signal.signal(each, signal.SIG_DFL)
+    log.info("stopping", signal=signal.Signals(number).name)

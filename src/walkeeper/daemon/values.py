@@ -1,0 +1,115 @@
+"""What operators write on a command line, as values: addresses, durations, switches, numbers.
+
+Every parser takes text and raises ValueError with a sentence that says what was expected; who wrote the text,
+and where, is known to ``options``.
+
+Source of the durations: Rust's *humantime* (``1h 30m``), which Neon's flags use.  Does not resolve host names.
+"""
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from walkeeper.ids import NodeId
+
+PORT_MAX: Final = 65_535
+U64_MAX: Final = 2**64 - 1
+
+_DAY: Final = 86_400.0
+_UNITS: Final = (
+    (1e-9, ("ns", "nsec", "nanos")),
+    (1e-6, ("us", "usec", "micros")),
+    (1e-3, ("ms", "msec", "millis")),
+    (1.0, ("s", "sec", "secs", "second", "seconds")),
+    (60.0, ("m", "min", "mins", "minute", "minutes")),
+    (3600.0, ("h", "hr", "hrs", "hour", "hours")),
+    (_DAY, ("d", "day", "days")),
+    (7 * _DAY, ("w", "week", "weeks")),
+    (30.44 * _DAY, ("M", "month", "months")),
+    (365.25 * _DAY, ("y", "year", "years")),
+)
+_SECONDS_OF_UNIT: Final = {name: seconds for seconds, names in _UNITS for name in names}
+_DURATION_PART: Final = re.compile(r"\s*([0-9]+)\s*([A-Za-z]+)\s*")
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """A host name or address and a TCP port, printed ``host:port``; 0 lets the system choose the port."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+def parse_address(text: str) -> Address:
+    """``127.0.0.1:5454``, ``keeper-0:5454`` or ``[::1]:5454``.  The host must be said: none is not *all of them*."""
+    host, colon, port = text.strip().rpartition(":")
+    if host.startswith("[") and host.endswith("]"):
+        host = host[1:-1]
+    elif ":" in host:
+        raise ValueError(f"an IPv6 address is written in brackets, as in [::1]:5454, got {text!r}")
+    if not colon or not host or not (port.isascii() and port.isdigit()) or int(port) > PORT_MAX:
+        raise ValueError(f"expected HOST:PORT, such as 127.0.0.1:5454, got {text!r}")
+    return Address(host, int(port))
+
+
+def parse_addresses(text: str) -> tuple[Address, ...]:
+    """Addresses separated by commas, at least one, none twice."""
+    addresses = tuple(parse_address(part) for part in text.split(","))
+    if len(set(addresses)) != len(addresses):
+        raise ValueError(f"an address is listed twice: {text!r}")
+    return addresses
+
+
+def parse_duration_seconds(text: str) -> float:
+    """``300s``, ``5000 ms`` or ``1h 30m`` -> seconds."""
+    parts = list(_DURATION_PART.finditer(text))
+    if not parts or "".join(part[0] for part in parts) != text:
+        raise ValueError(f"expected a duration with its unit, such as 300s or 1h 30m, got {text!r}")
+    return sum(int(part[1]) * _seconds_of(part[2]) for part in parts)
+
+
+def _seconds_of(unit: str) -> float:
+    if unit not in _SECONDS_OF_UNIT:
+        raise ValueError(f"unknown unit of time {unit!r}; there are ns, us, ms, s, m, h, d, w, M (months) and y")
+    return _SECONDS_OF_UNIT[unit]
+
+
+def parse_node_id(text: str) -> NodeId:
+    """A keeper's number, 1 to 2^64-1."""
+    if not (text.isascii() and text.isdigit()) or not 0 < int(text) <= U64_MAX:
+        raise ValueError(f"expected a number from 1 to {U64_MAX}, got {text!r}")
+    return NodeId(int(text))
+
+
+def parse_switch(text: str) -> bool:
+    """``true`` or ``false``, nothing else."""
+    if text not in ("true", "false"):
+        raise ValueError(f"expected true or false, got {text!r}")
+    return text == "true"
+
+
+def parse_text(text: str) -> str:
+    """Anything but nothing."""
+    if not text:
+        raise ValueError("must not be empty")
+    return text
+
+
+def parse_path(text: str) -> Path:
+    return Path(parse_text(text))
+
+
+def one_of(choices: Sequence[str]) -> Callable[[str], str]:
+    """A parser that accepts exactly these words."""
+
+    def parse(text: str) -> str:
+        if text not in choices:
+            raise ValueError(f"expected {' or '.join(choices)}, got {text!r}")
+        return text
+
+    return parse

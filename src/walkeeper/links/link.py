@@ -1,0 +1,144 @@
+"""A byte link to a peer that can be tried before it is waited for.
+
+A turn of Trio's scheduler costs as much as receiving a small message, so whoever reads or writes tries without
+waiting first, and waits only when the kernel has nothing to give or no room.  A task that never waits would starve
+the others: after ``TRIES_MAX`` successes in a row a link yields once.
+
+Does not know frames or PostgreSQL, and has no time limits: the caller wraps.
+"""
+
+import socket
+from collections.abc import Awaitable, Callable
+from typing import Final, Protocol
+
+import trio
+
+RECEIVE_BYTES_MAX: Final = 128 * 1024 - 64
+"""Most to receive at once: above 128 KiB the C library maps fresh pages for every buffer."""
+
+TRIES_MAX: Final = 16
+"""Receives or sends in a row without a turn of the scheduler: some 2 MiB, well under a millisecond."""
+
+
+class Link(Protocol):
+    """What the services need of a connection."""
+
+    async def receive(self) -> bytes:
+        """At least one byte, or ``b""`` when the peer has ended its side.
+
+        Raises trio.BrokenResourceError when the connection is gone.
+
+        Cancellation: at any time, nothing is lost.
+        """
+
+    def try_receive(self) -> bytes | None:
+        """What is there right now, ``b""`` at the end of the stream, None when waiting would be needed."""
+
+    async def send_all(self, data: bytes | memoryview) -> None:
+        """Hand all of ``data`` to the kernel.  Raises trio.BrokenResourceError when the connection is gone.
+
+        Cancellation: part of ``data`` may have been sent; the link is then good for nothing but closing.
+        """
+
+    async def send_eof(self) -> None:
+        """End our side; the peer may still send."""
+
+    async def aclose(self) -> None:
+        """Close; never waits for the peer."""
+
+
+class SocketLink:
+    """A link over a connected stream socket of the standard library, which it owns and makes non-blocking."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        sock.setblocking(False)
+        if sock.family in (socket.AF_INET, socket.AF_INET6):
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._socket = sock
+        self._tries = 0
+
+    def try_receive(self) -> bytes | None:
+        if self._tries >= TRIES_MAX:
+            return None
+        try:
+            data = self._socket.recv(RECEIVE_BYTES_MAX)
+        except (BlockingIOError, InterruptedError):
+            return None
+        except OSError as error:
+            raise _broken(error) from error
+        self._tries += 1
+        return data
+
+    async def receive(self) -> bytes:
+        if self._tries >= TRIES_MAX:
+            await self._yield()
+        while (data := self.try_receive()) is None:
+            await self._wait(trio.lowlevel.wait_readable)
+        return data
+
+    async def send_all(self, data: bytes | memoryview) -> None:
+        rest = memoryview(data)
+        while rest:
+            try:
+                sent = self._socket.send(rest)
+            except (BlockingIOError, InterruptedError):
+                await self._wait(trio.lowlevel.wait_writable)
+            except OSError as error:
+                raise _broken(error) from error
+            else:
+                rest = rest[sent:]
+                self._tries += 1
+                if self._tries >= TRIES_MAX:
+                    await self._yield()
+
+    async def send_eof(self) -> None:
+        try:
+            self._socket.shutdown(socket.SHUT_WR)
+        except OSError as error:
+            raise _broken(error) from error
+        await trio.lowlevel.checkpoint()
+
+    async def aclose(self) -> None:
+        trio.lowlevel.notify_closing(self._socket)
+        self._socket.close()
+        await trio.lowlevel.checkpoint()
+
+    async def _yield(self) -> None:
+        self._tries = 0
+        await trio.lowlevel.checkpoint()
+
+    async def _wait(self, ready: Callable[[socket.socket], Awaitable[None]]) -> None:
+        self._tries = 0
+        try:
+            await ready(self._socket)
+        except trio.ClosedResourceError as closed:
+            raise trio.BrokenResourceError("connection closed on this side") from closed
+
+
+class StreamLink:
+    """A link over any Trio stream: TLS, or a pair in memory.  It can be waited for, not tried."""
+
+    def __init__(self, stream: trio.abc.HalfCloseableStream | trio.abc.Stream) -> None:
+        self._stream = stream
+
+    def try_receive(self) -> bytes | None:
+        return None
+
+    async def receive(self) -> bytes:
+        return bytes(await self._stream.receive_some(RECEIVE_BYTES_MAX))
+
+    async def send_all(self, data: bytes | memoryview) -> None:
+        await self._stream.send_all(data)
+
+    async def send_eof(self) -> None:
+        if isinstance(self._stream, trio.abc.HalfCloseableStream):
+            await self._stream.send_eof()
+        else:  # TLS cannot end one side only
+            await self._stream.aclose()
+
+    async def aclose(self) -> None:
+        await trio.aclose_forcefully(self._stream)
+
+
+def _broken(error: OSError) -> trio.BrokenResourceError:
+    return trio.BrokenResourceError(f"connection lost: {error.strerror or error}")

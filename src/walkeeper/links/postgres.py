@@ -1,0 +1,260 @@
+"""A client of PostgreSQL, and of keepers, which speak the same protocol: connect, ask, stream.
+
+Rules: every failure of the network is ``Unreachable``, every ErrorResponse ``ServerError``, everything that whoever
+started us has to put right ``ConfigError``; all name the server.  Only connecting has a time limit, the
+connection string's; for the rest the caller wraps.
+
+Does not pipeline, prepare or cancel: simple queries with text results and COPY BOTH are all that replication needs.
+Source: PostgreSQL, "Message Flow".
+"""
+
+import socket
+import ssl
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+
+import trio
+
+from walkeeper.errors import ConfigError, OutOfTurn, PeerError, ServerError, Unreachable
+from walkeeper.formats.backend import (
+    BackendMessage,
+    CommandComplete,
+    CopyBothResponse,
+    DataRow,
+    ErrorResponse,
+    ParameterStatus,
+    ReadyForQuery,
+)
+from walkeeper.formats.frontend import CopyData, CopyDone, Query
+from walkeeper.formats.session import ClientMessage, ClientSession, EndOfStream
+from walkeeper.formats.startup import EncryptionAnswer, SslRequest, StartupMessage
+from walkeeper.links.conninfo import ConnectionInfo, SslMode
+from walkeeper.links.eager import EagerLink, PlainLink, TlsLink
+from walkeeper.links.login import Login, refusal
+from walkeeper.links.tls import client_context
+from walkeeper.messages import Slice
+
+Row = tuple[str | None, ...]
+
+
+class Connection:
+    """One connection to the server called ``name``.  ``parameters`` are the settings it told unasked."""
+
+    def __init__(self, name: str, link: EagerLink) -> None:
+        self.name = name
+        self.link = link
+        self.parameters: dict[str, str] = {}
+        self._session = ClientSession()
+
+    # -- asking -----------------------------------------------------------------------------------------------
+
+    async def query(self, text: str) -> Sequence[Row]:
+        """The rows of a simple query, as text.  Raises ServerError, and the connection stays usable."""
+        await self._send(Query(text))
+        rows: list[Row] = []
+        failure: ServerError | None = None
+        while True:
+            match await self._next_event():
+                case DataRow(values):
+                    rows.append(tuple(None if value is None else value.decode() for value in values))
+                case ErrorResponse() as error:
+                    failure = self._server_error(error)
+                case ReadyForQuery():
+                    break
+                case CopyBothResponse() | CopyData() | CopyDone():
+                    raise OutOfTurn(f"{self.name}: a stream in answer to {text}")
+                case _:
+                    pass
+        if failure is not None:
+            raise failure
+        return rows
+
+    async def start_copy(self, text: str) -> None:
+        """Ask for a stream in both directions.  Raises ServerError, and the connection stays usable."""
+        await self._send(Query(text))
+        failure: ServerError | None = None
+        while True:
+            match await self._next_event():
+                case CopyBothResponse():
+                    return
+                case ErrorResponse() as error:
+                    failure = self._server_error(error)
+                case ReadyForQuery() if failure is not None:
+                    raise failure
+                case DataRow() | CommandComplete() as answer:
+                    raise OutOfTurn(f"{self.name}: {type(answer).__name__} in answer to {text}")
+                case _:
+                    pass
+
+    # -- streaming --------------------------------------------------------------------------------------------
+
+    async def receive_copies(self) -> Sequence[memoryview]:
+        """The payloads of all CopyData that have arrived, at least one.
+
+        Raises ServerError or Unreachable when the server has ended the stream.
+        Cancellation: at any time, nothing is lost.
+        """
+        while True:
+            try:
+                if payloads := self._session.copy_payloads():
+                    return payloads
+            except PeerError as broken:
+                raise self._named(broken) from broken
+            match await self._next_event():
+                case CopyData(payload):
+                    return [memoryview(payload)]
+                case CopyDone():
+                    raise Unreachable(self.name, "the server ended the stream")
+                case ErrorResponse() as error:
+                    raise self._server_error(error)
+                case _:
+                    pass
+
+    def send_copy_soon(self, payload: Slice) -> None:
+        """Send one CopyData, without waiting.  Raises Unreachable."""
+        self.send_soon(self._session.send(CopyData(payload)))
+
+    def send_soon(self, *pieces: Slice) -> None:
+        """Send bytes that are whole CopyData frames, without waiting.  Raises Unreachable."""
+        try:
+            self.link.send_soon(*pieces)
+        except trio.BrokenResourceError as error:
+            raise Unreachable(self.name, str(error)) from error
+
+    async def wait_sent(self) -> None:
+        """Raises Unreachable.  Cancellation: at any time, the rest stays pending."""
+        try:
+            await self.link.wait_sent()
+        except trio.BrokenResourceError as error:
+            raise Unreachable(self.name, str(error)) from error
+
+    # -- the startup phase ------------------------------------------------------------------------------------
+
+    async def encrypt(self, info: ConnectionInfo) -> None:
+        """Change to TLS if ``info`` wants it and the server can.  Raises ConfigError if it must and cannot."""
+        if info.sslmode is SslMode.DISABLE or info.is_unix_socket:
+            return
+        await self._send(SslRequest())
+        answer = await self._next_event()
+        assert isinstance(answer, EncryptionAnswer)
+        if answer.accepted:
+            assert isinstance(self.link, PlainLink)
+            tls = TlsLink(self.link, client_context(info), info.host)
+            try:
+                await tls.shake_hands()
+            except ssl.SSLCertVerificationError as error:
+                raise ConfigError(
+                    f"{self.name}: its certificate is not trusted: {error.verify_message}"
+                ) from error
+            except (ssl.SSLError, trio.BrokenResourceError) as error:
+                raise Unreachable(self.name, f"TLS: {error}") from error
+            self.link = tls
+        elif info.sslmode is not SslMode.PREFER:
+            raise ConfigError(f"{self.name} does not offer TLS, but sslmode={info.sslmode.value}")
+
+    async def log_in(self, info: ConnectionInfo, more: Mapping[str, str]) -> None:
+        """``more`` are startup parameters besides user and database.  Raises ConfigError, ServerError."""
+        optional = {"application_name": info.application_name, "options": info.options}
+        parameters = {"user": info.user, "database": info.dbname, "client_encoding": "UTF8", **more}
+        parameters |= {name: value for name, value in optional.items() if value}
+        await self._send(StartupMessage(parameters))
+        login = Login(info, self.link.tls if isinstance(self.link, TlsLink) else None)
+        while True:
+            match await self._next_event():
+                case ReadyForQuery():
+                    return
+                case ErrorResponse() as error:
+                    raise refusal(self._server_error(error))
+                case EncryptionAnswer():
+                    raise OutOfTurn(f"{self.name}: a second answer about encryption")
+                case event:
+                    if (reply := login.answer(event)) is not None:
+                        await self._send(reply)
+
+    # -- words ------------------------------------------------------------------------------------------------
+
+    async def _send(self, message: ClientMessage) -> None:
+        self.send_soon(self._session.send(message))
+        await self.wait_sent()
+
+    async def _next_event(self) -> BackendMessage | EncryptionAnswer:
+        while True:
+            try:
+                event = self._session.next_event()
+                if event is None:
+                    self._session.feed(await self.link.receive())
+                    continue
+            except PeerError as error:
+                raise self._named(error) from error
+            except trio.BrokenResourceError as error:
+                raise Unreachable(self.name, str(error)) from error
+            match event:
+                case EndOfStream():
+                    raise Unreachable(self.name, "the server closed the connection")
+                case ParameterStatus(name, value):
+                    self.parameters[name] = value
+                case _:
+                    return event
+
+    def _named(self, error: PeerError) -> PeerError:
+        return type(error)(f"{self.name}: {error}")
+
+    def _server_error(self, error: ErrorResponse) -> ServerError:
+        return ServerError(self.name, error.sqlstate, error.message, error.hint)
+
+
+@asynccontextmanager
+async def connect(info: ConnectionInfo, name: str = "", **startup: str) -> AsyncIterator[Connection]:
+    """A connection, closed at the end of the block.  ``startup`` are more startup parameters.
+
+    Raises Unreachable, ServerError or ConfigError.
+    """
+    name = name or str(info)
+    link = await _open(info, name)
+    connection = Connection(name, link)
+    try:
+        with trio.move_on_after(info.connect_timeout_seconds) as limit:
+            await connection.encrypt(info)
+            await connection.log_in(info, startup)
+        if limit.cancelled_caught:
+            raise Unreachable(name, f"no login within {info.connect_timeout_seconds:g} s")
+        yield connection
+    finally:
+        await connection.link.aclose()
+
+
+async def _open(info: ConnectionInfo, name: str) -> PlainLink:
+    with trio.move_on_after(info.connect_timeout_seconds):
+        try:
+            if info.is_unix_socket:
+                return PlainLink(await _connect_unix(info.socket_path))
+            stream = await trio.open_tcp_stream(info.hostaddr or info.host, info.port)
+            return PlainLink(_detached(stream))
+        except OSError as error:
+            raise Unreachable(name, _reason(error)) from error
+    raise Unreachable(name, f"no connection within {info.connect_timeout_seconds:g} s")
+
+
+async def _connect_unix(path: str) -> socket.socket:
+    sock = trio.socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        await sock.connect(path)
+        return socket.socket(fileno=sock.detach())
+    finally:
+        sock.close()
+
+
+def _detached(stream: trio.SocketStream) -> socket.socket:
+    """The standard library's socket of a Trio stream, which gives it up."""
+    return socket.socket(fileno=stream.socket.detach())
+
+
+def _reason(error: OSError) -> str:
+    """One line; several addresses fail with one error that has the others as its cause."""
+    cause = error.__cause__
+    if isinstance(cause, BaseExceptionGroup):
+        reasons = {str(each.strerror or each) for each in cause.exceptions if isinstance(each, OSError)}
+        return ", ".join(sorted(reasons)) or str(error)
+    if isinstance(cause, OSError):
+        return cause.strerror or str(cause)
+    return error.strerror or str(error)

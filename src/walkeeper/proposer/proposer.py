@@ -1,0 +1,386 @@
+"""The writer's state machine: campaign for a term, then keep a quorum of keepers supplied with WAL.
+
+    COLLECTING --greetings of a quorum--> CAMPAIGNING --votes of a quorum--> WON --lead()--> LEADING
+                                            LOST <--refused--'  '<--campaign_again()
+
+Events go in (``connected``, ``received``, ``disconnected``, ``wal_grew``), actions come out of ``received``, and the
+words for each keeper are fetched with ``next_message`` whenever its connection can take one.  WAL itself never
+passes here, only positions.  Time is a parameter, in seconds of any clock that does not go back.
+
+Rules:
+* the term is one more than the highest that a quorum of greetings shows;
+* nothing is announced between WON and ``lead``: announcing truncates keepers, so the caller proves first that its
+  WAL continues the election's;
+* an acknowledgement counts from the start of our term on, commit_lsn never goes back, and truncate_lsn is what
+  every keeper has, capped by commit_lsn;
+* a higher term anywhere ends a leader (``Fenced``), but only spoils the attempt of a candidate (``CampaignLost``).
+
+Source: Neon's walproposer, with these differences: a keeper that voted, dropped and came back before the quorum was
+complete keeps its vote; a reconnected keeper that lost acknowledged WAL stops counting for it; two addresses of
+one keeper are refused instead of counted twice.  Does not connect, read clocks or touch WAL.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from enum import Enum, auto
+from math import inf
+from typing import assert_never
+
+from walkeeper.errors import ConfigError, Malformed, OutOfTurn
+from walkeeper.ids import NodeId
+from walkeeper.lsn import INVALID_LSN, Lsn
+from walkeeper.membership import NO_CONFIGURATION, Configuration
+from walkeeper.messages import (
+    APPEND_BYTES_MAX,
+    AcceptorGreeting,
+    AcceptorMessage,
+    AppendResponse,
+    ProposerElected,
+    ProposerGreeting,
+    VoteRequest,
+    VoteResponse,
+)
+from walkeeper.proposer.actions import (
+    Action,
+    Append,
+    CampaignLost,
+    CommitAdvanced,
+    Elected,
+    Fenced,
+    Reconfigured,
+)
+from walkeeper.proposer.election import Election, divergence_point, settle
+from walkeeper.proposer.follower import UNKNOWN_NODE, Follower, Phase
+from walkeeper.proposer.quorum import Quorum, Voter
+from walkeeper.terms import INITIAL_TERM, Term, TermHistory
+
+KEEPERS_MAX = 31
+"""Most keepers of one writer, as in Neon's walproposer."""
+
+Outgoing = ProposerGreeting | VoteRequest | ProposerElected | Append
+
+
+class Stage(Enum):
+    COLLECTING = auto()
+    CAMPAIGNING = auto()
+    LOST = auto()
+    WON = auto()
+    LEADING = auto()
+    OVER = auto()
+    """Fenced or reconfigured: nothing more is said to anyone."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """A keeper with nothing to do hears a heartbeat every ``heartbeat_seconds``, and news of a commit that no WAL
+    carries after ``commit_news_seconds``; it is silent when an answer is ``silence_seconds`` overdue.
+    """
+
+    heartbeat_seconds: float = 1.0
+    silence_seconds: float = 10.0
+    commit_news_seconds: float = 0.0
+
+
+class Proposer:
+    """One attempt to lead, and the leadership if it succeeds.  ``keepers`` are named for messages to people.
+
+    ``held_term`` is the highest term this writer campaigned with in an earlier leadership: a keeper beyond it has
+    heard of another writer since, so instead of outbidding that one the campaign ends with ``Fenced``.
+    Raises ConfigError for no keepers or too many.
+    """
+
+    def __init__(
+        self,
+        keepers: Sequence[str],
+        greeting: ProposerGreeting,
+        pace: Pace = Pace(),
+        held_term: Term | None = None,
+    ) -> None:
+        if not 1 <= len(keepers) <= KEEPERS_MAX:
+            raise ConfigError(f"between 1 and {KEEPERS_MAX} keepers are needed, got {len(keepers)}")
+        self.followers = tuple(map(Follower, keepers))
+        self.stage = Stage.COLLECTING
+        self.term = INITIAL_TERM
+        self.history = TermHistory()
+        self.term_start_lsn = INVALID_LSN
+        self.available_lsn = INVALID_LSN
+        self.commit_lsn = INVALID_LSN
+        self.truncate_lsn = INVALID_LSN
+        self.election: Election | None = None
+        self._greeting = greeting
+        self._pace = pace
+        self._held_term = held_term
+        self._highest_term = INITIAL_TERM
+        self._configuration = NO_CONFIGURATION
+        self._quorum = Quorum.of_keepers(len(keepers))
+
+    # -- connections ------------------------------------------------------------------------------------------
+
+    def connected(self, place: int) -> None:
+        """The keeper at ``place`` can be spoken to; a connection it had before is forgotten."""
+        follower = self.followers[place]
+        follower.hang_up()
+        follower.phase = Phase.CONNECTED
+
+    def disconnected(self, place: int) -> None:
+        self.followers[place].hang_up()
+
+    def silent(self, now: float) -> list[int]:
+        """The places of keepers whose answer is overdue: their connections are worth nothing."""
+        return [
+            place
+            for place, follower in enumerate(self.followers)
+            if follower.silent_for(now) >= self._pace.silence_seconds
+        ]
+
+    # -- what keepers say -------------------------------------------------------------------------------------
+
+    def received(self, place: int, message: AcceptorMessage, now: float) -> Sequence[Action]:
+        """Take in one message.  Raises OutOfTurn or Malformed for one that this conversation cannot contain, and
+        ConfigError when two of the keepers are the same one."""
+        follower = self.followers[place]
+        follower.heard()
+        match message:
+            case AppendResponse():
+                return self._on_append_response(follower, message, now)
+            case VoteResponse():
+                return self._on_vote(follower, message)
+            case AcceptorGreeting():
+                return self._on_greeting(place, message)
+            case _:
+                assert_never(message)
+
+    def _on_greeting(self, place: int, message: AcceptorGreeting) -> Sequence[Action]:
+        follower = self.followers[place]
+        self._expect(follower, Phase.GREETING, "AcceptorGreeting")
+        self._identify(follower, message.node_id)
+        follower.phase = Phase.WAITING
+        self._highest_term = max(self._highest_term, message.term)
+        if message.configuration.generation > self._configuration.generation:
+            if self.stage is not Stage.COLLECTING:
+                return self._end(Reconfigured(follower.name, message.configuration.generation))
+            self._adopt(message.configuration)
+        if self.stage is Stage.OVER:
+            return ()
+        if self._held_term is not None and message.term > max(self._held_term, self.term):
+            return self._end(Fenced(follower.name, message.term))
+        if self.stage is Stage.COLLECTING:
+            self._campaign_if_enough_greeted()
+        elif message.term > self.term:
+            return self._overruled(follower, message.term)
+        return ()
+
+    def _identify(self, follower: Follower, node_id: NodeId) -> None:
+        """One keeper, one vote: it must not be listed under two addresses (invariant 2 is per keeper)."""
+        if node_id == UNKNOWN_NODE:
+            raise Malformed("AcceptorGreeting: node id 0")
+        for other in self.followers:
+            if other is follower or other.node_id != node_id:
+                continue
+            if other.phase is not Phase.OFFLINE:
+                same = f"{other.name} and {follower.name} are the same keeper (id {node_id})"
+                raise ConfigError(f"{same}: list it once")
+            other.become(UNKNOWN_NODE)
+        follower.become(node_id)
+
+    def _adopt(self, configuration: Configuration) -> None:
+        self._configuration = configuration
+        self._quorum = Quorum.of(configuration, len(self.followers))
+
+    def _campaign_if_enough_greeted(self) -> None:
+        greeted = self._voters(follower.phase is Phase.WAITING for follower in self.followers)
+        if self._quorum.agree(greeted):
+            self._campaign()
+
+    def _campaign(self) -> None:
+        self.stage = Stage.CAMPAIGNING
+        self.term = Term(self._highest_term + 1)
+
+    def campaign_again(self) -> None:
+        """After ``CampaignLost``: ask everyone anew, in a term above all that were seen."""
+        assert self.stage is Stage.LOST
+        for follower in self.followers:
+            follower.granted, follower.vote = False, None
+            if follower.phase in (Phase.VOTING, Phase.VOTED):
+                follower.phase = Phase.WAITING
+        self._campaign()
+
+    def _on_vote(self, follower: Follower, vote: VoteResponse) -> Sequence[Action]:
+        if vote.term < self.term and follower.phase in (Phase.WAITING, Phase.VOTING):
+            return ()  # the answer to an earlier campaign of ours
+        self._expect(follower, Phase.VOTING, "VoteResponse")
+        self._highest_term = max(self._highest_term, vote.term)
+        ours = vote.vote_given or follower.granted or self._has_won
+        if vote.term > self.term or not ours:
+            return self._overruled(follower, vote.term)
+        follower.phase, follower.granted, follower.vote = Phase.VOTED, True, vote
+        return self._settle_if_enough_voted() if self.stage is Stage.CAMPAIGNING else ()
+
+    @property
+    def _has_won(self) -> bool:
+        return self.stage in (Stage.WON, Stage.LEADING)
+
+    def _settle_if_enough_voted(self) -> Sequence[Action]:
+        if not self._quorum.agree(self._voters(follower.granted for follower in self.followers)):
+            return ()
+        votes = {
+            place: follower.vote
+            for place, follower in enumerate(self.followers)
+            if follower.granted and follower.vote and self._quorum.voter(place, follower.node_id) in self._quorum
+        }
+        self.stage = Stage.WON
+        self.election = settle(self.term, votes)
+        return [Elected(self.election)]
+
+    def _overruled(self, follower: Follower, term: Term) -> Sequence[Action]:
+        """Someone else holds ``term``: the end of a leader, the end of this attempt for a candidate."""
+        if self._has_won or (self._held_term is not None and term > self.term):
+            return self._end(Fenced(follower.name, term))
+        follower.phase = Phase.WAITING
+        self.stage = Stage.LOST
+        return [CampaignLost(follower.name, term)]
+
+    def _end(self, last_words: Fenced | Reconfigured) -> Sequence[Action]:
+        self.stage = Stage.OVER
+        return [last_words]
+
+    def _on_append_response(self, follower: Follower, message: AppendResponse, now: float) -> Sequence[Action]:
+        self._expect(follower, Phase.STREAMING, "AppendResponse")
+        if message.term > self.term:
+            return self._end(Fenced(follower.name, message.term))
+        if message.generation != self._configuration.generation:
+            return self._end(Reconfigured(follower.name, message.generation))
+        if message.term < self.term:
+            raise OutOfTurn(
+                f"AppendResponse of term {message.term} from {follower.name}, after a vote in {self.term}"
+            )
+        follower.acked_lsn = message.flush_lsn
+        follower.persisted_commit_lsn = message.commit_lsn
+        return self._advance_commit(now)
+
+    def _expect(self, follower: Follower, phase: Phase, what: str) -> None:
+        if follower.phase is not phase:
+            raise OutOfTurn(f"{what} from {follower.name} while {follower.phase.name.lower()}")
+
+    # -- leading ----------------------------------------------------------------------------------------------
+
+    def lead(self, first_lsn: Lsn = INVALID_LSN) -> None:
+        """Announce the election.  ``first_lsn`` is where WAL starts if this is the first leader ever."""
+        assert self.stage is Stage.WON
+        assert self.election is not None
+        start_lsn = first_lsn if self.election.is_first else self.election.start_lsn
+        assert start_lsn != INVALID_LSN
+        self.stage = Stage.LEADING
+        self.term_start_lsn = self.available_lsn = start_lsn
+        self.truncate_lsn = start_lsn if self.election.is_first else self.election.truncate_lsn
+        self.history = self.election.history.with_term(self.term, start_lsn)
+
+    def wal_grew(self, end_lsn: Lsn) -> None:
+        """The caller can supply WAL up to ``end_lsn``."""
+        assert end_lsn >= self.available_lsn
+        self.available_lsn = end_lsn
+
+    def _advance_commit(self, now: float) -> Sequence[Action]:
+        """The epoch-start rule: WAL of earlier terms is committed only together with some of ours (Raft, 5.4.2)."""
+        counted = {
+            self._quorum.voter(place, follower.node_id): follower.acked_lsn
+            for place, follower in enumerate(self.followers)
+            if follower.acked_lsn >= self.term_start_lsn
+        }
+        candidate = self._quorum.agreed_lsn(counted)
+        if candidate <= self.commit_lsn:
+            self._advance_truncate()
+            return ()
+        self.commit_lsn = candidate
+        self._advance_truncate()
+        for follower in self.followers:
+            follower.tell_commit_at = min(follower.tell_commit_at, now + self._pace.commit_news_seconds)
+        return [CommitAdvanced(candidate)]
+
+    def _advance_truncate(self) -> None:
+        everywhere = min(follower.acked_lsn for follower in self.followers)
+        self.truncate_lsn = max(self.truncate_lsn, min(everywhere, self.commit_lsn))
+
+    def donor_for(self, place: int) -> int | None:
+        """The place of the keeper that should supply WAL which only keepers have to the one at ``place``: the one
+        that surely has the most of it.  None while no other one has more than that keeper itself.
+        """
+        wanting = self.followers[place].streaming_at
+        others = [other for other in range(len(self.followers)) if other != place]
+        best = max(others, key=lambda other: self.followers[other].durable_lsn, default=None)
+        return best if best is not None and self.followers[best].durable_lsn > wanting else None
+
+    # -- what to say to whom ----------------------------------------------------------------------------------
+
+    def next_message(self, place: int, now: float, until: Lsn | None = None) -> Outgoing | None:
+        """The next word for the keeper at ``place``, to be sent as soon as possible; None if there is none now.
+
+        ``until`` limits an Append to WAL that the caller has at hand for this keeper (default: all of it).
+        """
+        follower = self.followers[place]
+        match follower.phase:
+            case Phase.STREAMING if self.stage is Stage.LEADING:
+                return self._next_append(follower, now, self.available_lsn if until is None else until)
+            case Phase.CONNECTED:
+                follower.phase = Phase.GREETING
+                follower.sent(now)
+                return self._greeting
+            case Phase.WAITING if self.stage in (Stage.CAMPAIGNING, Stage.WON, Stage.LEADING):
+                follower.phase = Phase.VOTING
+                follower.sent(now)
+                return VoteRequest(self._configuration.generation, self.term)
+            case Phase.VOTED if self.stage is Stage.LEADING:
+                return self._announce(follower)
+            case _:
+                return None
+
+    def _announce(self, follower: Follower) -> ProposerElected:
+        assert follower.vote is not None
+        start_lsn = divergence_point(self.history, follower.vote)
+        follower.start_streaming(start_lsn)
+        return ProposerElected(self._configuration.generation, self.term, start_lsn, self.history)
+
+    def _next_append(self, follower: Follower, now: float, until: Lsn) -> Append | None:
+        begin_lsn = follower.streaming_at
+        end_lsn = min(Lsn(begin_lsn + APPEND_BYTES_MAX), self.available_lsn, until)
+        if end_lsn <= begin_lsn:
+            if now < self._due_at(follower):
+                return None
+            end_lsn = begin_lsn
+        follower.streaming_at = end_lsn
+        follower.tell_commit_at = inf
+        follower.sent(now)
+        return Append(
+            self._configuration.generation, self.term, begin_lsn, end_lsn, self.commit_lsn, self.truncate_lsn
+        )
+
+    def wakes_at(self, place: int) -> float:
+        """When ``next_message`` will have something for the keeper at ``place`` even if nothing happens."""
+        return self._due_at(self.followers[place])
+
+    def _due_at(self, follower: Follower) -> float:
+        """A keeper that was just told of the election hears more at once: only its answer tells where it stands."""
+        if follower.phase is not Phase.STREAMING or self.stage is not Stage.LEADING:
+            return inf
+        return min(follower.last_sent_at + self._pace.heartbeat_seconds, follower.tell_commit_at)
+
+    def _voters(self, said_yes: Iterable[bool]) -> set[Voter]:
+        """The voters among the keepers that ``said_yes`` (one flag per place)."""
+        return {
+            self._quorum.voter(place, self.followers[place].node_id) for place, yes in enumerate(said_yes) if yes
+        }
+
+    # -- sync -------------------------------------------------------------------------------------------------
+
+    @property
+    def is_persisted_by_quorum(self) -> bool:
+        """Whether a quorum has our term's start as *persisted* commit_lsn, so that even restarts remember it."""
+        return self._quorum.agree(self._voters(map(self._has_persisted, self.followers)))
+
+    @property
+    def is_persisted_by_connected(self) -> bool:
+        """Whether every keeper that is being spoken to has."""
+        return all(self._has_persisted(each) for each in self.followers if each.phase is not Phase.OFFLINE)
+
+    def _has_persisted(self, follower: Follower) -> bool:
+        return self.stage is Stage.LEADING and follower.persisted_commit_lsn >= self.term_start_lsn

@@ -1,0 +1,1 @@
+"""ASYNC: the keeper's sockets."""

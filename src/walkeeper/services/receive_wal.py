@@ -1,0 +1,246 @@
+"""A proposer's connection: one nursery, three tasks, two memory channels.
+
+::
+
+    read_messages --to_acceptor--> accept_messages --to_writer--> write_replies
+
+Each task owns and closes its own ends, so the end of the stream travels the way the data does: the peer ends, the
+reader closes the inbox, the acceptor keeps what has arrived and closes the outbox, the writer sends the last
+reply, and the nursery is empty.  Errors travel the same way, as a ``Goodbye`` behind everything that was right.
+
+A slow disk fills the inbox, the reader stops, and the TCP window closes.  Those two channels are the only places
+where data rests.  A peer that has gone does not stop what it had sent from being kept.
+
+Does not decide and does not know files.  Source: the START_WAL_PUSH side of Neon's walproposer protocol.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+import trio
+
+from walkeeper.errors import OutOfTurn, PeerError, WalkeeperError
+from walkeeper.formats.frames import encode_frame
+from walkeeper.formats.proposer import coalesce, encode_acceptor_message, parse_proposer_message
+from walkeeper.links.link import Link
+from walkeeper.messages import AcceptorMessage, AppendRun, Batch, ProposerElected, ProposerGreeting
+from walkeeper.services.copy_in import SILENCE_SECONDS_MAX, CopyEnd, CopyReader
+from walkeeper.timeline.batch import Gatherer, Received
+from walkeeper.timeline.registry import Receiver, ReceiverStatus
+from walkeeper.timeline.timeline import Timeline
+
+INBOX_MESSAGES_MAX: Final = 256
+"""Runs and messages that wait for the disk, as in Neon."""
+
+INBOX_BYTES_MAX: Final = 16 * 1024 * 1024
+"""Receive buffers pinned by what waits for the disk and by what is being written: some batches' worth."""
+
+OUTBOX_REPLIES_MAX: Final = 16
+"""Replies that wait for the network; behind them the acceptor waits, outside any lock."""
+
+GOODBYE_SECONDS_MAX: Final = 3.0
+"""How long a peer may take to hear why the connection ends."""
+
+
+@dataclass(frozen=True, slots=True)
+class Goodbye:
+    """The last thing on its way to the peer: what went wrong, or how the peer itself ended the copy."""
+
+    reason: WalkeeperError | CopyEnd
+
+
+class PinnedBytes:
+    """A budget of receive buffers: the reader takes, the acceptor gives back."""
+
+    def __init__(self, bytes_max: int) -> None:
+        self._bytes_max = bytes_max
+        self._taken = 0
+        self._freed = trio.Event()
+
+    async def take(self, count: int) -> None:
+        """Wait until ``count`` fits; one buffer always does.
+
+        Cancellation: while it waits, nothing is taken.
+        """
+        while self._taken and self._taken + count > self._bytes_max:
+            self._freed = trio.Event()
+            await self._freed.wait()
+        self._taken += count
+
+    def give_back(self, count: int) -> None:
+        self._taken -= count
+        self._freed.set()
+
+
+Inbox = Received[Batch | Goodbye]
+Outbox = AcceptorMessage | Goodbye
+
+
+async def read_greeting(source: CopyReader, version: int) -> tuple[ProposerGreeting, list[memoryview]] | CopyEnd:
+    """The first message, which must be a greeting, and the payloads that came with it.
+
+    Raises PeerError for anything else.
+
+    Cancellation: at any time; the connection is of no use afterwards.
+    """
+    payloads = await source.next_payloads()
+    if isinstance(payloads, CopyEnd):
+        return payloads
+    first = parse_proposer_message(payloads[0], version)
+    if not isinstance(first, ProposerGreeting):
+        raise OutOfTurn(f"unexpected message {type(first).__name__} instead of greeting")
+    return first, payloads[1:]
+
+
+async def serve_proposer(
+    link: Link,
+    source: CopyReader,
+    timeline: Timeline,
+    *,
+    connection: int,
+    version: int,
+    first: ProposerGreeting,
+    early: list[memoryview],
+    encode_goodbye: Callable[[Goodbye], bytes],
+) -> Goodbye | None:
+    """Serve a proposer until it leaves or is sent away; returns the goodbye that was said, None if it just went.
+
+    ``early`` are payloads that arrived together with the greeting; ``connection`` is for those who look.
+
+    Cancellation: an operation that has begun is finished, the rest is dropped unanswered.
+    """
+    to_acceptor, inbox = trio.open_memory_channel[Inbox](INBOX_MESSAGES_MAX)
+    to_writer, outbox = trio.open_memory_channel[Outbox](OUTBOX_REPLIES_MAX)
+    pinned = PinnedBytes(INBOX_BYTES_MAX)
+    writer = ReplyWriter(link, version, encode_goodbye)
+    with timeline.registry.receiving(connection) as receiver:
+        to_acceptor.send_nowait(Received(first, 0))
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(read_messages, source, early, version, to_acceptor, pinned)
+            nursery.start_soon(accept_messages, timeline, receiver, inbox, to_writer, pinned)
+            await writer.write_replies(outbox)
+            if writer.said is not None:
+                nursery.cancel_scope.cancel(reason="the proposer was sent away")
+    return writer.said
+
+
+async def read_messages(
+    source: CopyReader,
+    early: list[memoryview],
+    version: int,
+    to_acceptor: "trio.MemorySendChannel[Inbox]",
+    pinned: PinnedBytes,
+) -> None:
+    """Turn what arrives into messages and runs, until the peer ends or speaks wrongly."""
+    async with to_acceptor:
+        try:
+            payloads: list[memoryview] | CopyEnd = early
+            while not isinstance(payloads, CopyEnd):
+                await _pass_on(coalesce(payloads, version), source.received_bytes, to_acceptor, pinned)
+                payloads = await source.next_payloads()
+            if payloads is not CopyEnd.GONE:
+                await to_acceptor.send(Received(Goodbye(payloads), 0))
+        except PeerError as error:
+            await to_acceptor.send(Received(Goodbye(error), 0))
+        except trio.BrokenResourceError:
+            return  # the acceptor has said no and ended its side
+
+
+async def _pass_on(
+    messages: list[Batch],
+    buffer_bytes: int,
+    to_acceptor: "trio.MemorySendChannel[Inbox]",
+    pinned: PinnedBytes,
+) -> None:
+    """Queue the messages of one receive; the last one carries the weight of the buffer they all point into."""
+    for count, message in enumerate(messages, start=1):
+        weight = buffer_bytes if count == len(messages) and isinstance(message, AppendRun) else 0
+        if weight:
+            await pinned.take(weight)
+        item: Inbox = Received(message, weight)
+        try:
+            to_acceptor.send_nowait(item)
+        except trio.WouldBlock:
+            await to_acceptor.send(item)
+
+
+async def accept_messages(
+    timeline: Timeline,
+    receiver: Receiver,
+    inbox: "trio.MemoryReceiveChannel[Inbox]",
+    to_writer: "trio.MemorySendChannel[Outbox]",
+    pinned: PinnedBytes,
+) -> None:
+    """Keep batch after batch; whatever cannot be kept ends the conversation."""
+    async with inbox, to_writer:
+        gatherer = Gatherer(inbox)
+        while (received := await gatherer.next_batch()) is not None:
+            reply = await _answer(timeline, receiver, received.message)
+            pinned.give_back(received.pinned_bytes)
+            if reply is not None:
+                await to_writer.send(reply)
+            if isinstance(reply, Goodbye):
+                return
+
+
+async def _answer(timeline: Timeline, receiver: Receiver, message: Batch | Goodbye) -> Outbox | None:
+    if isinstance(message, Goodbye):
+        return message
+    if isinstance(message, ProposerElected):
+        receiver.status = ReceiverStatus.STREAMING
+    try:
+        return await timeline.process(message)
+    except WalkeeperError as error:
+        return Goodbye(error)
+
+
+class ReplyWriter:
+    """Sends replies in the order in which they were decided (invariant 46)."""
+
+    def __init__(self, link: Link, version: int, encode_goodbye: Callable[[Goodbye], bytes]) -> None:
+        self._link = link
+        self._version = version
+        self._encode_goodbye = encode_goodbye
+        self.said: Goodbye | None = None
+
+    async def write_replies(self, outbox: "trio.MemoryReceiveChannel[Outbox]") -> None:
+        """Send until the outbox ends or a goodbye has been said.
+
+        When the peer no longer takes anything the rest is dropped unsent, so that the acceptor never waits for it.
+
+        Cancellation: at any time; the connection is of no use afterwards.
+        """
+        is_listening = True
+        async with outbox:
+            async for first in outbox:
+                waiting = [first, *_waiting_in(outbox)]
+                if is_listening:
+                    is_listening = await self._send(waiting)
+                if isinstance(waiting[-1], Goodbye):
+                    self.said = waiting[-1]
+                    return
+
+    async def _send(self, replies: list[Outbox]) -> bool:
+        seconds = GOODBYE_SECONDS_MAX if isinstance(replies[-1], Goodbye) else SILENCE_SECONDS_MAX
+        try:
+            with trio.move_on_after(seconds) as limit:
+                await self._link.send_all(b"".join(map(self._encode, replies)))
+        except trio.BrokenResourceError:
+            return False
+        return not limit.cancelled_caught
+
+    def _encode(self, reply: Outbox) -> bytes:
+        if isinstance(reply, Goodbye):
+            return self._encode_goodbye(reply)
+        return encode_frame(b"d", encode_acceptor_message(reply, self._version))
+
+
+def _waiting_in(outbox: "trio.MemoryReceiveChannel[Outbox]") -> list[Outbox]:
+    waiting: list[Outbox] = []
+    while not (waiting and isinstance(waiting[-1], Goodbye)):
+        try:
+            waiting.append(outbox.receive_nowait())
+        except (trio.WouldBlock, trio.EndOfChannel):
+            break
+    return waiting

@@ -1,0 +1,1 @@
+"""The disk: control files and segments that survive crashes.  Synchronous and blocking, but for ``offload``."""

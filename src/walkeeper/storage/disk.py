@@ -1,0 +1,300 @@
+"""The disk as primitives: blocking calls on paths and open files, and what their failures are called.
+
+Rules:
+* A write writes everything or raises; after a raise any part of it may be in the file.
+* ENOENT, and nothing else, means "does not exist": ``FileMissing``.
+* ENOSPC and EDQUOT are ``DiskFull``.  Here that only says why *this* call failed; whoever began something larger
+  must undo it before letting the error out.
+* A failed sync, whatever its errno, is ``DurabilityLost``.  It is never tried again: Linux marks the pages clean
+  and the second attempt succeeds without them (invariant 29).
+* Everything else is ``StorageError`` with the operation and the path.
+
+Only this module calls fsync and its kin.  Does not know WAL, control files or which order is durable
+(``storage.durable``).  ``walkeeper.testing.MemoryDisk`` is the same in memory, with crashes.
+Source: POSIX; Linux syncfs(2), fdatasync(2), flock(2).
+"""
+
+import ctypes
+import errno
+import fcntl
+import os
+import stat
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import islice
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Protocol, Self
+
+from walkeeper.errors import DiskFull, DurabilityLost, FileMissing, StorageError
+from walkeeper.messages import Slice
+
+SLICES_PER_WRITE_MAX: Final = 1024
+"""IOV_MAX of Linux: pwritev(2) refuses more."""
+
+_FILE_MODE: Final = 0o600
+_DIRECTORY_MODE: Final = 0o700
+"""WAL holds the database's content: nobody else's business (PostgreSQL's own modes)."""
+
+_FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
+
+
+class File(Protocol):
+    """An open file.  Positions are always given, so none is kept: several threads may read and write at once."""
+
+    @property
+    def path(self) -> Path:
+        """The name the file was opened by; a rename does not change it."""
+
+    def pwritev(self, slices: Sequence[Slice], offset: int) -> None:
+        """Write ``slices`` one after the other from ``offset`` (bytes) on, all of them."""
+
+    def pread(self, length: int, offset: int) -> bytes:
+        """The ``length`` bytes at ``offset``; fewer only where the file ends."""
+
+    def size(self) -> int:
+        """In bytes."""
+
+    def truncate(self, size: int) -> None:
+        """Cut the file to ``size`` bytes, or lengthen it with zeroes that take no space."""
+
+    def fdatasync(self) -> None:
+        """Make the content durable.  A changed size is not part of that: ``fsync``.  Raises DurabilityLost."""
+
+    def fsync(self) -> None:
+        """Make content and size durable; the name is the directory's.  Raises DurabilityLost."""
+
+    def close(self) -> None:
+        """Give the descriptor (and a lock) back; nothing else may be called then, but ``close`` again."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None, /
+    ) -> None: ...
+
+
+class Disk(Protocol):
+    """What storage asks of an operating system.  All raise StorageError, and FileMissing where a name is missing."""
+
+    def open(self, path: Path) -> File:
+        """An existing file, to read."""
+
+    def open_for_writing(self, path: Path) -> File:
+        """An existing file, to read and write."""
+
+    def create(self, path: Path) -> File:
+        """An empty file, to read and write, in the place of any other of that name."""
+
+    def lock(self, path: Path) -> File | None:
+        """A file, made if missing, that nobody else can lock until it is closed; None if somebody has it locked."""
+
+    def rename(self, old: Path, new: Path) -> None:
+        """Give ``old`` the name ``new``, which may exist; at every moment one of both files has it."""
+
+    def unlink(self, path: Path) -> None: ...
+
+    def mkdir(self, path: Path) -> None:
+        """Make a directory that does not exist yet."""
+
+    def rmdir(self, path: Path) -> None:
+        """Remove an empty directory."""
+
+    def names(self, path: Path) -> Sequence[str]:
+        """The names in a directory, sorted."""
+
+    def is_directory(self, path: Path) -> bool:
+        """Whether there is a directory of that name; False also when there is nothing."""
+
+    def fsync_dir(self, path: Path) -> None:
+        """Make the names in a directory durable: creations, renames, removals.  Raises DurabilityLost."""
+
+    def syncfs(self, path: Path) -> None:
+        """Make the whole file system that holds ``path`` durable.  Raises DurabilityLost."""
+
+
+def storage_error(error: OSError, operation: str, path: Path) -> StorageError:
+    """The named error for what the kernel said; not for syncs."""
+    detail, where = error.strerror or str(error), str(path)
+    if error.errno == errno.ENOENT:
+        return FileMissing(detail, operation=operation, path=where)
+    if error.errno in _FULL:
+        return DiskFull(detail, operation=operation, path=where)
+    return StorageError(detail, operation=operation, path=where)
+
+
+@contextmanager
+def naming_errors(operation: str, path: Path) -> Iterator[None]:
+    """Raise what the kernel says in the block as a named error."""
+    try:
+        yield
+    except OSError as error:
+        raise storage_error(error, operation, path) from error
+
+
+@contextmanager
+def naming_lost_durability(operation: str, path: Path) -> Iterator[None]:
+    """The same for syncs: however one fails, what it covered may be gone."""
+    try:
+        yield
+    except OSError as error:
+        detail = error.strerror or str(error)
+        raise DurabilityLost(detail, operation=operation, path=str(path)) from error
+
+
+def write_all(write_some: Callable[[Sequence[Slice], int], int], slices: Sequence[Slice], offset: int) -> None:
+    """Call ``write_some(slices, offset) -> bytes written`` until nothing is left: the kernel may write less."""
+    for first in range(0, len(slices), SLICES_PER_WRITE_MAX):
+        rest = slices[first : first + SLICES_PER_WRITE_MAX]
+        while rest:
+            written = write_some(rest, offset)
+            offset += written
+            rest = _after(rest, written)
+            if rest and not written:  # never seen; PostgreSQL reads it the same way
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def _after(slices: Sequence[Slice], skipped: int) -> Sequence[Slice]:
+    """What remains of ``slices`` behind their first ``skipped`` bytes; nothing is copied."""
+    for index, piece in enumerate(slices):
+        if skipped < len(piece):
+            return [memoryview(piece)[skipped:], *islice(slices, index + 1, None)]
+        skipped -= len(piece)
+    return ()
+
+
+class OsFile:
+    """A file descriptor that closes itself and names its errors."""
+
+    __slots__ = ("_fd", "_is_synced", "path")
+
+    def __init__(self, fd: int, path: Path, *, is_synced: bool) -> None:
+        self._fd = fd
+        self._is_synced = is_synced
+        self.path = path
+
+    def pwritev(self, slices: Sequence[Slice], offset: int) -> None:
+        with naming_errors("write to", self.path):
+            write_all(self._write_some, slices, offset)
+
+    def _write_some(self, slices: Sequence[Slice], offset: int) -> int:
+        return os.pwritev(self._fd, slices, offset)
+
+    def pread(self, length: int, offset: int) -> bytes:
+        with naming_errors("read", self.path):
+            content = os.pread(self._fd, length, offset)
+            while len(content) < length:  # rare: a signal, or a read beyond the kernel's 2 GiB
+                more = os.pread(self._fd, length - len(content), offset + len(content))
+                if not more:
+                    break
+                content += more
+            return content
+
+    def size(self) -> int:
+        with naming_errors("stat", self.path):
+            return os.fstat(self._fd).st_size
+
+    def truncate(self, size: int) -> None:
+        with naming_errors("truncate", self.path):
+            os.ftruncate(self._fd, size)
+
+    def fdatasync(self) -> None:
+        if self._is_synced:
+            with naming_lost_durability("fdatasync", self.path):
+                os.fdatasync(self._fd)
+
+    def fsync(self) -> None:
+        if self._is_synced:
+            with naming_lost_durability("fsync", self.path):
+                os.fsync(self._fd)
+
+    def close(self) -> None:
+        if self._fd >= 0:
+            fd, self._fd = self._fd, -1
+            os.close(fd)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None, /
+    ) -> None:
+        self.close()
+
+
+class OsDisk:
+    """The operating system's.  ``sync=False`` (``--no-sync``) makes every sync a no-op: for tests of other things."""
+
+    def __init__(self, *, sync: bool = True) -> None:
+        self._sync = sync
+
+    def open(self, path: Path) -> OsFile:
+        return self._open("open", path, os.O_RDONLY)
+
+    def open_for_writing(self, path: Path) -> OsFile:
+        return self._open("open", path, os.O_RDWR)
+
+    def create(self, path: Path) -> OsFile:
+        return self._open("create", path, os.O_RDWR | os.O_CREAT | os.O_TRUNC)
+
+    def lock(self, path: Path) -> OsFile | None:
+        file = self._open("open", path, os.O_RDWR | os.O_CREAT)  # not truncated: the content is the owner's
+        try:
+            with naming_errors("lock", path):
+                fcntl.flock(file._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except StorageError as error:
+            file.close()
+            if isinstance(error.__cause__, BlockingIOError):
+                return None
+            raise
+        return file
+
+    def _open(self, operation: str, path: Path, flags: int) -> OsFile:
+        with naming_errors(operation, path):
+            return OsFile(os.open(path, flags | os.O_CLOEXEC, _FILE_MODE), path, is_synced=self._sync)
+
+    def rename(self, old: Path, new: Path) -> None:
+        with naming_errors("rename", old):
+            os.rename(old, new)
+
+    def unlink(self, path: Path) -> None:
+        with naming_errors("unlink", path):
+            os.unlink(path)
+
+    def mkdir(self, path: Path) -> None:
+        with naming_errors("mkdir", path):
+            os.mkdir(path, _DIRECTORY_MODE)
+
+    def rmdir(self, path: Path) -> None:
+        with naming_errors("rmdir", path):
+            os.rmdir(path)
+
+    def names(self, path: Path) -> Sequence[str]:
+        with naming_errors("list", path):
+            return sorted(os.listdir(path))
+
+    def is_directory(self, path: Path) -> bool:
+        try:
+            with naming_errors("stat", path):
+                return stat.S_ISDIR(os.stat(path).st_mode)
+        except FileMissing:
+            return False
+
+    def fsync_dir(self, path: Path) -> None:
+        if self._sync:
+            with self._open("open", path, os.O_RDONLY | os.O_DIRECTORY) as directory:
+                directory.fsync()
+
+    def syncfs(self, path: Path) -> None:
+        if self._sync:
+            with self._open("open", path, os.O_RDONLY | os.O_DIRECTORY) as directory:
+                with naming_lost_durability("syncfs", path):
+                    _syncfs(directory._fd)
+
+
+def _syncfs(fd: int) -> None:
+    """syncfs(2), which Python's os does not have."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.syncfs(fd) != 0:
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code))

@@ -1,0 +1,134 @@
+"""The one door to threads: blocking work goes through here and comes back before the caller goes on.
+
+``Offload`` is a seam: threads in the daemon, a fake clock in simulations (``walkeeper.testing.InlineOffload``).
+``ThreadOffload`` keeps its threads, because starting one or waking Trio's costs more than a small write: jobs go in
+through a ``SimpleQueue``, results come back through one eventfd and by rescheduling the task that waits.
+
+Rules:
+* A job that was begun is waited for, always: it cannot be recalled, and whoever holds a lock around it must not
+  let go before the kernel is done (hazards W2, T6, C3).  So cancellation is refused until then, and Ctrl-C too.
+* Results and exceptions come back to the caller as they are.
+* No thread exists before ``async with``, and none after it.
+
+Does not know what the jobs do, and does not order them: one caller has one job at a time.
+Source: eventfd(2); trio.lowlevel (wait_task_rescheduled, spawn_system_task).
+"""
+
+import os
+from collections import deque
+from collections.abc import Callable
+from queue import SimpleQueue
+from threading import Thread
+from types import TracebackType
+from typing import Any, Final, Protocol, Self, TypeVar, TypeVarTuple
+
+import outcome
+import trio
+
+T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
+
+THREADS: Final = 8
+"""Syncs of different files run in parallel in the kernel; with fewer, sixteen busy timelines starve each other."""
+
+
+class Offload(Protocol):
+    """Run a blocking function where it does not block the event loop."""
+
+    async def __call__(self, function: Callable[[*Ts], T], *args: *Ts) -> T:
+        """Call ``function(*args)``, return what it returns and raise what it raises.
+
+        Cancellation: never abandons the function and is not let in; the caller meets it at its next checkpoint.
+        """
+
+
+class _Job:
+    """A call that a task waits for."""
+
+    __slots__ = ("call", "result", "task")
+
+    def __init__(self, call: Callable[[], Any], task: trio.lowlevel.Task) -> None:
+        self.call = call
+        self.task = task
+        self.result: outcome.Outcome[Any] = outcome.Value(None)
+
+    def run(self) -> None:
+        self.result = outcome.capture(self.call)
+
+
+class ThreadOffload:
+    """An ``Offload`` over ``threads`` threads of its own, from ``async with`` to its end."""
+
+    def __init__(self, threads: int = THREADS) -> None:
+        self._threads = [
+            Thread(target=self._work, name=f"offload-{number}", daemon=True) for number in range(threads)
+        ]
+        self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
+        self._done: deque[_Job | None] = deque()  # None: a thread has ended
+        self._wakeup = -1
+        self._is_open = False
+        self._closer: trio.lowlevel.Task | None = None
+
+    @trio.lowlevel.enable_ki_protection
+    async def __aenter__(self) -> Self:
+        """Start the threads.  Cancellation: there is no checkpoint."""
+        self._wakeup = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        for thread in self._threads:
+            thread.start()
+        # A system task: results must arrive as long as anybody waits, whatever is cancelled around us.
+        trio.lowlevel.spawn_system_task(self._deliver, name="offload results")
+        self._is_open = True
+        return self
+
+    @trio.lowlevel.enable_ki_protection
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
+    ) -> None:
+        """Finish the jobs that were begun, and end the threads.  Cancellation: not let in."""
+        self._is_open = False
+        for _ in self._threads:
+            self._jobs.put(None)
+        self._closer = trio.lowlevel.current_task()
+        await trio.lowlevel.wait_task_rescheduled(_refuse_cancellation)
+        for thread in self._threads:
+            thread.join()
+        os.close(self._wakeup)
+
+    @trio.lowlevel.enable_ki_protection  # between "the job is begun" and "we wait for it" Ctrl-C would abandon it
+    async def __call__(self, function: Callable[[*Ts], T], *args: *Ts) -> T:
+        """As ``Offload`` says; from any number of tasks at once."""
+        assert self._is_open, "an Offload is used inside its async with block"
+        self._jobs.put(_Job(lambda: function(*args), trio.lowlevel.current_task()))
+        result: T = await trio.lowlevel.wait_task_rescheduled(_refuse_cancellation)
+        return result
+
+    def _work(self) -> None:
+        """What each thread does."""
+        while job := self._jobs.get():
+            job.run()
+            self._finished(job)
+            del job  # or its arguments, slices of receive buffers, would live until the next one
+        self._finished(None)
+
+    def _finished(self, job: _Job | None) -> None:
+        self._done.append(job)
+        os.eventfd_write(self._wakeup, 1)
+
+    async def _deliver(self) -> None:
+        """Wake the tasks whose jobs are done, until the last thread has ended."""
+        running = len(self._threads)
+        while running:
+            await trio.lowlevel.wait_readable(self._wakeup)
+            os.eventfd_read(self._wakeup)
+            while self._done:
+                job = self._done.popleft()
+                if job is None:
+                    running -= 1
+                else:
+                    trio.lowlevel.reschedule(job.task, job.result)
+        assert self._closer is not None
+        trio.lowlevel.reschedule(self._closer)
+
+
+def _refuse_cancellation(_raise_cancel: object) -> trio.lowlevel.Abort:
+    return trio.lowlevel.Abort.FAILED

@@ -1,0 +1,148 @@
+"""The store of one timeline: performs the acceptor's effects, in the order given, and reads it all back.
+
+Rules:
+* What ``perform`` has done is durable when it returns, except WAL before its ``SyncWal``.
+* DiskFull leaves everything as it was.  After any other error the timeline must be read again (``recover``).
+* After a failed sync nothing is done and nothing reported as done until then (invariant 29).
+
+One thread at a time, under the timeline's lock, except ``read``, ``wants_spare`` and ``prepare_spare``.
+Does not decide anything and does not know records: order and content of effects are the acceptor's.
+"""
+
+from pathlib import Path
+from typing import assert_never
+
+from walkeeper.acceptor.effects import (
+    Effect,
+    InitializeFirstSegment,
+    KeepControlFile,
+    SyncWal,
+    TruncateWal,
+    WriteWal,
+)
+from walkeeper.errors import DurabilityLost, WalNotAvailable
+from walkeeper.formats.control_file import ControlFile, encode_control_file
+from walkeeper.formats.xlog import first_segment_headers
+from walkeeper.lsn import Lsn
+from walkeeper.storage.disk import Disk
+from walkeeper.storage.durable import replace_file
+from walkeeper.storage.reader import WalReader
+from walkeeper.storage.recovery import CONTROL_FILE, CONTROL_FILE_BEING_MADE, Recovered, recover
+from walkeeper.storage.wal import NO_TLI, Observe, Wal, observed, unobserved
+
+
+def write_control_file(disk: Disk, directory: Path, control_file: ControlFile) -> int:
+    """Replace the control file in ``directory`` durably and say how many bytes it has (invariants 32 and 33).
+
+    Raises DiskFull (the old one is in place) or another StorageError.
+    """
+    content = encode_control_file(control_file)
+    replace_file(disk, directory / CONTROL_FILE, content, temporary=CONTROL_FILE_BEING_MADE)
+    return len(content)
+
+
+class TimelineStore:
+    """The files of one timeline in ``directory``.  ``recover`` comes first, and again after an error.
+
+    ``observe`` hears of write_wal, flush_wal, persist_control_file, initialize_segment, initialize_first_segment
+    and truncate_wal: name, seconds, bytes.
+    """
+
+    def __init__(self, disk: Disk, directory: Path, *, observe: Observe = unobserved) -> None:
+        self._disk = disk
+        self._directory = directory
+        self._observe = observe
+        self._control_file: ControlFile | None = None
+        self._wal: Wal | None = None
+        self._tli = NO_TLI
+        self._lost: DurabilityLost | None = None
+
+    def recover(self) -> Recovered:
+        """Read the timeline from disk and make sure that all of it is durable; at first and after any error.
+
+        Raises Corrupt (the timeline must stay closed), DurabilityLost (the process must end) or another
+        StorageError.
+        """
+        self.close()
+        recovered = recover(self._disk, self._directory)
+        segment_bytes = recovered.control_file.server.wal_seg_size
+        self._wal = Wal(self._disk, self._directory, segment_bytes, self._observe)
+        self._control_file, self._tli, self._lost = recovered.control_file, recovered.tli, None
+        return recovered
+
+    def perform(self, effect: Effect) -> None:
+        """Make ``effect`` happen.
+
+        Raises DiskFull (nothing has changed), DurabilityLost (the process must end) or another StorageError
+        (anything may have been done of it: ``recover`` comes next).
+        """
+        if self._lost is not None:
+            raise self._lost
+        try:
+            self._perform(effect)
+        except DurabilityLost as lost:
+            self._lost = lost
+            raise
+
+    def _perform(self, effect: Effect) -> None:
+        control_file, wal = self._opened()
+        match effect:
+            case WriteWal(begin_lsn, slices, tli):
+                with observed(self._observe, "write_wal", effect.end_lsn - begin_lsn):
+                    wal.write(begin_lsn, slices, tli)
+                self._tli = tli
+            case SyncWal():
+                with observed(self._observe, "flush_wal"):
+                    wal.sync()
+            case KeepControlFile(changed):
+                assert changed.server.wal_seg_size == control_file.server.wal_seg_size
+                with observed(self._observe, "persist_control_file"):
+                    write_control_file(self._disk, self._directory, changed)
+                self._control_file = changed
+            case InitializeFirstSegment(lsn, tli):
+                head = first_segment_headers(lsn, server=control_file.server, tli=tli)
+                with observed(self._observe, "initialize_first_segment", len(head)):
+                    wal.initialize_first_segment(lsn, head, tli)
+                self._tli = tli
+            case TruncateWal(lsn, tli):
+                with observed(self._observe, "truncate_wal"):
+                    wal.truncate(lsn, tli)
+                self._tli = tli
+            case _:
+                assert_never(effect)
+
+    def _opened(self) -> tuple[ControlFile, Wal]:
+        assert self._control_file is not None and self._wal is not None, "recover() comes first"
+        return self._control_file, self._wal
+
+    def read(self, lsn: Lsn, length: int) -> bytes:
+        """WAL at ``lsn``, at most ``length`` bytes, never beyond its segment.  On any thread, without the lock.
+
+        Raises WalNotAvailable if it is not here, Corrupt if its segment is too short, or another StorageError.
+        """
+        control_file, _ = self._opened()
+        if self._tli == NO_TLI:
+            raise WalNotAvailable(lsn, "there is no WAL yet")
+        reader = WalReader(self._disk, self._directory, control_file.server.wal_seg_size)
+        return reader.read(lsn, length, self._tli)
+
+    @property
+    def wants_spare(self) -> bool:
+        """Whether ``prepare_spare`` would be worth its while.  On any thread, without the lock."""
+        return self._wal is not None and self._wal.wants_spare
+
+    def prepare_spare(self) -> None:
+        """Make the segment that will be needed next.  On any thread, without the lock.  Raises StorageError."""
+        _, wal = self._opened()
+        wal.spares.prepare()
+
+    def remove_wal_before(self, lsn: Lsn) -> int:
+        """Remove the segments that end at or before ``lsn`` and say how many; without the lock.  Raises StorageError."""
+        _, wal = self._opened()
+        return wal.remove_before(lsn)
+
+    def close(self) -> None:
+        """Give the files back; ``recover`` opens them again.  Raises StorageError."""
+        if self._wal is not None:
+            self._wal.close()
+            self._wal = None

@@ -1,0 +1,424 @@
+"""A disk in memory with a write cache that a crash loses: wholly, or a part chosen by a seed.
+
+It is meaner than real ones, within what POSIX allows:
+* unsynced content survives a crash by sectors of 512 bytes, in any combination;
+* unsynced names (creations, renames, removals) survive in any combination, or as a prefix, as journals keep them;
+* ``fdatasync`` does not save a changed size, and ``fsync`` of a file does not save its name;
+* after a failed sync the cache still shows what the disk does not have, and the next sync succeeds without it
+  (as Linux does since pages are marked clean).
+
+``faults`` lets the operations with these numbers fail; ``cut_power`` ends everything at one of them.  Operations
+are counted from 0 and ``describe`` can be overridden to see them.
+
+Does not model permissions, directories that are renamed over, or time.
+"""
+
+import errno
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from enum import Enum
+from pathlib import Path
+from random import Random
+from types import TracebackType
+from typing import Final, NoReturn, Self
+
+from walkeeper.messages import Slice
+from walkeeper.storage.disk import naming_errors, naming_lost_durability, write_all
+
+SECTOR_BYTES: Final = 512
+
+
+class PowerCut(BaseException):
+    """The machine went off.  Nothing can be done with the disk before ``crash`` has turned it on again."""
+
+
+class Fault(Enum):
+    """What can go wrong with one operation; a sync that fails loses what it should have kept."""
+
+    NO_SPACE = errno.ENOSPC
+    IO_ERROR = errno.EIO
+    SHORT_WRITE = 0  # half of it is written, and the kernel says so
+
+
+@dataclass(eq=False, slots=True)
+class _FileNode:
+    """What programs see, and what would be found after a crash."""
+
+    cached: bytearray = field(default_factory=bytearray)
+    durable: bytearray = field(default_factory=bytearray)
+    dirty: set[int] = field(default_factory=set)  # sectors to be written
+    sizes: list[int] = field(default_factory=list)  # every size since the last fsync
+    is_locked: bool = False
+
+    def write(self, content: Slice, offset: int) -> None:
+        end = offset + len(content)
+        if end > len(self.cached):
+            self.resize(end)
+        self.cached[offset:end] = content
+        self._mark(offset, end)
+
+    def resize(self, size: int) -> None:
+        before = len(self.cached)
+        if size < before:
+            del self.cached[size:]
+        else:
+            self.cached.extend(bytes(size - before))
+        self._mark(min(size, before), max(size, before))
+        self.sizes.append(size)
+
+    def _mark(self, begin: int, end: int) -> None:
+        self.dirty.update(range(begin // SECTOR_BYTES, -(-end // SECTOR_BYTES)))
+
+    def sync_data(self) -> None:
+        self.durable = self._with_sectors(self.dirty, len(self.durable))
+        self.dirty = {sector for sector in self.dirty if (sector + 1) * SECTOR_BYTES > len(self.durable)}
+
+    def sync(self) -> None:
+        self.durable = self._with_sectors(self.dirty, len(self.cached))
+        self.forget_dirt()
+
+    def forget_dirt(self) -> None:
+        self.dirty.clear()
+        self.sizes.clear()
+
+    def lose_cache(self, random: Random, keeping: float) -> None:
+        """Become what a crash leaves, with ``keeping`` (0 to 1) as the chance of each thing that was not synced."""
+        kept = {sector for sector in sorted(self.dirty) if random.random() < keeping}
+        sizes = [len(self.durable), *(size for size in self.sizes if random.random() < keeping)]
+        self.durable = self._with_sectors(kept, sizes[-1] if keeping == 1 else random.choice(sizes))
+        self.cached = bytearray(self.durable)
+        self.forget_dirt()
+        self.is_locked = False
+
+    def _with_sectors(self, sectors: set[int], size: int) -> bytearray:
+        """The durable content at ``size`` bytes, with ``sectors`` taken from the cache."""
+        result = bytearray(self.durable[:size])
+        result.extend(bytes(size - len(result)))
+        for begin, end in _runs(sectors):
+            end = min(end, size)
+            if begin < end:
+                result[begin:end] = self.cached[begin:end].ljust(end - begin, b"\0")
+        return result
+
+
+def _runs(sectors: set[int]) -> Iterator[tuple[int, int]]:
+    """Neighbouring sectors as (begin, end) in bytes: most writes are long."""
+    begin = end = 0
+    for sector in sorted(sectors):
+        if sector != end:
+            yield begin * SECTOR_BYTES, end * SECTOR_BYTES
+            begin = sector
+        end = sector + 1
+    yield begin * SECTOR_BYTES, end * SECTOR_BYTES
+
+
+@dataclass(eq=False, slots=True)
+class _DirectoryNode:
+    entries: dict[str, "_Node"] = field(default_factory=dict)
+    durable: dict[str, "_Node"] = field(default_factory=dict)
+
+
+_Node = _FileNode | _DirectoryNode
+
+
+@dataclass(frozen=True, slots=True)
+class _NameChange:
+    """One atomic change of names: each edit puts a node, or nothing, under a name of a directory."""
+
+    edits: tuple[tuple[_DirectoryNode, str, _Node | None], ...]
+
+    def touches(self, directory: _DirectoryNode) -> bool:
+        return any(edited is directory for edited, _, _ in self.edits)
+
+    def persist(self) -> None:
+        for directory, name, node in self.edits:
+            _put(directory.durable, name, node)
+
+
+def _put(entries: dict[str, _Node], name: str, node: _Node | None) -> None:
+    if node is None:
+        entries.pop(name, None)
+    else:
+        entries[name] = node
+
+
+class MemoryDisk:
+    """A ``storage.disk.Disk``.  Only its root directory ``/`` exists at first."""
+
+    file_class: type["MemoryFile"]
+
+    def __init__(self) -> None:
+        self.operations = 0
+        self.faults: dict[int, Fault] = {}
+        self.cuts = 0
+        self._root = _DirectoryNode()
+        self._changes: list[_NameChange] = []
+        self._cut_at: tuple[int, bool] | None = None
+        self._is_off = False
+
+    # -- what tests do to it --------------------------------------------------------------------------------
+
+    def cut_power(self, operation: int, *, after: bool) -> None:
+        """Go off right before or after an operation: PowerCut there, and at every operation that follows."""
+        self._cut_at = (operation, after)
+
+    def crash(self, seed: int) -> None:
+        """Lose what was not synced, and go on again.  Files that were open cannot be used any more.
+
+        Seed 0 loses all of it, seed 1 nothing (as when only the process dies); any other a part of it.
+        """
+        random = Random(seed)
+        keeping = {0: 0.0, 1: 1.0}.get(seed, 0.5)
+        self._keep_some_names(random, keeping)
+        for node in _walk(self._root, durable=True):
+            if isinstance(node, _DirectoryNode):
+                node.entries = dict(node.durable)
+            else:
+                node.lose_cache(random, keeping)
+        self.cuts += 1
+        self._cut_at, self._is_off = None, False
+
+    def _keep_some_names(self, random: Random, keeping: float) -> None:
+        journaled = random.random() < 0.5
+        for change in self._changes:
+            if random.random() < keeping:
+                change.persist()
+            elif journaled:
+                break
+        self._changes.clear()
+
+    def describe(self, operation: str, path: Path) -> None:
+        """Called with every operation before it happens."""
+
+    # -- how operations happen ------------------------------------------------------------------------------
+
+    @contextmanager
+    def operating(self, operation: str, path: Path) -> Iterator[Fault | None]:
+        """Count an operation; let it fail or end the world if that was asked for.
+
+        Only writes and syncs get to see their fault, since they do something before they fail.
+        """
+        if self._is_off:
+            raise PowerCut
+        number, self.operations = self.operations, self.operations + 1
+        self.describe(operation, path)
+        if self._cut_at == (number, False):
+            self._go_off()
+        fault = self.faults.get(number)
+        if fault and operation not in ("write", "sync") and fault is not Fault.SHORT_WRITE:
+            _fail(fault.value)
+        yield fault
+        if self._cut_at == (number, True):
+            self._go_off()
+
+    def _go_off(self) -> NoReturn:
+        self._is_off = True
+        raise PowerCut
+
+    def _find(self, path: Path) -> _Node:
+        node: _Node = self._root
+        for name in path.parts[1:]:
+            if not isinstance(node, _DirectoryNode):
+                _fail(errno.ENOTDIR)
+            if name not in node.entries:
+                _fail(errno.ENOENT)
+            node = node.entries[name]
+        return node
+
+    def _directory(self, path: Path) -> _DirectoryNode:
+        node = self._find(path)
+        if not isinstance(node, _DirectoryNode):
+            _fail(errno.ENOTDIR)
+        return node
+
+    def _file(self, path: Path) -> _FileNode:
+        node = self._find(path)
+        if not isinstance(node, _FileNode):
+            _fail(errno.EISDIR)
+        return node
+
+    def _change(self, *edits: tuple[_DirectoryNode, str, _Node | None]) -> None:
+        for directory, name, node in edits:
+            _put(directory.entries, name, node)
+        self._changes.append(_NameChange(edits))
+
+    # -- the Disk -------------------------------------------------------------------------------------------
+
+    def open(self, path: Path) -> "MemoryFile":
+        with naming_errors("open", path), self.operating("open", path):
+            return self.file_class(self, self._file(path), path)
+
+    def open_for_writing(self, path: Path) -> "MemoryFile":
+        return self.open(path)
+
+    def create(self, path: Path) -> "MemoryFile":
+        with naming_errors("create", path), self.operating("create", path):
+            node = self._find_or_make(path)
+            node.resize(0)
+        return self.file_class(self, node, path)
+
+    def _find_or_make(self, path: Path) -> _FileNode:
+        directory = self._directory(path.parent)
+        if path.name not in directory.entries:
+            self._change((directory, path.name, _FileNode()))
+        return self._file(path)
+
+    def lock(self, path: Path) -> "MemoryFile | None":
+        with naming_errors("lock", path), self.operating("lock", path):
+            node = self._find_or_make(path)
+            if node.is_locked:
+                return None
+            node.is_locked = True
+        return self.file_class(self, node, path, holds_lock=True)
+
+    def rename(self, old: Path, new: Path) -> None:
+        with naming_errors("rename", old), self.operating("rename", old):
+            node, target = self._find(old), self._directory(new.parent)
+            replaced = target.entries.get(new.name)
+            if isinstance(replaced, _DirectoryNode):
+                _fail(errno.ENOTEMPTY if replaced.entries else errno.EEXIST)
+            if node is not replaced:
+                self._change((self._directory(old.parent), old.name, None), (target, new.name, node))
+
+    def unlink(self, path: Path) -> None:
+        with naming_errors("unlink", path), self.operating("unlink", path):
+            self._file(path)
+            self._change((self._directory(path.parent), path.name, None))
+
+    def mkdir(self, path: Path) -> None:
+        with naming_errors("mkdir", path), self.operating("mkdir", path):
+            directory = self._directory(path.parent)
+            if path.name in directory.entries:
+                _fail(errno.EEXIST)
+            self._change((directory, path.name, _DirectoryNode()))
+
+    def rmdir(self, path: Path) -> None:
+        with naming_errors("rmdir", path), self.operating("rmdir", path):
+            if self._directory(path).entries:
+                _fail(errno.ENOTEMPTY)
+            self._change((self._directory(path.parent), path.name, None))
+
+    def names(self, path: Path) -> Sequence[str]:
+        with naming_errors("list", path), self.operating("list", path):
+            return sorted(self._directory(path).entries)
+
+    def is_directory(self, path: Path) -> bool:
+        with naming_errors("stat", path), self.operating("stat", path):
+            try:
+                return isinstance(self._find(path), _DirectoryNode)
+            except FileNotFoundError:
+                return False
+
+    def fsync_dir(self, path: Path) -> None:
+        with naming_errors("open", path):
+            directory = self._directory(path)
+        with naming_lost_durability("fsync", path), self.operating("sync", path) as fault:
+            if fault:
+                self._changes = [change for change in self._changes if not change.touches(directory)]
+                _fail(fault.value or errno.EIO)
+            self.persist_names(directory)
+
+    def persist_names(self, directory: _DirectoryNode) -> None:
+        for change in self._changes:
+            if change.touches(directory):
+                change.persist()
+        self._changes = [change for change in self._changes if not change.touches(directory)]
+
+    def syncfs(self, path: Path) -> None:
+        with naming_lost_durability("syncfs", path), self.operating("sync", path) as fault:
+            if fault:
+                _fail(fault.value or errno.EIO)
+            for change in self._changes:
+                change.persist()
+            self._changes.clear()
+            for node in _walk(self._root, durable=False):
+                if isinstance(node, _FileNode):
+                    node.sync()
+
+
+class MemoryFile:
+    """A ``storage.disk.File`` of a ``MemoryDisk``."""
+
+    def __init__(self, disk: MemoryDisk, node: _FileNode, path: Path, *, holds_lock: bool = False) -> None:
+        self.path = path
+        self._disk = disk
+        self._node = node
+        self._holds_lock = holds_lock
+        self._cuts = disk.cuts
+
+    @contextmanager
+    def _operating(self, operation: str) -> Iterator[Fault | None]:
+        assert self._cuts == self._disk.cuts, f"{self.path} was opened before the crash"
+        with self._disk.operating(operation, self.path) as fault:
+            yield fault
+
+    def pwritev(self, slices: Sequence[Slice], offset: int) -> None:
+        with naming_errors("write to", self.path):
+            write_all(self._write_some, slices, offset)
+
+    def _write_some(self, slices: Sequence[Slice], offset: int) -> int:
+        content = b"".join(slices)
+        with self._operating("write") as fault:
+            written = len(content) if fault is None else len(content) // 2
+            self._node.write(content[:written], offset)
+            if fault and fault is not Fault.SHORT_WRITE:
+                _fail(fault.value)
+        return written
+
+    def pread(self, length: int, offset: int) -> bytes:
+        with naming_errors("read", self.path), self._operating("read"):
+            return bytes(self._node.cached[offset : offset + length])
+
+    def size(self) -> int:
+        with naming_errors("stat", self.path), self._operating("stat"):
+            return len(self._node.cached)
+
+    def truncate(self, size: int) -> None:
+        with naming_errors("truncate", self.path), self._operating("truncate"):
+            self._node.resize(size)
+
+    def fdatasync(self) -> None:
+        with self._syncing("fdatasync"):
+            self._node.sync_data()
+
+    def fsync(self) -> None:
+        with self._syncing("fsync"):
+            self._node.sync()
+
+    @contextmanager
+    def _syncing(self, operation: str) -> Iterator[None]:
+        with naming_lost_durability(operation, self.path), self._operating("sync") as fault:
+            if fault:
+                self._node.forget_dirt()
+                _fail(fault.value or errno.EIO)
+            yield
+
+    def close(self) -> None:
+        if self._holds_lock and self._cuts == self._disk.cuts:
+            self._node.is_locked = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None, /
+    ) -> None:
+        self.close()
+
+
+MemoryDisk.file_class = MemoryFile
+
+
+def _walk(directory: _DirectoryNode, *, durable: bool) -> Iterator[_Node]:
+    yield directory
+    for node in (directory.durable if durable else directory.entries).values():
+        if isinstance(node, _DirectoryNode):
+            yield from _walk(node, durable=durable)
+        else:
+            yield node
+
+
+def _fail(code: int) -> NoReturn:
+    raise OSError(code, os.strerror(code))

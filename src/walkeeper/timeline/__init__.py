@@ -1,0 +1,1 @@
+"""ASYNC: where the durable state of a timeline meets many tasks."""

@@ -1,0 +1,203 @@
+"""A timeline that many tasks use, and the one narrow place through which its state changes.
+
+``process`` decides, keeps, and becomes.  Waiting for its lock may be cancelled; from there on nothing can stop it,
+and if something does all the same, the fuse blows: the timeline then refuses everything until it has been read
+again from disk (``timeline.upkeep`` does that).  So an operation is either not begun or complete, in memory and on
+disk (invariant 41).
+
+Does not decide (``acceptor``), touch files (``storage``) or know connections (``services``).
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import TracebackType
+
+import trio
+
+from walkeeper.acceptor.acceptor import Acceptor, AdminRequest, Checkpoint, Kept, new_acceptor
+from walkeeper.acceptor.state import AcceptorState
+from walkeeper.errors import Blown, Closing, DiskFull, DurabilityLost
+from walkeeper.ids import NodeId, TenantTimelineId
+from walkeeper.lsn import INVALID_LSN
+from walkeeper.messages import AcceptorMessage, Batch
+from walkeeper.storage.offload import Offload
+from walkeeper.storage.store import TimelineStore
+from walkeeper.timeline.progress import Position, Progress
+from walkeeper.timeline.registry import Receiver, Registry
+
+
+class Fuse:
+    """Armed while an operation runs.  Anything but a return, or a disk that is full and untouched, blows it."""
+
+    def __init__(self, on_blown: Callable[[], None]) -> None:
+        self.blown_by: BaseException | None = None
+        self._on_blown = on_blown
+
+    def __enter__(self) -> None:
+        assert self.blown_by is None, "an operation was begun on a timeline whose fuse has blown"
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
+    ) -> None:
+        if error is not None and not isinstance(error, DiskFull):
+            self.blown_by = error
+            self._on_blown()
+
+    def replace(self) -> None:
+        self.blown_by = None
+
+
+@dataclass(frozen=True, slots=True)
+class TimelineStatistics:
+    """A look at a timeline, taken without its lock.  ``state`` is None while it cannot be used."""
+
+    ttid: TenantTimelineId
+    state: AcceptorState | None
+    receivers: tuple[Receiver, ...]
+    blown_by: BaseException | None
+
+
+class Timeline:
+    """One timeline of this keeper.  Shut until ``open`` has read it from disk."""
+
+    def __init__(self, ttid: TenantTimelineId, node_id: NodeId, store: TimelineStore, offload: Offload) -> None:
+        self.ttid = ttid
+        self.progress = Progress()
+        self.registry = Registry()
+        self._node_id = node_id
+        self._store = store
+        self._offload = offload
+        self._lock = trio.Lock()
+        self._fuse = Fuse(self._on_blown)
+        self._is_closing = False
+        self._acceptor: Acceptor | None = None
+        self._attention = trio.Event()
+
+    # -- the narrow place -----------------------------------------------------------------------------------
+
+    async def process(self, request: Batch | AdminRequest) -> AcceptorMessage | None:
+        """Decide, keep, become; return the reply, if there is one.
+
+        Raises Refused or PeerError (nothing has changed), TimelineUnavailable, DiskFull (nothing has changed),
+        or another StorageError (the fuse has blown).
+
+        Cancellation: before the lock nothing has happened; after it everything has.
+        """
+        try:
+            self._lock.acquire_nowait()  # try, then wait: spares a turn of the scheduler
+        except trio.WouldBlock:
+            await self._lock.acquire()
+        try:
+            kept = await self._process(request)
+        finally:
+            self._lock.release()
+        return kept.reply
+
+    async def _process(self, request: Batch | AdminRequest) -> Kept:
+        intent = self._require_open().decide(request)  # pure: may refuse, changes nothing
+        if intent.effects:
+            with trio.CancelScope(shield=True), self._fuse:  # from here to the end nobody can stop it
+                if intent.truncates_to is not None:
+                    self.progress.withdraw(intent.truncates_to)  # readers lose sight of it before the disk does
+                kept = await self._offload(intent.keep, self._store)  # one hop: durable when it returns
+                self._acceptor = kept.acceptor  # no checkpoint since the hop
+        else:  # heartbeats, refused votes, greetings: no thread, no sync
+            kept = intent.keep(self._store)
+            self._acceptor = kept.acceptor
+        self.progress.publish(Position.of(kept.acceptor.state))
+        if self._wants_spare() or self._lags_a_segment(kept.acceptor.state):
+            self._attention.set()
+        return kept
+
+    def _require_open(self) -> Acceptor:
+        if self._is_closing:
+            raise Closing(self.ttid)
+        if self._acceptor is None or self._fuse.blown_by is not None:
+            raise Blown(self.ttid)
+        return self._acceptor
+
+    def _on_blown(self) -> None:
+        self._acceptor = None
+        self.progress.withdraw(INVALID_LSN)
+        self._attention.set()
+
+    # -- from disk and back ---------------------------------------------------------------------------------
+
+    async def open(self) -> None:
+        """Read the timeline from disk: at first, and after the fuse has blown.
+
+        Raises StorageError when it cannot be read; the timeline then stays shut.
+
+        Cancellation: before the lock nothing has happened; after it everything has.
+        """
+        async with self._lock:
+            if self._is_closing:
+                raise Closing(self.ttid)
+            self._fuse.replace()
+            with self._fuse:
+                recovered = await self._offload(self._store.recover)
+                self._acceptor = new_acceptor(
+                    self._node_id, recovered.control_file, recovered.end_lsn, recovered.tli
+                )
+            self.progress.publish(Position.of(self._acceptor.state))
+
+    async def close(self) -> None:
+        """Send everybody away, save the control file if it lags, and give the files back.
+
+        Cancellation: at any time; what was kept before is safe, since no promise depends on a tidy end.
+        """
+        self.registry.cancel_all()
+        if self._acceptor is not None and self._acceptor.state.is_ahead:
+            await self.process(Checkpoint())
+        self._is_closing = True
+        async with self._lock:
+            await self._offload(self._store.close)
+
+    # -- for upkeep and for those who look ------------------------------------------------------------------
+
+    async def wait_attention(self) -> None:
+        """Return when upkeep has something to do: a blown fuse, a spare to make, a control file that lags.
+
+        Cancellation: at any time, nothing is lost.
+        """
+        await self._attention.wait()
+        self._attention = trio.Event()
+
+    @property
+    def durability_lost(self) -> DurabilityLost | None:
+        """The failed fsync that must end the process, if there was one."""
+        return self._fuse.blown_by if isinstance(self._fuse.blown_by, DurabilityLost) else None
+
+    @property
+    def is_blown(self) -> bool:
+        return self._fuse.blown_by is not None
+
+    async def save_if_ahead(self) -> None:
+        """Save the control file if positions in memory have run ahead of it.
+
+        Cancellation: before the lock nothing has happened; after it everything has.
+        """
+        if self._acceptor is not None and self._acceptor.state.is_ahead:
+            await self.process(Checkpoint())
+
+    async def prepare_spare(self) -> None:
+        """Make the next segment before it is needed.  Takes no lock: nothing is named before ``process`` needs it.
+
+        Cancellation: waits for the thread; a spare is not part of any promise.
+        """
+        if self._wants_spare():
+            await self._offload(self._store.prepare_spare)
+
+    def _wants_spare(self) -> bool:
+        return self._store.wants_spare
+
+    def _lags_a_segment(self, state: AcceptorState) -> bool:
+        return state.ahead.commit_lsn - state.kept.commit_lsn >= state.kept.server.wal_seg_size
+
+    def statistics(self) -> TimelineStatistics:
+        return TimelineStatistics(
+            self.ttid,
+            self._acceptor.state if self._acceptor else None,
+            self.registry.receivers(),
+            self._fuse.blown_by,
+        )

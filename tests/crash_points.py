@@ -1,0 +1,260 @@
+"""A keeper's storage under a leader's orders, a crash at every operation of its disk, and what must hold after it.
+
+``Keeper`` gives the store the effects an acceptor would, and writes down in its ``Ledger`` what it has promised.
+``survive_every_crash`` runs a whole story; whenever the disk is about to change, it crashes copies of it, recovers
+them, and compares with the ledger.
+"""
+
+from bisect import bisect_right
+from collections.abc import Iterable
+from copy import deepcopy
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from walkeeper.acceptor.effects import InitializeFirstSegment, KeepControlFile, SyncWal, TruncateWal, WriteWal
+from walkeeper.formats.control_file import ControlFile
+from walkeeper.formats.segments import next_segment_start, segment_offset
+from walkeeper.formats.xlog import first_segment_headers
+from walkeeper.ids import TenantId, TenantTimelineId, TimelineId, TimelineNumber
+from walkeeper.lsn import INVALID_LSN, Lsn
+from walkeeper.messages import ServerInfo
+from walkeeper.storage.disk import Disk
+from walkeeper.storage.reader import WalReader
+from walkeeper.storage.recovery import CONTROL_FILE, Recovered
+from walkeeper.storage.store import TimelineStore, write_control_file
+from walkeeper.storage.wal import Segment, segments_in
+from walkeeper.terms import Term
+from walkeeper.testing.memory_disk import MemoryDisk
+from walkeeper.testing.wal import WalGenerator
+
+SEGMENT = 1 << 20
+START = Lsn(5 * SEGMENT + 0x2028)
+TLI = TimelineNumber(1)
+SERVER = ServerInfo(pg_version=150005, system_id=0x1234, wal_seg_size=SEGMENT)
+TTID = TenantTimelineId(TenantId(b"t" * 16), TimelineId(b"l" * 16))
+DIRECTORY = Path("/timeline")
+
+CHANGES = {"create", "write", "truncate", "sync", "rename", "unlink"}
+SEEDS = (0, 1, 2)
+
+
+def new_wal(start: Lsn, total: int, *, fill: int, prev: int = 0, switch: bool = False) -> WalGenerator:
+    """Records of up to 50 kB, at least ``total`` bytes of WAL in all, recognizable by ``fill``."""
+    wal = WalGenerator(start, pg_major=15, wal_seg_size=SEGMENT, prev=Lsn(prev))
+    while wal.lsn < start + total:
+        wal.record(bytes([fill]) * (700 + 9973 * (len(wal.records) % 6)))
+    if switch:
+        wal.switch()
+    return wal
+
+
+def new_timeline(disk: Disk, **changes: object) -> ControlFile:
+    """The directory of a timeline without WAL, durable."""
+    control_file = replace(ControlFile(ttid=TTID, server=SERVER), **changes)  # type: ignore[arg-type]
+    disk.mkdir(DIRECTORY)
+    disk.fsync_dir(DIRECTORY.parent)
+    write_control_file(disk, DIRECTORY, control_file)
+    return control_file
+
+
+@dataclass
+class Ledger:
+    """What a keeper has promised, and what its disk may hold.
+
+    ``wal`` begins at START; it is everything that was ever handed to the store and not truncated since.  Records end
+    at ``ends`` and start at ``starts``.  ``promised`` is the flush_lsn that was reported.  ``coming`` is a control file being kept.
+    """
+
+    kept: ControlFile
+    coming: ControlFile | None = None
+    wal: bytes = b""
+    ends: list[Lsn] = field(default_factory=lambda: [START])
+    starts: list[Lsn] = field(default_factory=lambda: [INVALID_LSN])
+    promised: Lsn = INVALID_LSN
+
+    def cut(self, lsn: Lsn) -> None:
+        self.wal = self.wal[: lsn - START]
+        kept = bisect_right(self.ends, lsn)
+        self.ends, self.starts = self.ends[:kept], self.starts[:kept]
+
+    def extend(self, generator: WalGenerator) -> None:
+        assert START + len(self.wal) <= generator.start
+        self.wal = self.wal.ljust(generator.start - START, b"\0") + generator.wal
+        self.ends += [record.end for record in generator.records]
+        self.starts += [record.start for record in generator.records]
+
+
+class Keeper:
+    """An acceptor reduced to the orders it gives its store."""
+
+    def __init__(self, disk: Disk, ledger: Ledger) -> None:
+        self.disk = disk
+        self.store = TimelineStore(disk, DIRECTORY)
+        self.ledger = ledger
+
+    def recover(self) -> Recovered:
+        return self.store.recover()
+
+    def save(self, **changes: object) -> None:
+        self.ledger.coming = replace(self.ledger.kept, **changes)  # type: ignore[arg-type]
+        self.store.perform(KeepControlFile(self.ledger.coming))
+        self.ledger.kept, self.ledger.coming = self.ledger.coming, None
+
+    def elect(self, lsn: Lsn, tli: TimelineNumber) -> None:
+        """A new leader continues at ``lsn``: term, truncation, the rest of the control file."""
+        self.save(term=Term(self.ledger.kept.term + 1))
+        self.ledger.promised = min(self.ledger.promised, lsn)
+        if not tli:
+            self.store.perform(InitializeFirstSegment(lsn, TLI))
+        self.store.perform(TruncateWal(lsn, TLI))
+        self.ledger.cut(lsn)
+        start = self.ledger.kept.timeline_start_lsn or lsn
+        commit_lsn = max(self.ledger.kept.commit_lsn, start)
+        self.save(timeline_start_lsn=start, local_start_lsn=start, commit_lsn=commit_lsn)
+
+    def append(self, generator: WalGenerator, *, batch: int = 600_000, until: Lsn | None = None) -> None:
+        """Stream WAL in batches of uneven slices, promising each once it is synced."""
+        self.ledger.extend(generator)
+        wal = memoryview(generator.wal)[: None if until is None else until - generator.start]
+        for begin in range(0, len(wal), batch):
+            part = wal[begin : begin + batch]
+            slices = [part[:1], part[1:131], part[131 : batch // 2], part[batch // 2 :]]
+            self.store.perform(WriteWal(Lsn(generator.start + begin), [s for s in slices if s], TLI))
+            self.store.perform(SyncWal())
+            self.ledger.promised = generator.record_end_at(generator.start + begin + len(part))
+
+    def commit(self) -> None:
+        self.save(commit_lsn=self.ledger.promised)
+
+
+def tell_story(keeper: Keeper) -> None:
+    """First start, three segments, a spare, a leader that takes WAL back across segments, a switch without padding."""
+    recovered = keeper.recover()
+    keeper.elect(START, recovered.tli)
+    first = new_wal(START, SEGMENT // 2, fill=0x11)
+    keeper.append(first)
+    keeper.commit()
+    keeper.store.prepare_spare()
+    second = new_wal(first.lsn, SEGMENT + SEGMENT // 2, fill=0x22, prev=first.prev)
+    keeper.append(second)
+    last_kept = second.records[3]
+    keeper.elect(last_kept.end, TLI)
+    third = new_wal(last_kept.end, SEGMENT // 2, fill=0x33, prev=last_kept.start, switch=True)
+    keeper.append(third, until=Lsn(third.records[-1].start + 24))
+    keeper.elect(third.lsn, TLI)
+    keeper.commit()
+    keeper.append(new_wal(third.lsn, SEGMENT // 3, fill=0x44, prev=third.prev))
+
+
+def survive_every_crash(disk: MemoryDisk, seeds: Iterable[int] = SEEDS) -> int:
+    """Tell the story on ``disk``; crash and check at each of its steps.  Returns how many crashes that were."""
+    keeper = Keeper(disk, Ledger(new_timeline(disk)))
+    crashes = 0
+
+    def crash(operation: str, path: Path) -> None:
+        nonlocal crashes
+        if operation not in CHANGES:
+            return
+        for seed in seeds:
+            crashes += 1
+            try:
+                check_crash(deepcopy(disk, {id(crash): _quietly}), deepcopy(keeper.ledger), seed)
+            except Exception as error:
+                error.add_note(f"crash {seed} before operation {disk.operations}: {operation} {path.name}")
+                raise
+
+    disk.describe = crash  # type: ignore[method-assign]
+    tell_story(keeper)
+    crash("sync", DIRECTORY)
+    return crashes
+
+
+def _quietly(_operation: str, _path: Path) -> None:
+    """Instead of ``crash``, on a copy that has crashed."""
+
+
+def check_crash(disk: MemoryDisk, ledger: Ledger, seed: int) -> None:
+    """Crash, recover, compare with the ledger, and go on under another leader."""
+    disk.crash(seed)
+    before = read_file(disk, CONTROL_FILE)
+    keeper = Keeper(disk, ledger)
+    recovered = keeper.recover()
+    assert read_file(disk, CONTROL_FILE) == before  # invariant 34
+    check_recovered(disk, ledger, recovered)
+    ledger.kept, ledger.coming = recovered.control_file, None
+    go_on(keeper, recovered)
+
+
+def check_recovered(disk: Disk, ledger: Ledger, recovered: Recovered) -> None:
+    assert recovered.control_file in (ledger.kept, ledger.coming)  # invariants 32 and 33
+    if recovered.end_lsn == INVALID_LSN:
+        assert ledger.promised == INVALID_LSN
+        assert recovered.control_file.commit_lsn == INVALID_LSN
+        return
+    assert recovered.end_lsn in ledger.ends  # invariant 24
+    assert recovered.end_lsn >= ledger.promised  # invariants 7 and 30
+    assert recovered.end_lsn >= recovered.control_file.commit_lsn
+    assert recovered.tli == TLI
+    assert read_wal(disk, recovered.end_lsn) == ledger.wal[: recovered.end_lsn - START]  # invariant 25
+    for segment in segments_in(disk, DIRECTORY, SEGMENT):
+        if not segment.is_partial:
+            check_complete(disk, ledger, segment)
+
+
+def check_complete(disk: Disk, ledger: Ledger, segment: Segment) -> None:
+    """A file without the suffix is whole and holds nothing but WAL up to its end (invariant 28)."""
+    begin = segment.segno * SEGMENT
+    head = first_segment_headers(START, server=SERVER, tli=TLI) if begin < START else b""
+    expected = head + ledger.wal[max(0, begin - START) :][: SEGMENT - len(head)]
+    assert read_file(disk, segment.path.name) == expected
+
+
+def go_on(keeper: Keeper, recovered: Recovered) -> None:
+    """Another leader continues where the WAL ends; all that it streams must be there after one more crash."""
+    assert isinstance(keeper.disk, MemoryDisk)
+    end_lsn = recovered.end_lsn or START
+    keeper.elect(end_lsn, recovered.tli)
+    check_zero_behind(keeper.disk, end_lsn)
+    check_names(keeper.disk, end_lsn)
+    total = SEGMENT - segment_offset(end_lsn, SEGMENT) + 50_000
+    more = new_wal(end_lsn, total, fill=0x55, prev=keeper.ledger.starts[-1])
+    keeper.append(more, batch=2_000_000)
+    keeper.disk.crash(0)
+    again = Keeper(keeper.disk, keeper.ledger).recover()
+    assert again.end_lsn == more.lsn
+    check_recovered(keeper.disk, keeper.ledger, again)
+
+
+def check_zero_behind(disk: Disk, lsn: Lsn) -> None:
+    """Invariant 26."""
+    segments, offset = segments_in(disk, DIRECTORY, SEGMENT), segment_offset(lsn, SEGMENT)
+    assert segments[-1].segno == lsn // SEGMENT
+    assert read_file(disk, segments[-1].path.name)[offset:] == bytes(SEGMENT - offset)
+
+
+def check_names(disk: Disk, lsn: Lsn) -> None:
+    """The segment being written is partial, every other one complete, and nothing else is left (invariant 28)."""
+    segments = segments_in(disk, DIRECTORY, SEGMENT)
+    assert [segment.is_partial for segment in segments] == [False] * (len(segments) - 1) + [True]
+    assert set(disk.names(DIRECTORY)) == {CONTROL_FILE} | {segment.path.name for segment in segments}
+    assert all(len(read_file(disk, segment.path.name)) == SEGMENT for segment in segments)
+
+
+def read_file(disk: Disk, name: str) -> bytes:
+    with disk.open(DIRECTORY / name) as file:
+        return file.pread(file.size(), 0)
+
+
+def read_wal(disk: Disk, end_lsn: Lsn) -> bytes:
+    """What a sender would read from START to ``end_lsn``.  Padding that never came and has no file is zeroes."""
+    reader, wal, lsn = WalReader(disk, DIRECTORY, SEGMENT), bytearray(), START
+    while lsn < end_lsn:
+        length = min(end_lsn, next_segment_start(lsn + 1, SEGMENT)) - lsn
+        wal += reader.read(lsn, length, TLI)
+        lsn = Lsn(lsn + length)
+    return bytes(wal)
+
+
+def whole_directory(disk: Disk) -> dict[str, bytes]:
+    """Every file of the timeline, by name."""
+    return {name: read_file(disk, name) for name in disk.names(DIRECTORY)}

@@ -1,0 +1,126 @@
+"""The acceptor's machine notices when a promise is not kept: each of these is broken in one place."""
+
+import pytest
+from hypothesis import HealthCheck, Phase, settings
+from hypothesis.stateful import run_state_machine_as_test
+
+from acceptor_machine import AcceptorMachine
+from walkeeper.acceptor.acceptor import Intent, Kept
+from walkeeper.acceptor.effects import Effect, KeepControlFile, SyncWal, WriteWal
+from walkeeper.errors import StorageError
+from walkeeper.testing.memory_disk import MemoryDisk, MemoryFile
+
+SEARCH = settings(
+    max_examples=300,
+    stateful_step_count=20,
+    deadline=None,
+    database=None,
+    derandomize=True,
+    phases=[Phase.generate],  # that it fails is the point, not how shortly
+    suppress_health_check=list(HealthCheck),
+)
+
+
+class WithoutFsync(AcceptorMachine):
+    """Syncs of WAL do nothing."""
+
+    class File(MemoryFile):
+        def fdatasync(self) -> None:
+            pass
+
+    def new_disk(self) -> MemoryDisk:
+        disk = MemoryDisk()
+        disk.file_class = self.File
+        return disk
+
+
+class WithoutDirectorySync(AcceptorMachine):
+    """New names are not made durable."""
+
+    class Disk(MemoryDisk):
+        def fsync_dir(self, path: object) -> None:
+            pass
+
+    def new_disk(self) -> MemoryDisk:
+        return self.Disk()
+
+
+class ReportsBeforeItWrites(AcceptorMachine):
+    """Speaks first, and writes when it is spoken to again."""
+
+    def __init__(self) -> None:
+        self.late: list[Effect] = []
+        super().__init__()
+
+    def keep(self, intent: Intent) -> Kept:
+        for effect in self.late:
+            self.store.perform(effect)
+        self.late = [effect for effect in intent.effects if isinstance(effect, WriteWal | SyncWal)]
+        now = [effect for effect in intent.effects if effect not in self.late]
+        return Intent(now, intent._kept).keep(self.store)
+
+
+class ForgetsItsVote(AcceptorMachine):
+    """A vote is given without being kept."""
+
+    def keep(self, intent: Intent) -> Kept:
+        kept_term = self.acceptor.state.term
+        effects = [
+            effect
+            for effect in intent.effects
+            if not (isinstance(effect, KeepControlFile) and effect.control_file.term > kept_term)
+        ]
+        return Intent(effects, intent._kept).keep(self.store)
+
+
+class HistoryBeforeTruncation(AcceptorMachine):
+    """Control file first, WAL later: old WAL gets the new leader's name."""
+
+    def keep(self, intent: Intent) -> Kept:
+        effects = sorted(intent.effects, key=lambda effect: not isinstance(effect, KeepControlFile))
+        return Intent(effects, intent._kept).keep(self.store)
+
+
+class CommitsBeyondWhatIsHere(AcceptorMachine):
+    """The leader's commit_lsn is kept as it is."""
+
+    def keep(self, intent: Intent) -> Kept:
+        kept = intent.keep(self.store)
+        ahead = kept.acceptor.state.ahead
+        object.__setattr__(ahead, "commit_lsn", ahead.commit_lsn + 8 if ahead.commit_lsn else 0)
+        return kept
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        WithoutFsync,
+        WithoutDirectorySync,
+        ReportsBeforeItWrites,
+        ForgetsItsVote,
+        CommitsBeyondWhatIsHere,
+    ],
+)
+def test_a_broken_keeper_is_caught(broken: type[AcceptorMachine]) -> None:
+    with pytest.raises((AssertionError, StorageError)):
+        run_state_machine_as_test(broken, settings=SEARCH)
+
+
+def change_leaders(machine: AcceptorMachine, cut_at: int) -> None:
+    """A leader takes back two records, and the power goes off at a disk operation of that."""
+    machine.ask_for_vote(1, seed=1)
+    machine.win_election(0, seed=1)
+    machine.append([300, 300, 300], short=0, commit=4, switch=False, seed=1)
+    machine.ask_for_vote(1, seed=1)
+    machine.power_will_be_cut(cut_at, after=False)
+    machine.win_election(2, seed=1)
+    machine.every_record_is_its_writers()
+    machine.what_was_reported_can_be_read_and_is_what_was_sent()
+
+
+def test_a_history_that_is_kept_before_the_truncation_is_caught() -> None:
+    for cut_at in range(40):
+        change_leaders(AcceptorMachine(), cut_at)
+    with pytest.raises(AssertionError):
+        for cut_at in range(40):
+            change_leaders(HistoryBeforeTruncation(), cut_at)

@@ -1,0 +1,145 @@
+"""Storage that cuts a corner: the crash points must notice every one of them."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from crash_points import survive_every_crash
+
+from walkeeper.acceptor.effects import Effect, SyncWal
+from walkeeper.errors import StorageError
+from walkeeper.lsn import Lsn
+from walkeeper.messages import Slice
+from walkeeper.storage import recovery, store, wal
+from walkeeper.storage.disk import Disk, File
+from walkeeper.storage.durable import rename_synced
+from walkeeper.testing.memory_disk import MemoryDisk, MemoryFile
+
+
+class CarelessFile(MemoryFile):
+    """Says that its content is durable, and does nothing about it."""
+
+    def fdatasync(self) -> None:
+        pass
+
+
+class CarelessWithSizes(MemoryFile):
+    """Makes content durable, but not the size."""
+
+    def fsync(self) -> None:
+        self.fdatasync()
+
+
+class NeverShorter(MemoryFile):
+    """Ignores that it shall be cut."""
+
+    def truncate(self, size: int) -> None:
+        super().truncate(max(size, self.size()))
+
+
+class ForgetsNames(MemoryDisk):
+    """Does not sync directories."""
+
+    def fsync_dir(self, path: Path) -> None:
+        pass
+
+
+class RenamesTooEarly(wal.Wal):
+    """Gives a segment its final name before its content is durable."""
+
+    def _complete(self, file: File) -> None:
+        rename_synced(self._disk, file.path, file.path.with_suffix(""))
+        self.sync()
+        self._let_go()
+
+
+class CutsUnderItsFinalName(wal.Wal):
+    """Takes the promise of a complete segment back after it was broken, not before."""
+
+    def _cut(self, path: Path, lsn: Lsn) -> File:
+        for name in (path, wal.partial(path)):
+            if name.name in self._disk.names(self._directory):
+                with self._disk.open_for_writing(name) as file:
+                    file.truncate(lsn % self._segment_bytes)
+        return super()._cut(path, lsn)
+
+
+class RemovesUpwards(wal.Wal):
+    """Leaves all later segments where they are."""
+
+    def _remove(self, present: Sequence[wal.Segment], first_segno: int) -> None:
+        pass
+
+
+class LeavesOldNames(wal.Wal):
+    """Leaves a segment that an XLOG_SWITCH has filled without its final name (hazard 2.9)."""
+
+    def _complete_before(self, present: Sequence[wal.Segment], lsn: Lsn) -> None:
+        pass
+
+
+class DropsTheLastSlice(wal.Wal):
+    def write(self, begin_lsn: Lsn, slices: Sequence[Slice], tli: wal.TimelineNumber) -> None:
+        super().write(begin_lsn, [*slices[:-1], bytes(len(slices[-1]))], tli)
+
+
+class ForgetsToSync(store.TimelineStore):
+    def perform(self, effect: Effect) -> None:
+        if not isinstance(effect, SyncWal):
+            super().perform(effect)
+
+
+def replace_in_place(disk: Disk, path: Path, content: bytes, *, temporary: str) -> None:
+    """A control file that is overwritten where it is."""
+    with disk.create(path) as file:
+        file.pwritev((content,), 0)
+        file.fsync()
+    disk.fsync_dir(path.parent)
+
+
+def keep_leftovers(disk: Disk, directory: Path) -> None:
+    """A recovery that does not clean up."""
+
+
+def assert_caught(disk: MemoryDisk) -> None:
+    with pytest.raises((AssertionError, StorageError)):
+        survive_every_crash(disk)
+
+
+@pytest.mark.parametrize("file_class", [CarelessFile, CarelessWithSizes, NeverShorter])
+def test_a_file_that_cuts_a_corner_is_caught(file_class: type[MemoryFile]) -> None:
+    disk = MemoryDisk()
+    disk.file_class = file_class  # type: ignore[misc]
+    assert_caught(disk)
+
+
+def test_directories_that_are_not_synced_are_caught() -> None:
+    assert_caught(ForgetsNames())
+
+
+@pytest.mark.parametrize(
+    "wal_class",
+    [RenamesTooEarly, CutsUnderItsFinalName, RemovesUpwards, LeavesOldNames, DropsTheLastSlice],
+)
+def test_wal_that_cuts_a_corner_is_caught(wal_class: type[wal.Wal], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store, "Wal", wal_class)
+    assert_caught(MemoryDisk())
+
+
+def test_a_store_that_skips_the_sync_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("crash_points.TimelineStore", ForgetsToSync)
+    assert_caught(MemoryDisk())
+
+
+def test_a_control_file_that_is_overwritten_in_place_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store, "replace_file", replace_in_place)
+    assert_caught(MemoryDisk())
+
+
+def test_a_recovery_that_leaves_temporary_files_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recovery, "remove_leftovers", keep_leftovers)
+    assert_caught(MemoryDisk())
+
+
+def test_storage_without_sabotage_is_not_caught() -> None:
+    survive_every_crash(MemoryDisk(), seeds=(2,))

@@ -1,0 +1,56 @@
+"""What the daemon can be told: Neon's names and defaults."""
+
+from pathlib import Path
+
+from walkeeper.daemon.config import ListenConfig, LogConfig, PlaceConfig, ServeConfig, TimingConfig
+from walkeeper.daemon.options import FlagParser, add_flags, options_of, read_flags, settle
+from walkeeper.daemon.values import Address
+from walkeeper.ids import NodeId
+
+
+def serve(*arguments: str) -> ServeConfig:
+    parser = FlagParser(prog="serve")
+    add_flags(parser, options_of(ServeConfig))
+    return settle(ServeConfig, read_flags(parser.parse_args(arguments), options_of(ServeConfig)), {})
+
+
+def test_the_defaults_are_neons() -> None:
+    assert serve() == ServeConfig(
+        place=PlaceConfig(path=Path("./"), node_id=None, no_sync=False),
+        listen=ListenConfig(
+            pg=Address("127.0.0.1", 5454),
+            http=Address("127.0.0.1", 7676),
+            advertise_pg=None,
+            availability_zone=None,
+        ),
+        log=LogConfig(format="plain"),
+        timing=TimingConfig(control_file_save_interval_seconds=300.0, drain_seconds=3.0),
+        init=False,
+        dump_control_file=None,
+    )
+
+
+def test_every_flag_reaches_its_part() -> None:
+    config = serve(
+        "-D", "/wal", "--id", "7", "--init", "-l", "[::]:1", "--listen-http=h:2", "--advertise-pg", "me:3", "-n",
+        "--availability-zone", "a", "--dump-control-file", "f", "--log-format", "json",
+        "--control-file-save-interval", "1m", "--shutdown-timeout", "10s",
+    )  # fmt: skip
+    assert config == ServeConfig(
+        place=PlaceConfig(path=Path("/wal"), node_id=NodeId(7), no_sync=True),
+        listen=ListenConfig(
+            pg=Address("::", 1), http=Address("h", 2), advertise_pg=Address("me", 3), availability_zone="a"
+        ),
+        log=LogConfig(format="json"),
+        timing=TimingConfig(control_file_save_interval_seconds=60.0, drain_seconds=10.0),
+        init=True,
+        dump_control_file=Path("f"),
+    )
+
+
+def test_names_are_neons_except_for_our_own() -> None:
+    neons = {
+        "datadir", "id", "init", "listen-pg", "listen-http", "advertise-pg", "availability-zone", "no-sync",
+        "dump-control-file", "log-format", "control-file-save-interval",
+    }  # fmt: skip
+    assert {each.name for each in options_of(ServeConfig)} == neons | {"shutdown-timeout"}

@@ -1,0 +1,507 @@
+"""The proposer's conversation with its keepers, one rule at a time."""
+
+from collections.abc import Sequence
+
+import pytest
+
+from unit.proposer.model_keeper import FIRST_LSN, ModelKeeper
+from walkeeper.errors import ConfigError, Malformed, OutOfTurn
+from walkeeper.ids import NodeId, TenantId, TenantTimelineId, TimelineId
+from walkeeper.lsn import Lsn
+from walkeeper.membership import NO_CONFIGURATION, NO_GENERATION, Configuration, Generation, Member
+from walkeeper.messages import (
+    APPEND_BYTES_MAX,
+    AcceptorGreeting,
+    AppendResponse,
+    ProposerElected,
+    ProposerGreeting,
+    ServerInfo,
+    VoteRequest,
+    VoteResponse,
+)
+from walkeeper.proposer.actions import Action, Append, CampaignLost, CommitAdvanced, Elected, Fenced, Reconfigured
+from walkeeper.proposer.proposer import KEEPERS_MAX, Pace, Proposer
+from walkeeper.terms import Term, TermHistory
+
+GREETING = ProposerGreeting(
+    TenantTimelineId(TenantId(bytes([1] * 16)), TimelineId(bytes([2] * 16))),
+    NO_CONFIGURATION,
+    ServerInfo(pg_version=150005, system_id=42, wal_seg_size=1 << 24),
+)
+CONFIGURATION = Configuration(
+    Generation(3),
+    tuple(Member(NodeId(each), f"k{each}", 5454) for each in (1, 2, 3)),
+    tuple(Member(NodeId(each), f"k{each}", 5454) for each in (3, 4, 5)),
+)
+
+
+class Table:
+    """A proposer and its keepers around one table; messages arrive at once."""
+
+    def __init__(self, keepers: int = 3, **options: object) -> None:
+        self.keepers = [ModelKeeper(NodeId(place + 1)) for place in range(keepers)]
+        names = [f"k{place}" for place in range(keepers)]
+        self.proposer = Proposer(names, GREETING, **options)  # type: ignore[arg-type]
+        self.log: list[Term] = []
+        self.now = 0.0
+        self.actions: list[Action] = []
+
+    def talk(self, *places: int) -> list[Action]:
+        """Let each of these keepers and the proposer talk until they have nothing more to say."""
+        before = len(self.actions)
+        for place in places:
+            while self.say(place):
+                pass
+        return self.actions[before:]
+
+    def say(self, place: int) -> bool:
+        message = self.proposer.next_message(place, self.now)
+        if message is None:
+            return False
+        reply = self.keepers[place].hear(message, self.wal_of(message))
+        if reply is not None:
+            self.actions += self.proposer.received(place, reply, self.now)
+        return True
+
+    def wal_of(self, message: object) -> list[Term]:
+        if not isinstance(message, Append):
+            return []
+        return self.log[message.begin_lsn - FIRST_LSN : message.end_lsn - FIRST_LSN]
+
+    def connect(self, *places: int) -> list[Action]:
+        for place in places:
+            self.proposer.connected(place)
+        return self.talk(*places)
+
+    def greet(self, *places: int) -> None:
+        """Connect and exchange greetings, nothing more."""
+        for place in places:
+            self.proposer.connected(place)
+            self.say(place)
+
+    def elect(self, *places: int) -> None:
+        """Win with these keepers and lead."""
+        self.greet(*places)
+        self.talk(*places)
+        election = self.proposer.election
+        assert election is not None
+        self.log = list(self.keepers[election.donor].wal)
+        self.proposer.lead(FIRST_LSN)
+
+    def write(self, positions: int) -> None:
+        self.log += [self.proposer.term] * positions
+        self.proposer.wal_grew(Lsn(FIRST_LSN + len(self.log)))
+
+
+def test_the_term_is_one_above_the_highest_of_a_quorum_of_greetings() -> None:
+    table = Table()
+    table.keepers[0].term, table.keepers[1].term = Term(4), Term(6)
+    assert table.connect(0) == []
+    assert table.proposer.next_message(0, 0.0) is None
+    table.connect(1)
+    assert table.proposer.next_message(0, 0.0) == VoteRequest(NO_GENERATION, Term(7))
+
+
+def test_a_majority_of_votes_elects_and_nobody_hears_of_it_before_lead() -> None:
+    table = Table()
+    table.greet(0, 1)
+    (elected,) = table.talk(0, 1)
+    assert isinstance(elected, Elected)
+    assert elected.election.is_first
+    assert table.talk(0, 1) == []
+    assert not table.keepers[0].has_leader
+    table.proposer.lead(FIRST_LSN)
+    table.talk(0, 1)
+    assert table.keepers[0].history == TermHistory.of((1, FIRST_LSN))
+
+
+def test_an_append_follows_every_election_announced_even_without_wal() -> None:
+    table = Table()
+    table.elect(0, 1)
+    assert isinstance(table.proposer.next_message(0, 0.0), ProposerElected)
+    append = table.proposer.next_message(0, 0.0)
+    assert isinstance(append, Append)
+    assert append.begin_lsn == append.end_lsn == FIRST_LSN
+    assert table.proposer.next_message(0, 0.0) is None
+
+
+def test_wal_is_committed_when_a_majority_has_it() -> None:
+    table = Table()
+    table.elect(0, 1, 2)
+    table.write(8)
+    assert table.talk(0) == []
+    assert table.talk(1)[-1] == CommitAdvanced(Lsn(FIRST_LSN + 8))
+
+
+def test_a_keeper_that_never_answers_delays_nothing() -> None:
+    table = Table()
+    table.elect(0, 1, 2)
+    table.talk(0, 1, 2)
+    for _ in range(5):
+        table.write(8)
+        assert any(isinstance(action, CommitAdvanced) for action in table.talk(1, 2))
+
+
+def test_wal_below_the_start_of_our_term_is_not_committed_by_itself() -> None:
+    """Raft, figure 8: a majority that has old WAL proves nothing until it also has ours."""
+    table = Table()
+    table.elect(0, 1, 2)
+    table.write(4)
+    table.talk(0, 1, 2)
+    table.write(6)
+    table.talk(0)
+    second = Table()
+    second.keepers = table.keepers
+    second.elect(0, 1, 2)
+    assert second.proposer.term_start_lsn == FIRST_LSN + 10
+    for place in (0, 1, 2):
+        second.say(place)
+        append = second.proposer.next_message(place, 0.0, Lsn(FIRST_LSN + 7))
+        assert append is not None
+        reply = second.keepers[place].hear(append, second.wal_of(append))
+        assert reply is not None
+        assert second.proposer.received(place, reply, 0.0) == ()
+    assert second.proposer.truncate_lsn == 0, "never above commit_lsn"
+    assert second.talk(1) == [CommitAdvanced(Lsn(FIRST_LSN + 10))]
+
+
+def test_an_append_carries_at_most_what_the_protocol_allows() -> None:
+    table = Table()
+    table.elect(0, 1)
+    table.write(APPEND_BYTES_MAX + 5)
+    table.say(0)
+    sizes = []
+    while (append := table.proposer.next_message(0, 0.0)) is not None:
+        assert isinstance(append, Append)
+        sizes.append(append.end_lsn - append.begin_lsn)
+    assert sizes == [APPEND_BYTES_MAX, 5]
+
+
+def test_only_wal_at_hand_is_sent() -> None:
+    table = Table()
+    table.elect(0, 1)
+    table.write(100)
+    table.say(0)
+    append = table.proposer.next_message(0, 0.0, Lsn(FIRST_LSN + 30))
+    assert isinstance(append, Append)
+    assert append.end_lsn == FIRST_LSN + 30
+    assert table.proposer.next_message(0, 0.0, Lsn(FIRST_LSN + 30)) is None
+
+
+def test_truncate_lsn_is_what_all_keepers_have_and_never_above_commit_lsn() -> None:
+    table = Table()
+    table.elect(0, 1, 2)
+    table.talk(0, 1, 2)
+    table.write(16)
+    table.talk(0, 1)
+    assert table.proposer.truncate_lsn == FIRST_LSN
+    table.talk(2)
+    assert table.proposer.truncate_lsn == table.proposer.commit_lsn == FIRST_LSN + 16
+
+
+def test_a_keeper_that_was_never_heard_of_holds_truncate_lsn_back() -> None:
+    table = Table()
+    table.elect(0, 1)
+    table.write(16)
+    table.talk(0, 1)
+    assert table.proposer.commit_lsn == FIRST_LSN + 16
+    assert table.proposer.truncate_lsn == FIRST_LSN
+
+
+def test_an_idle_keeper_hears_a_heartbeat_every_second() -> None:
+    table = Table()
+    table.elect(0, 1)
+    table.talk(0, 1)
+    table.talk(0)
+    wakes_at = table.proposer.wakes_at(0)
+    assert wakes_at == 1.0
+    assert table.proposer.next_message(0, 0.99) is None
+    assert isinstance(table.proposer.next_message(0, wakes_at), Append)
+    assert table.proposer.wakes_at(0) == 2.0
+
+
+def test_news_of_a_commit_wait_a_moment_for_wal_to_travel_with() -> None:
+    table = Table(pace=Pace(commit_news_seconds=0.02))
+    table.elect(0, 1)
+    table.talk(0, 1)
+    table.write(8)
+    table.talk(0, 1)
+    assert table.proposer.commit_lsn == FIRST_LSN + 8
+    assert table.keepers[0].commit_lsn == FIRST_LSN
+    assert table.proposer.next_message(0, 0.01) is None
+    news = table.proposer.next_message(0, table.proposer.wakes_at(0))
+    assert isinstance(news, Append)
+    assert news.commit_lsn == FIRST_LSN + 8
+
+
+def test_news_of_a_commit_leave_at_once_by_default() -> None:
+    table = Table()
+    table.elect(0, 1, 2)
+    table.write(8)
+    table.talk(0, 1, 2)
+    table.talk(0)
+    assert table.keepers[0].commit_lsn == FIRST_LSN + 8
+
+
+def test_a_keeper_that_owes_an_answer_too_long_is_silent() -> None:
+    table = Table(pace=Pace(silence_seconds=10))
+    table.elect(0, 1)
+    table.talk(0, 1)
+    table.proposer.next_message(0, 5.0)
+    table.proposer.next_message(0, 6.0)
+    assert table.proposer.silent(14.9) == []
+    assert table.proposer.silent(15.0) == [0]
+
+
+def test_a_keeper_that_only_waits_for_the_quorum_is_not_silent() -> None:
+    table = Table()
+    table.connect(0)
+    assert table.proposer.silent(1e9) == []
+
+
+def test_a_late_keeper_is_asked_for_its_vote_and_then_told_of_the_election() -> None:
+    table = Table()
+    table.elect(0, 1)
+    table.write(8)
+    table.talk(0, 1)
+    table.connect(2)
+    assert table.keepers[2].wal == [Term(1)] * 8
+    assert table.proposer.truncate_lsn == FIRST_LSN + 8
+
+
+def test_a_keeper_that_comes_back_is_refused_its_vote_and_streams_on() -> None:
+    table = Table()
+    table.elect(0, 1)
+    table.write(8)
+    table.talk(0, 1)
+    table.proposer.disconnected(1)
+    table.write(8)
+    assert table.connect(1) == []
+    assert table.talk(0)[-1] == CommitAdvanced(Lsn(FIRST_LSN + 16))
+
+
+def test_a_keeper_that_lost_acknowledged_wal_stops_counting_for_it() -> None:
+    table = Table()
+    table.elect(0, 1, 2)
+    table.write(8)
+    table.talk(0)
+    table.proposer.disconnected(0)
+    table.keepers[0] = ModelKeeper(NodeId(1))
+    table.proposer.connected(0)
+    while table.proposer.followers[0].streaming_at == 0:
+        table.say(0)
+    assert table.talk(1) == []
+    assert table.talk(0)[-1] == CommitAdvanced(Lsn(FIRST_LSN + 8))
+
+
+def test_a_vote_counts_even_if_the_voter_has_left() -> None:
+    table = Table()
+    table.greet(0, 1)
+    table.say(0)
+    table.proposer.disconnected(0)
+    (elected,) = table.talk(1)
+    assert isinstance(elected, Elected)
+
+
+def test_a_voter_that_comes_back_during_the_campaign_keeps_its_vote() -> None:
+    table = Table()
+    table.greet(0, 1)
+    table.say(0)
+    table.proposer.disconnected(0)
+    assert table.connect(0) == []
+    assert isinstance(table.talk(1)[0], Elected)
+
+
+def test_a_refused_vote_loses_the_campaign_and_a_new_one_goes_higher() -> None:
+    table = Table()
+    table.greet(0, 1)
+    table.keepers[1].term = Term(5)
+    assert table.talk(0, 1) == [CampaignLost("k1", Term(5))]
+    assert table.talk(0, 1) == []
+    table.proposer.campaign_again()
+    assert isinstance(table.talk(0, 1)[-1], Elected)
+    assert table.proposer.term == 6
+
+
+def test_a_vote_given_to_a_rival_in_our_term_loses_the_campaign() -> None:
+    table = Table()
+    table.greet(0, 1)
+    table.keepers[1].term = Term(1)
+    assert table.talk(0, 1) == [CampaignLost("k1", Term(1))]
+
+
+def test_the_answer_to_an_earlier_campaign_is_not_taken_for_one_to_this() -> None:
+    table = Table()
+    table.greet(0, 1)
+    late = table.keepers[0].hear(table.proposer.next_message(0, 0.0), [])  # type: ignore[arg-type]
+    assert isinstance(late, VoteResponse)
+    table.keepers[1].term = Term(5)
+    table.talk(1)
+    table.proposer.campaign_again()
+    assert table.proposer.received(0, late, 0.0) == ()
+    assert table.proposer.next_message(0, 0.0) == VoteRequest(NO_GENERATION, Term(6))
+
+
+def test_a_higher_term_in_a_greeting_fences_a_leader() -> None:
+    table = Table()
+    table.elect(0, 1)
+    table.keepers[2].term = Term(2)
+    assert table.connect(2) == [Fenced("k2", Term(2))]
+
+
+def test_a_higher_term_in_an_answer_fences_a_leader() -> None:
+    table = Table()
+    table.elect(0, 1)
+    table.talk(0, 1)
+    table.keepers[0].term = Term(2)
+    table.write(8)
+    assert table.talk(0) == [Fenced("k0", Term(2))]
+
+
+def test_a_higher_term_fences_a_winner_that_has_not_begun_to_lead() -> None:
+    table = Table()
+    table.connect(0, 1)
+    table.talk(0, 1)
+    table.keepers[2].term = Term(9)
+    assert table.connect(2) == [Fenced("k2", Term(9))]
+
+
+def test_a_writer_that_led_before_does_not_outbid_its_successor() -> None:
+    table = Table(held_term=Term(4))
+    table.keepers[0].term = Term(5)
+    assert table.connect(0) == [Fenced("k0", Term(5))]
+
+
+def test_a_writer_that_led_before_leads_again_if_nobody_came_between() -> None:
+    table = Table(held_term=Term(4))
+    table.keepers[0].term = table.keepers[1].term = Term(4)
+    table.elect(0, 1)
+    assert table.proposer.term == 5
+
+
+def test_the_same_keeper_under_two_addresses_is_refused() -> None:
+    table = Table()
+    table.keepers[1] = table.keepers[0]
+    table.connect(0)
+    table.proposer.connected(1)
+    with pytest.raises(ConfigError):
+        table.talk(1)
+
+
+def test_a_keeper_that_moved_to_another_address_takes_its_acknowledgements_along() -> None:
+    table = Table()
+    table.elect(0, 1, 2)
+    table.write(8)
+    table.talk(0)
+    table.proposer.disconnected(0)
+    table.proposer.disconnected(1)
+    table.keepers[1] = table.keepers[0]
+    assert table.connect(1) == []
+    assert table.proposer.commit_lsn < FIRST_LSN + 8
+
+
+def test_node_id_zero_is_malformed() -> None:
+    table = Table()
+    table.keepers[0].node_id = NodeId(0)
+    table.proposer.connected(0)
+    with pytest.raises(Malformed):
+        table.talk(0)
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        AcceptorGreeting(NodeId(1), NO_CONFIGURATION, Term(0)),
+        VoteResponse(NO_GENERATION, Term(1), True, Lsn(0), Lsn(0), TermHistory()),
+        AppendResponse(NO_GENERATION, Term(1)),
+    ],
+)
+def test_a_message_before_its_turn_is_refused(message: AcceptorGreeting | VoteResponse | AppendResponse) -> None:
+    table = Table()
+    table.proposer.connected(0)
+    with pytest.raises(OutOfTurn):
+        table.proposer.received(0, message, 0.0)
+
+
+def test_an_acknowledgement_of_an_older_term_is_refused() -> None:
+    table = Table()
+    table.elect(0, 1)
+    table.talk(0, 1)
+    with pytest.raises(OutOfTurn):
+        table.proposer.received(0, AppendResponse(NO_GENERATION, Term(0), Lsn(9999)), 0.0)
+
+
+def test_a_configuration_learnt_from_a_keeper_decides_who_must_agree() -> None:
+    table = Table(keepers=5)
+    for keeper in table.keepers:
+        keeper.configuration = CONFIGURATION
+    assert table.connect(0, 1, 2) == []
+    assert table.proposer.next_message(0, 0.0) is None  # a majority of {1,2,3}, none yet of {3,4,5}
+    table.connect(3)
+    assert table.proposer.next_message(0, 0.0) == VoteRequest(Generation(3), Term(1))
+
+
+def test_a_joint_configuration_commits_only_what_both_majorities_have() -> None:
+    table = Table(keepers=5)
+    for keeper in table.keepers:
+        keeper.configuration = CONFIGURATION
+    table.elect(0, 1, 2, 3, 4)
+    table.write(8)
+    assert table.talk(0, 1, 2) == []
+    assert table.talk(3)[-1] == CommitAdvanced(Lsn(FIRST_LSN + 8))
+
+
+def test_a_newer_configuration_ends_an_election_under_the_older_one() -> None:
+    table = Table()
+    table.elect(0, 1)
+    table.keepers[2].configuration = CONFIGURATION
+    assert table.connect(2) == [Reconfigured("k2", Generation(3))]
+
+
+def test_a_configuration_that_changes_while_we_lead_ends_our_leadership() -> None:
+    table = Table()
+    table.elect(0, 1)
+    table.talk(0, 1)
+    table.keepers[0].configuration = CONFIGURATION
+    table.write(8)
+    assert table.talk(0) == [Reconfigured("k0", Generation(3))]
+
+
+def test_the_donor_is_the_keeper_that_surely_has_most() -> None:
+    table = Table()
+    table.elect(0, 1, 2)
+    table.write(8)
+    table.talk(1)
+    table.write(8)
+    table.talk(2)
+    table.say(0)
+    assert table.proposer.donor_for(0) == 2
+    table.proposer.disconnected(2)
+    assert table.proposer.donor_for(0) == 1
+    assert table.proposer.donor_for(1) is None
+
+
+def test_a_sync_is_done_for_a_quorum_when_it_has_persisted_the_terms_start() -> None:
+    table = Table()
+    table.elect(0, 1, 2)
+    assert not table.proposer.is_persisted_by_quorum
+    table.talk(0, 1)
+    table.talk(0, 1)
+    assert table.proposer.is_persisted_by_quorum
+
+
+def test_a_sync_waits_longer_for_keepers_that_are_connected_and_lag() -> None:
+    table = Table()
+    table.elect(0, 1, 2)
+    table.talk(0, 1)
+    table.talk(0, 1)
+    assert not table.proposer.is_persisted_by_connected
+    table.talk(2)
+    assert table.proposer.is_persisted_by_connected
+
+
+@pytest.mark.parametrize("count", [0, KEEPERS_MAX + 1])
+def test_a_writer_needs_between_one_and_thirty_one_keepers(count: int) -> None:
+    names: Sequence[str] = ["k"] * count
+    with pytest.raises(ConfigError):
+        Proposer(names, GREETING)

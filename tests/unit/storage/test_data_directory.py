@@ -1,0 +1,257 @@
+"""A data directory belongs to one keeper and one process, and holds whole timelines or none."""
+
+from copy import deepcopy
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from crash_points import SERVER, START, TTID
+
+from walkeeper.errors import ConfigError, DiskFull, DurabilityLost, Exists, StorageError
+from walkeeper.formats.control_file import ControlFile
+from walkeeper.ids import NodeId, TenantTimelineId, TimelineId
+from walkeeper.storage.data_directory import DataDirectory, claim
+from walkeeper.storage.disk import Disk, OsDisk
+from walkeeper.storage.recovery import recover
+from walkeeper.testing.memory_disk import Fault, MemoryDisk, PowerCut
+
+PATH = Path("/data")
+NODE = NodeId(7)
+CONTROL_FILE = ControlFile(ttid=TTID, server=SERVER, timeline_start_lsn=START)
+
+
+@pytest.fixture
+def disk() -> MemoryDisk:
+    disk = MemoryDisk()
+    disk.mkdir(PATH)
+    disk.fsync_dir(PATH.parent)
+    return disk
+
+
+@pytest.fixture
+def data(disk: MemoryDisk) -> DataDirectory:
+    return claim(disk, PATH, NODE)
+
+
+def put(disk: Disk, path: Path, content: bytes) -> None:
+    with disk.create(path) as file:
+        file.pwritev((content,), 0)
+
+
+def get(disk: Disk, path: Path) -> bytes:
+    with disk.open(path) as file:
+        return file.pread(1000, 0)
+
+
+def refused(disk: MemoryDisk, node_id: NodeId | None = NODE) -> None:
+    """Claiming raises ConfigError and leaves nobody locked out."""
+    with pytest.raises(ConfigError):
+        claim(disk, PATH, node_id)
+    lock = disk.lock(PATH / "safekeeper.pid")
+    assert lock is not None
+    lock.close()
+
+
+# -- whose it is --------------------------------------------------------------------------------------------
+
+
+def test_a_new_directory_keeps_the_number_it_is_given(disk: MemoryDisk) -> None:
+    assert claim(disk, PATH, NODE).node_id == 7
+    disk.crash(0)
+    assert get(disk, PATH / "safekeeper.id") == b"7"
+    assert claim(disk, PATH, None).node_id == 7
+
+
+def test_a_new_directory_needs_a_number(disk: MemoryDisk) -> None:
+    refused(disk, None)
+    refused(disk, NodeId(0))
+    refused(disk, NodeId(2**64))
+
+
+def test_another_number_than_the_kept_one_is_refused(disk: MemoryDisk, data: DataDirectory) -> None:
+    data.close()
+    refused(disk, NodeId(8))
+    assert claim(disk, PATH, NODE).node_id == 7
+
+
+@pytest.mark.parametrize("content", [b"", b"7\n", b"seven", b"-7", b" 7", b"0", b"18446744073709551616", b"\xff"])
+def test_a_number_that_is_none_is_refused_and_left_alone(content: bytes, disk: MemoryDisk) -> None:
+    put(disk, PATH / "safekeeper.id", content)
+    refused(disk)
+    assert get(disk, PATH / "safekeeper.id") == content
+
+
+def test_a_second_daemon_is_refused_and_changes_nothing(disk: MemoryDisk, data: DataDirectory) -> None:
+    data.create(CONTROL_FILE)
+    owner = get(disk, PATH / "safekeeper.pid")
+    assert owner.isdigit()
+    disk.mkdir(PATH / "tmp" / "being made")
+    with pytest.raises(ConfigError, match=owner.decode()):
+        claim(disk, PATH, NODE)
+    assert get(disk, PATH / "safekeeper.pid") == owner
+    assert disk.names(PATH / "tmp") == ["being made"]
+
+
+def test_a_directory_can_be_claimed_again_when_it_was_closed(disk: MemoryDisk, data: DataDirectory) -> None:
+    data.close()
+    assert claim(disk, PATH, NODE).node_id == NODE
+
+
+def test_somebody_elses_directory_is_refused_and_nothing_is_put_there(disk: MemoryDisk) -> None:
+    put(disk, PATH / "PG_VERSION", b"17\n")
+    with pytest.raises(ConfigError):
+        claim(disk, PATH, NODE)
+    assert disk.names(PATH) == ["PG_VERSION"]
+
+
+def test_a_keepers_directory_may_hold_other_files(disk: MemoryDisk, data: DataDirectory) -> None:
+    data.close()
+    put(disk, PATH / "notes", b"of the operator")
+    assert claim(disk, PATH, None).node_id == NODE
+
+
+def test_a_fresh_volume_with_certificates_is_not_somebody_elses(disk: MemoryDisk) -> None:
+    disk.mkdir(PATH / "lost+found")
+    put(disk, PATH / "server.key", b"")
+    assert claim(disk, PATH, NODE).node_id == NODE
+
+
+def test_a_directory_that_is_missing_or_unreadable_is_for_a_person_to_put_right(disk: MemoryDisk) -> None:
+    with pytest.raises(ConfigError):
+        claim(disk, Path("/missing"), NODE)
+    disk.faults[disk.operations] = Fault.IO_ERROR
+    with pytest.raises(ConfigError):
+        claim(disk, PATH, NODE)
+
+
+def test_a_directory_that_cannot_be_made_durable_is_not_used(disk: MemoryDisk, data: DataDirectory) -> None:
+    data.close()
+    syncs = []
+
+    def fail_the_last_sync(operation: str, path: Path) -> None:
+        if operation == "sync":
+            syncs.append(path)
+            if len(syncs) == 3:  # the lock, its directory, and then the file system
+                disk.faults[disk.operations - 1] = Fault.IO_ERROR
+
+    disk.describe = fail_the_last_sync  # type: ignore[method-assign]
+    with pytest.raises(DurabilityLost):
+        claim(disk, PATH, NODE)
+    assert syncs[-1] == PATH
+
+
+def test_wal_that_only_the_page_cache_has_is_durable_once_the_directory_is_claimed(
+    disk: MemoryDisk, data: DataDirectory
+) -> None:
+    put(disk, PATH / "file", b"of an earlier process")
+    data.close()
+    claim(disk, PATH, NODE)
+    disk.crash(0)
+    assert get(disk, PATH / "file") == b"of an earlier process"
+
+
+def test_two_processes_cannot_claim_one_real_directory(tmp_path: Path) -> None:
+    data = claim(OsDisk(), tmp_path, NODE)
+    with pytest.raises(ConfigError):
+        claim(OsDisk(), tmp_path, NODE)
+    assert data.create(CONTROL_FILE) == tmp_path / str(TTID.tenant_id) / str(TTID.timeline_id)
+    assert data.timelines() == [TTID]
+    assert data.remove(TTID)
+    data.close()
+
+
+# -- its timelines ------------------------------------------------------------------------------------------
+
+
+def test_a_created_timeline_is_listed_and_survives_a_crash(disk: MemoryDisk, data: DataDirectory) -> None:
+    directory = data.create(CONTROL_FILE)
+    disk.crash(0)
+    data = claim(disk, PATH, NODE)
+    assert data.timelines() == [TTID]
+    assert data.directory_of(TTID) == directory
+    assert recover(disk, directory).control_file == CONTROL_FILE
+
+
+def test_only_directories_named_by_ids_are_timelines(disk: MemoryDisk, data: DataDirectory) -> None:
+    data.create(CONTROL_FILE)
+    tenant = data.directory_of(TTID).parent
+    put(disk, tenant / ("ab" * 16), b"a file")
+    disk.mkdir(tenant / "other")
+    disk.mkdir(tenant / ("AB" * 16))
+    put(disk, PATH / ("cd" * 16), b"a file")
+    assert data.timelines() == [TTID]
+
+
+def test_a_timeline_cannot_be_created_over_anything(data: DataDirectory) -> None:
+    data.create(CONTROL_FILE)
+    with pytest.raises(Exists) as caught:
+        data.create(replace(CONTROL_FILE, timeline_start_lsn=0))
+    assert caught.value.ttid == TTID
+
+
+def test_a_second_timeline_of_a_tenant_stands_beside_the_first(data: DataDirectory) -> None:
+    other = TenantTimelineId(TTID.tenant_id, TimelineId(b"m" * 16))
+    data.create(CONTROL_FILE)
+    data.create(replace(CONTROL_FILE, ttid=other))
+    assert data.timelines() == [TTID, other]
+
+
+def test_a_removed_timeline_is_gone_for_good(disk: MemoryDisk, data: DataDirectory) -> None:
+    put(disk, data.create(CONTROL_FILE) / "000000010000000000000001", b"wal")
+    assert data.remove(TTID)
+    assert disk.names(PATH / "tmp") == []
+    disk.crash(0)
+    data = claim(disk, PATH, NODE)
+    assert data.timelines() == []
+    assert not data.remove(TTID)
+
+
+def test_what_was_half_made_is_cleaned_at_the_next_start(disk: MemoryDisk, data: DataDirectory) -> None:
+    disk.mkdir(PATH / "tmp" / "half")
+    put(disk, PATH / "tmp" / "half" / "safekeeper.control", b"")
+    data.close()
+    claim(disk, PATH, NODE)
+    assert disk.names(PATH / "tmp") == []
+
+
+def crash_everywhere(disk: MemoryDisk, removing: bool) -> set[int]:
+    """How many timelines there are after a crash at each operation of a creation or removal; each must be whole."""
+    counts = set()
+    for step in range(60):
+        for seed in range(4):
+            crashing = deepcopy(disk)
+            data = claim(crashing, PATH, NODE)
+            if removing:
+                data.create(CONTROL_FILE)
+            crashing.cut_power(crashing.operations + step, after=False)
+            try:
+                data.remove(TTID) if removing else data.create(CONTROL_FILE)
+            except PowerCut:
+                pass
+            crashing.crash(seed)
+            data = claim(crashing, PATH, NODE)
+            found = data.timelines()
+            counts.add(len(found))
+            for ttid in found:  # invariant 43
+                assert recover(crashing, data.directory_of(ttid)).control_file == CONTROL_FILE
+    return counts
+
+
+@pytest.mark.parametrize("removing", [False, True])
+def test_a_crash_leaves_a_timeline_whole_or_not_at_all(removing: bool, disk: MemoryDisk) -> None:
+    assert crash_everywhere(disk, removing) == {0, 1}
+
+
+def test_a_creation_that_finds_no_space_leaves_nothing_behind(disk: MemoryDisk, data: DataDirectory) -> None:
+    full = 0
+    for step in range(40):
+        disk.faults = {disk.operations + step: Fault.NO_SPACE}
+        try:
+            data.create(CONTROL_FILE)
+        except StorageError as error:
+            full += isinstance(error, DiskFull)
+            disk.faults = {}
+            assert disk.names(PATH / "tmp") == [] or isinstance(error, DurabilityLost)
+        disk.faults = {}
+        data.remove(TTID)
+    assert full > 4

@@ -1,0 +1,209 @@
+"""The contract of a disk, for the operating system's and the one in memory alike."""
+
+import errno
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from walkeeper.errors import DiskFull, DurabilityLost, FileMissing, StorageError
+from walkeeper.storage.disk import (
+    SLICES_PER_WRITE_MAX,
+    Disk,
+    OsDisk,
+    naming_errors,
+    naming_lost_durability,
+    write_all,
+)
+from walkeeper.testing.memory_disk import MemoryDisk
+
+
+@pytest.fixture(params=["os", "memory"])
+def disk(request: pytest.FixtureRequest) -> Disk:
+    return OsDisk() if request.param == "os" else MemoryDisk()
+
+
+@pytest.fixture
+def top(disk: Disk, tmp_path: Path) -> Path:
+    if isinstance(disk, OsDisk):
+        return tmp_path
+    disk.mkdir(Path("/top"))
+    return Path("/top")
+
+
+def put(disk: Disk, path: Path, content: bytes) -> None:
+    with disk.create(path) as file:
+        file.pwritev((content,), 0)
+
+
+def get(disk: Disk, path: Path) -> bytes:
+    with disk.open(path) as file:
+        return file.pread(file.size(), 0)
+
+
+def test_slices_are_written_one_after_the_other_from_an_offset(disk: Disk, top: Path) -> None:
+    with disk.create(top / "file") as file:
+        file.pwritev((b"ab", memoryview(b"-cd-")[1:3], b"", b"e"), 3)
+    assert get(disk, top / "file") == b"\0\0\0abcde"
+
+
+def test_more_slices_than_the_kernel_takes_at_once_are_written_too(disk: Disk, top: Path) -> None:
+    slices = [bytes([i % 256]) for i in range(2 * SLICES_PER_WRITE_MAX + 5)]
+    with disk.create(top / "file") as file:
+        file.pwritev(slices, 0)
+    assert get(disk, top / "file") == b"".join(slices)
+
+
+def test_a_read_is_short_only_at_the_end_of_the_file(disk: Disk, top: Path) -> None:
+    put(disk, top / "file", b"0123456789")
+    with disk.open(top / "file") as file:
+        assert [file.pread(4, offset) for offset in (0, 4, 8, 12)] == [b"0123", b"4567", b"89", b""]
+
+
+def test_truncating_cuts_and_lengthens_with_zeroes(disk: Disk, top: Path) -> None:
+    put(disk, top / "file", b"0123456789")
+    with disk.open_for_writing(top / "file") as file:
+        file.truncate(4)
+        assert file.size() == 4
+        file.truncate(6)
+    assert get(disk, top / "file") == b"0123\0\0"
+
+
+def test_creating_a_file_empties_one_of_that_name(disk: Disk, top: Path) -> None:
+    put(disk, top / "file", b"old")
+    disk.create(top / "file").close()
+    assert get(disk, top / "file") == b""
+
+
+def test_a_rename_replaces_and_an_open_file_follows_its_content(disk: Disk, top: Path) -> None:
+    put(disk, top / "old", b"one")
+    put(disk, top / "new", b"two")
+    with disk.open_for_writing(top / "old") as file:
+        disk.rename(top / "old", top / "new")
+        file.pwritev((b"ONE",), 0)
+    assert disk.names(top) == ["new"]
+    assert get(disk, top / "new") == b"ONE"
+
+
+def test_an_unlinked_file_can_be_read_by_who_has_it_open(disk: Disk, top: Path) -> None:
+    put(disk, top / "file", b"content")
+    with disk.open(top / "file") as file:
+        disk.unlink(top / "file")
+        assert disk.names(top) == []
+        assert file.pread(7, 0) == b"content"
+
+
+def test_a_directory_moves_with_what_is_in_it(disk: Disk, top: Path) -> None:
+    disk.mkdir(top / "a")
+    disk.mkdir(top / "b")
+    put(disk, top / "a" / "file", b"content")
+    disk.rename(top / "a", top / "b" / "c")
+    assert get(disk, top / "b" / "c" / "file") == b"content"
+    assert not disk.is_directory(top / "a")
+
+
+def test_syncs_of_all_kinds_succeed(disk: Disk, top: Path) -> None:
+    with disk.create(top / "file") as file:
+        file.pwritev((b"content",), 0)
+        file.fdatasync()
+        file.fsync()
+    disk.fsync_dir(top)
+    disk.syncfs(top)
+    assert get(disk, top / "file") == b"content"
+
+
+def test_a_lock_is_had_by_one_until_it_is_closed_and_keeps_the_content(disk: Disk, top: Path) -> None:
+    put(disk, top / "lock", b"1234")
+    mine = disk.lock(top / "lock")
+    assert mine is not None
+    assert disk.lock(top / "lock") is None
+    assert get(disk, top / "lock") == b"1234"
+    mine.close()
+    mine.close()
+    again = disk.lock(top / "lock")
+    assert again is not None
+    again.close()
+
+
+def test_what_is_missing_is_named_with_operation_and_path(disk: Disk, top: Path) -> None:
+    missing = top / "missing"
+    for operation in (disk.open, disk.open_for_writing, disk.unlink, disk.names, disk.rmdir):
+        with pytest.raises(FileMissing) as caught:
+            operation(missing)
+        assert caught.value.path == str(missing)
+        assert caught.value.operation
+    with pytest.raises(FileMissing):
+        disk.rename(missing, top / "new")
+    with pytest.raises(FileMissing):
+        disk.create(missing / "file")
+    assert not disk.is_directory(missing)
+
+
+def test_other_failures_are_storage_errors_and_nothing_more_special(disk: Disk, top: Path) -> None:
+    disk.mkdir(top / "full")
+    put(disk, top / "full" / "file", b"")
+    for operation, path in (
+        (disk.mkdir, top / "full"),
+        (disk.rmdir, top / "full"),
+        (disk.unlink, top / "full"),
+        (disk.names, top / "full" / "file"),
+        (disk.create, top / "full"),
+        (disk.open, top / "full" / "file" / "below"),
+    ):
+        with pytest.raises(StorageError) as caught:
+            operation(path)
+        assert type(caught.value) is StorageError
+
+
+def test_a_disk_without_syncs_does_everything_else(tmp_path: Path) -> None:
+    disk = OsDisk(sync=False)
+    with disk.create(tmp_path / "file") as file:
+        file.pwritev((b"content",), 0)
+        file.fdatasync()
+        file.fsync()
+    disk.fsync_dir(tmp_path / "not even opened")
+    disk.syncfs(tmp_path / "not even opened")
+    assert get(disk, tmp_path / "file") == b"content"
+
+
+def test_files_are_for_their_owner_only(tmp_path: Path) -> None:
+    disk = OsDisk()
+    disk.mkdir(tmp_path / "directory")
+    disk.create(tmp_path / "directory" / "file").close()
+    assert (tmp_path / "directory").stat().st_mode & 0o077 == 0
+    assert (tmp_path / "directory" / "file").stat().st_mode & 0o077 == 0
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])
+def test_no_space_and_no_quota_are_disk_full(code: int) -> None:
+    with pytest.raises(DiskFull) as caught, naming_errors("write to", Path("file")):
+        raise OSError(code, os.strerror(code))
+    assert (caught.value.operation, caught.value.path) == ("write to", "file")
+
+
+@pytest.mark.parametrize("code", [errno.EIO, errno.ENOSPC, errno.EDQUOT, errno.EBADF])
+def test_a_sync_that_fails_has_lost_durability_whatever_the_reason(code: int) -> None:
+    with pytest.raises(DurabilityLost), naming_lost_durability("fsync", Path("file")):
+        raise OSError(code, os.strerror(code))
+
+
+@given(st.lists(st.binary(max_size=9), max_size=9), st.lists(st.integers(1, 7), min_size=1))
+def test_short_writes_are_continued_where_they_stopped(slices: list[bytes], lengths: list[int]) -> None:
+    written = bytearray()
+
+    def write_some(rest: object, offset: int) -> int:
+        assert offset == 100 + len(written)
+        content = b"".join(rest)[: lengths[len(written) % len(lengths)]]  # type: ignore[call-overload]
+        written.extend(content)
+        return len(content)
+
+    write_all(write_some, slices, 100)
+    assert bytes(written) == b"".join(slices)
+
+
+def test_a_kernel_that_writes_nothing_and_says_nothing_has_no_space() -> None:
+    with pytest.raises(OSError) as caught:
+        write_all(lambda _slices, _offset: 0, [b"content"], 0)
+    assert caught.value.errno == errno.ENOSPC

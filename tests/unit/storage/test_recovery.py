@@ -1,0 +1,289 @@
+"""What a timeline is, read from disk: the whole records that are there, and nothing that is not durable."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from crash_points import (
+    DIRECTORY,
+    SEGMENT,
+    SERVER,
+    START,
+    TLI,
+    Keeper,
+    Ledger,
+    new_timeline,
+    new_wal,
+    read_file,
+    read_wal,
+)
+
+from walkeeper.acceptor.effects import KeepControlFile, SyncWal, TruncateWal, WriteWal
+from walkeeper.errors import Corrupt, DurabilityLost, StorageError
+from walkeeper.ids import TimelineNumber
+from walkeeper.lsn import INVALID_LSN, Lsn
+from walkeeper.storage.recovery import CONTROL_FILE, recover
+from walkeeper.storage.store import TimelineStore, write_control_file
+from walkeeper.storage.wal import partial, segment_path
+from walkeeper.testing.memory_disk import Fault, MemoryDisk
+from walkeeper.testing.wal import WalGenerator
+
+BOUNDARY = Lsn(6 * SEGMENT)
+
+
+@pytest.fixture
+def disk() -> MemoryDisk:
+    return MemoryDisk()
+
+
+def streaming(disk: MemoryDisk) -> Keeper:
+    """A keeper that follows a leader and has no WAL yet."""
+    keeper = Keeper(disk, Ledger(new_timeline(disk)))
+    keeper.elect(START, keeper.recover().tli)
+    return keeper
+
+
+def with_wal(disk: MemoryDisk, total: int = 200_000) -> tuple[Keeper, WalGenerator]:
+    keeper, wal = streaming(disk), new_wal(START, total, fill=0x66)
+    keeper.append(wal)
+    return keeper, wal
+
+
+def segment(lsn: Lsn) -> Path:
+    return segment_path(DIRECTORY, TLI, lsn, SEGMENT)
+
+
+def damage(disk: MemoryDisk, lsn: int) -> None:
+    with disk.open_for_writing(partial(segment(Lsn(lsn)))) as file:
+        file.pwritev((b"\xff",), lsn % SEGMENT)
+
+
+# -- the control file ---------------------------------------------------------------------------------------
+
+
+def test_a_new_timeline_has_no_wal(disk: MemoryDisk) -> None:
+    control_file = new_timeline(disk)
+    recovered = recover(disk, DIRECTORY)
+    assert recovered.control_file == control_file
+    assert (recovered.end_lsn, recovered.tli) == (INVALID_LSN, 0)
+
+
+@pytest.mark.parametrize("content", [b"", b"nonsense", bytes(500)])
+def test_a_control_file_that_is_none_keeps_the_timeline_closed_and_stays_as_it_is(
+    content: bytes, disk: MemoryDisk
+) -> None:
+    new_timeline(disk)
+    with disk.create(DIRECTORY / CONTROL_FILE) as file:
+        file.pwritev((content,), 0)
+    with pytest.raises(Corrupt) as caught:
+        recover(disk, DIRECTORY)
+    assert caught.value.path == str(DIRECTORY / CONTROL_FILE)
+    assert read_file(disk, CONTROL_FILE) == content
+
+
+def test_a_control_file_cut_at_any_byte_is_refused(disk: MemoryDisk) -> None:
+    new_timeline(disk)
+    whole = read_file(disk, CONTROL_FILE)
+    for length in range(len(whole)):
+        with disk.create(DIRECTORY / CONTROL_FILE) as file:
+            file.pwritev((whole[:length],), 0)
+        with pytest.raises(Corrupt):
+            recover(disk, DIRECTORY)
+
+
+def test_a_directory_without_a_control_file_is_corrupt(disk: MemoryDisk) -> None:
+    disk.mkdir(DIRECTORY)
+    with pytest.raises(Corrupt):
+        recover(disk, DIRECTORY)
+
+
+def test_a_control_file_that_cannot_be_read_is_not_called_corrupt(disk: MemoryDisk) -> None:
+    new_timeline(disk)
+    disk.faults[disk.operations] = Fault.IO_ERROR
+    with pytest.raises(StorageError) as caught:
+        recover(disk, DIRECTORY)
+    assert type(caught.value) is StorageError
+
+
+def test_wal_of_an_unknown_server_keeps_the_timeline_closed(disk: MemoryDisk) -> None:
+    new_timeline(disk, server=replace(SERVER, pg_version=90600), commit_lsn=START, local_start_lsn=START)
+    with pytest.raises(Corrupt):
+        recover(disk, DIRECTORY)
+
+
+def test_leftovers_are_deleted_and_other_files_are_not(disk: MemoryDisk) -> None:
+    new_timeline(disk)
+    leftovers = ["safekeeper.control.partial", "waltmp", "walspare.3", "remote_partial.tmp"]
+    for name in [*leftovers, "a note of the operator"]:
+        disk.create(DIRECTORY / name).close()
+    recover(disk, DIRECTORY)
+    assert disk.names(DIRECTORY) == ["a note of the operator", CONTROL_FILE]
+
+
+def test_an_evicted_timeline_ends_where_it_did_and_its_wal_is_not_looked_at(disk: MemoryDisk) -> None:
+    new_timeline(disk, evicted_at=Lsn(START + 800), commit_lsn=START)
+    assert recover(disk, DIRECTORY).end_lsn == START + 800
+
+
+# -- the end of the WAL -------------------------------------------------------------------------------------
+
+
+def test_the_end_is_that_of_the_last_whole_record(disk: MemoryDisk) -> None:
+    keeper, wal = with_wal(disk)
+    more = WalGenerator(wal.lsn, pg_major=15, wal_seg_size=SEGMENT, prev=wal.prev)
+    more.record(b"torn" * 10_000)
+    keeper.store.perform(WriteWal(wal.lsn, (more.wal[:-8],), TLI))
+    recovered = keeper.recover()
+    assert (recovered.end_lsn, recovered.tli) == (wal.lsn, TLI)
+
+
+def test_a_damaged_record_ends_the_wal(disk: MemoryDisk) -> None:
+    keeper, wal = with_wal(disk)
+    victim = wal.records[-2]
+    damage(disk, victim.start + 100)
+    assert keeper.recover().end_lsn == victim.start
+
+
+def test_damage_before_commit_lsn_is_not_looked_for(disk: MemoryDisk) -> None:
+    keeper, wal = with_wal(disk)
+    keeper.commit()
+    damage(disk, wal.records[0].start + 100)
+    assert keeper.recover().end_lsn == wal.lsn
+
+
+def test_the_padding_behind_a_switch_need_not_be_there(disk: MemoryDisk) -> None:
+    keeper = streaming(disk)
+    wal = new_wal(START, 100_000, fill=0x66, switch=True)
+    keeper.append(wal, until=Lsn(wal.records[-1].start + 24))
+    assert keeper.recover().end_lsn == BOUNDARY
+
+
+def test_the_scan_crosses_segments_whatever_their_names(disk: MemoryDisk) -> None:
+    keeper, wal = with_wal(disk, SEGMENT + 100_000)
+    disk.rename(segment(START), partial(segment(START)))
+    disk.rename(partial(segment(BOUNDARY)), segment(BOUNDARY))
+    assert keeper.recover().end_lsn == wal.lsn
+
+
+@pytest.mark.parametrize("size", [0, 8, 100_000])
+def test_a_short_segment_ends_the_wal_and_can_be_written_again(size: int, disk: MemoryDisk) -> None:
+    keeper, wal = with_wal(disk, SEGMENT + 200_000)
+    with disk.open_for_writing(partial(segment(BOUNDARY))) as file:
+        file.truncate(size)
+    recovered = keeper.recover()
+    assert recovered.end_lsn == wal.record_end_at(BOUNDARY + size)
+    keeper.elect(recovered.end_lsn, recovered.tli)
+    assert read_wal(disk, recovered.end_lsn) == wal.wal[: recovered.end_lsn - START]
+
+
+def test_wal_that_does_not_reach_commit_lsn_is_corrupt(disk: MemoryDisk) -> None:
+    keeper, _ = with_wal(disk)
+    keeper.commit()
+    with disk.open_for_writing(partial(segment(START))) as file:
+        file.truncate(100_000)
+    with pytest.raises(Corrupt) as caught:
+        keeper.recover()
+    assert caught.value.path == str(partial(segment(START)))
+    disk.unlink(partial(segment(START)))
+    with pytest.raises(Corrupt):
+        keeper.recover()
+
+
+def test_wal_that_was_removed_below_a_commit_at_a_segment_start_is_not_missed(disk: MemoryDisk) -> None:
+    keeper, _ = with_wal(disk, SEGMENT + 100_000)
+    keeper.save(commit_lsn=BOUNDARY)
+    keeper.store.remove_wal_before(BOUNDARY)
+    assert keeper.recover().end_lsn == BOUNDARY  # a record goes on over the boundary: no more is whole from there
+
+
+def test_a_segment_of_two_timelines_is_corrupt(disk: MemoryDisk) -> None:
+    keeper, _ = with_wal(disk)
+    disk.create(segment_path(DIRECTORY, TimelineNumber(2), START, SEGMENT)).close()
+    with pytest.raises(Corrupt):
+        keeper.recover()
+
+
+# -- a stream that begins at a segment start, inside a record -----------------------------------------------
+
+
+def started_at_boundary(disk: MemoryDisk) -> TimelineStore:
+    control_file = new_timeline(disk)
+    store = TimelineStore(disk, DIRECTORY)
+    store.recover()
+    store.perform(TruncateWal(BOUNDARY, TimelineNumber(0)))
+    started = replace(
+        control_file, timeline_start_lsn=BOUNDARY, local_start_lsn=BOUNDARY, commit_lsn=BOUNDARY
+    )
+    store.perform(KeepControlFile(started))
+    return store
+
+
+def test_the_first_page_of_a_timeline_may_go_on_with_a_record(disk: MemoryDisk) -> None:
+    store = started_at_boundary(disk)
+    wal = WalGenerator(BOUNDARY, pg_major=15, wal_seg_size=SEGMENT, tli=3, rem_len=20_000)
+    wal.record(b"whole" * 5000)
+    store.perform(WriteWal(BOUNDARY, (wal.wal,), TimelineNumber(3)))
+    store.perform(SyncWal())
+    recovered = store.recover()
+    assert (recovered.end_lsn, recovered.tli) == (wal.lsn, 3)
+
+
+def test_an_empty_timeline_does_not_know_its_timeline_id_whatever_file_there_is(disk: MemoryDisk) -> None:
+    store = started_at_boundary(disk)
+    store.perform(WriteWal(BOUNDARY, (b"torn",), TimelineNumber(3)))
+    recovered = store.recover()
+    assert (recovered.end_lsn, recovered.tli) == (BOUNDARY, 0)
+    store.perform(TruncateWal(BOUNDARY, TimelineNumber(0)))
+    assert disk.names(DIRECTORY) == [CONTROL_FILE]
+
+
+# -- the disk, not the page cache ---------------------------------------------------------------------------
+
+
+def test_what_recovery_has_found_survives_a_crash_even_if_its_sync_had_failed(disk: MemoryDisk) -> None:
+    keeper, wal = with_wal(disk)
+    keeper.commit()
+    more = new_wal(wal.lsn, SEGMENT, fill=0x67, prev=wal.prev)
+    keeper.ledger.extend(more)
+    lose_every_sync(disk)
+    with pytest.raises(DurabilityLost):
+        keeper.store.perform(WriteWal(wal.lsn, (more.wal,), TLI))
+    disk.faults.clear()
+    found = keeper.recover().end_lsn
+    assert found > wal.lsn  # the cache shows it
+    disk.crash(0)
+    assert keeper.recover().end_lsn == found
+    assert read_wal(disk, found) == keeper.ledger.wal[: found - START]
+
+
+def lose_every_sync(disk: MemoryDisk) -> None:
+    disk.faults.update({disk.operations + step: Fault.IO_ERROR for step in (1, 2)})
+
+
+def test_recovery_that_cannot_make_it_durable_fails(disk: MemoryDisk) -> None:
+    keeper, _ = with_wal(disk)
+    syncs = []
+
+    def fail_syncs(operation: str, _path: Path) -> None:
+        if operation == "sync":
+            syncs.append(True)
+            disk.faults[disk.operations - 1] = Fault.IO_ERROR
+
+    disk.describe = fail_syncs  # type: ignore[method-assign]
+    with pytest.raises(DurabilityLost):
+        keeper.recover()
+    assert syncs == [True]
+
+
+def test_recovery_changes_nothing_that_can_be_seen(disk: MemoryDisk) -> None:
+    keeper, _ = with_wal(disk, SEGMENT)
+    keeper.store.close()
+    before = {name: read_file(disk, name) for name in disk.names(DIRECTORY)}
+    recover(disk, DIRECTORY)
+    assert {name: read_file(disk, name) for name in disk.names(DIRECTORY)} == before
+
+
+def test_a_control_file_written_once_is_read_back_equal(disk: MemoryDisk) -> None:
+    control_file = replace(new_timeline(disk), term=7, evicted_at=Lsn(800))  # type: ignore[arg-type]
+    write_control_file(disk, DIRECTORY, control_file)
+    assert recover(disk, DIRECTORY).control_file == control_file

@@ -1,0 +1,162 @@
+"""Effects become files, in the order given, and errors leave the store usable or shut."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from crash_points import DIRECTORY, SEGMENT, SERVER, START, TLI, Keeper, Ledger, new_timeline, new_wal, read_file
+
+from walkeeper.acceptor.effects import InitializeFirstSegment, KeepControlFile, SyncWal, TruncateWal, WriteWal
+from walkeeper.errors import DiskFull, DurabilityLost, WalNotAvailable
+from walkeeper.formats.xlog import first_segment_headers
+from walkeeper.lsn import Lsn
+from walkeeper.storage.disk import OsDisk
+from walkeeper.storage.store import TimelineStore
+from walkeeper.storage.wal import partial, segment_path
+from walkeeper.terms import Term
+from walkeeper.testing.memory_disk import Fault, MemoryDisk
+
+
+@pytest.fixture
+def disk() -> MemoryDisk:
+    return MemoryDisk()
+
+
+@pytest.fixture
+def keeper(disk: MemoryDisk) -> Keeper:
+    keeper = Keeper(disk, Ledger(new_timeline(disk)))
+    keeper.recover()
+    return keeper
+
+
+def test_a_kept_control_file_survives_a_crash(disk: MemoryDisk, keeper: Keeper) -> None:
+    keeper.save(term=Term(7))
+    disk.crash(0)
+    assert keeper.recover().control_file.term == 7
+
+
+def test_a_control_file_that_finds_no_space_leaves_the_old_one(disk: MemoryDisk, keeper: Keeper) -> None:
+    keeper.save(term=Term(7))
+    disk.faults[disk.operations + 1] = Fault.NO_SPACE
+    with pytest.raises(DiskFull):
+        keeper.save(term=Term(8))
+    keeper.save(commit_lsn=START, local_start_lsn=START)
+    assert keeper.recover().control_file.term == 7
+
+
+def test_the_first_segment_gets_the_headers_of_the_server_in_the_control_file(
+    disk: MemoryDisk, keeper: Keeper
+) -> None:
+    server = replace(SERVER, system_id=99)
+    keeper.save(server=server)
+    keeper.store.perform(InitializeFirstSegment(START, TLI))
+    keeper.store.perform(TruncateWal(START, TLI))
+    name = partial(segment_path(DIRECTORY, TLI, START, SEGMENT)).name
+    head = first_segment_headers(START, server=server, tli=TLI)
+    assert read_file(disk, name) == head.ljust(SEGMENT, b"\0")
+
+
+def test_what_was_written_can_be_read_at_once(keeper: Keeper) -> None:
+    keeper.elect(START, keeper.recover().tli)
+    wal = new_wal(START, SEGMENT, fill=0x12)
+    keeper.append(wal)
+    assert keeper.store.read(START, 1000) == wal.wal[:1000]
+    assert keeper.store.read(Lsn(START + 5000), 1000) == wal.wal[5000:6000]
+
+
+def test_before_there_is_wal_none_is_available(keeper: Keeper) -> None:
+    with pytest.raises(WalNotAvailable):
+        keeper.store.read(START, 1000)
+
+
+def test_after_a_failed_sync_nothing_is_done_until_the_timeline_is_read_again(
+    disk: MemoryDisk, keeper: Keeper
+) -> None:
+    keeper.elect(START, keeper.recover().tli)
+    wal = new_wal(START, 100_000, fill=0x12)
+    keeper.store.perform(WriteWal(START, (wal.wal,), TLI))
+    disk.faults[disk.operations] = Fault.IO_ERROR
+    for _ in range(2):
+        with pytest.raises(DurabilityLost):
+            keeper.store.perform(SyncWal())
+    before = disk.operations
+    with pytest.raises(DurabilityLost):
+        keeper.store.perform(KeepControlFile(replace(keeper.ledger.kept, commit_lsn=wal.lsn)))
+    assert disk.operations == before
+    keeper.recover()
+    keeper.store.perform(SyncWal())
+
+
+def test_everything_is_observed_with_its_size(disk: MemoryDisk) -> None:
+    seen: list[tuple[str, int]] = []
+    new_timeline(disk)
+    keeper = Keeper(disk, Ledger(new_control_file := TimelineStore(disk, DIRECTORY).recover().control_file))
+    keeper.store = TimelineStore(
+        disk, DIRECTORY, observe=lambda operation, seconds, size: seen.append((operation, size * (seconds >= 0)))
+    )
+    assert keeper.recover().control_file == new_control_file
+    keeper.elect(START, keeper.recover().tli)
+    keeper.append(new_wal(START, SEGMENT, fill=0x12), batch=2 * SEGMENT)
+    assert {operation for operation, _ in seen} == {
+        "persist_control_file",
+        "initialize_first_segment",
+        "truncate_wal",
+        "write_wal",
+        "initialize_segment",
+        "flush_wal",
+    }
+    assert ("write_wal", len(keeper.ledger.wal)) in seen
+    assert ("initialize_segment", SEGMENT) in seen
+
+
+def test_an_operation_that_fails_is_not_observed(disk: MemoryDisk) -> None:
+    control_file, seen = new_timeline(disk), []
+    store = TimelineStore(disk, DIRECTORY, observe=lambda *what: seen.append(what))
+    store.recover()
+    disk.faults[disk.operations] = Fault.NO_SPACE
+    with pytest.raises(DiskFull):
+        store.perform(KeepControlFile(control_file))
+    assert seen == []
+
+
+def test_a_spare_is_made_when_it_is_wanted(disk: MemoryDisk, keeper: Keeper) -> None:
+    assert not keeper.store.wants_spare
+    keeper.elect(START, keeper.recover().tli)
+    keeper.append(new_wal(START, SEGMENT // 2, fill=0x12))
+    assert keeper.store.wants_spare
+    keeper.store.prepare_spare()
+    assert not keeper.store.wants_spare
+
+
+def test_reading_a_timeline_again_deletes_spares_and_forgets_them(disk: MemoryDisk, keeper: Keeper) -> None:
+    keeper.elect(START, keeper.recover().tli)
+    wal = new_wal(START, SEGMENT // 2, fill=0x12)
+    keeper.append(wal)
+    keeper.store.prepare_spare()
+    recovered = keeper.recover()
+    assert [name for name in disk.names(DIRECTORY) if "spare" in name] == []
+    keeper.elect(recovered.end_lsn, recovered.tli)
+    keeper.append(new_wal(wal.lsn, SEGMENT, fill=0x13, prev=wal.prev))
+    assert keeper.recover().end_lsn > wal.lsn
+
+
+def test_a_closed_store_can_be_opened_again(keeper: Keeper) -> None:
+    keeper.store.close()
+    keeper.store.close()
+    assert keeper.recover().control_file == keeper.ledger.kept
+
+
+def test_a_whole_life_on_a_real_disk(tmp_path: Path) -> None:
+    disk = OsDisk(sync=False)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("crash_points.DIRECTORY", tmp_path / "timeline")
+        keeper = Keeper(disk, Ledger(new_timeline(disk)))
+        keeper.elect(START, keeper.recover().tli)
+        wal = new_wal(START, 2 * SEGMENT + 1000, fill=0x12)
+        keeper.append(wal)
+        keeper.store.prepare_spare()
+        recovered = keeper.recover()
+        assert recovered.end_lsn == wal.lsn
+        keeper.elect(wal.records[5].end, recovered.tli)
+        assert keeper.recover().end_lsn == wal.records[5].end
+        keeper.store.close()
