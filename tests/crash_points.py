@@ -24,7 +24,7 @@ from walkeeper.storage.recovery import CONTROL_FILE, Recovered
 from walkeeper.storage.store import TimelineStore, write_control_file
 from walkeeper.storage.wal import Segment, segments_in
 from walkeeper.terms import Term
-from walkeeper.testing.memory_disk import MemoryDisk
+from walkeeper.testing.memory_disk import MemoryDisk, unwatched
 from walkeeper.testing.wal import WalGenerator
 
 SEGMENT = 1 << 20
@@ -158,19 +158,22 @@ def survive_every_crash(disk: MemoryDisk, seeds: Iterable[int] = SEEDS) -> int:
         for seed in seeds:
             crashes += 1
             try:
-                check_crash(deepcopy(disk, {id(crash): _quietly}), deepcopy(keeper.ledger), seed)
+                check_crash(copy_of(disk), deepcopy(keeper.ledger), seed)
             except Exception as error:
                 error.add_note(f"crash {seed} before operation {disk.operations}: {operation} {path.name}")
                 raise
 
-    disk.describe = crash  # type: ignore[method-assign]
+    disk.on_operation = crash
     tell_story(keeper)
     crash("sync", DIRECTORY)
     return crashes
 
 
-def _quietly(_operation: str, _path: Path) -> None:
-    """Instead of ``crash``, on a copy that has crashed."""
+def copy_of(disk: MemoryDisk) -> MemoryDisk:
+    """The same disk, unwatched."""
+    copy = deepcopy(disk)
+    copy.on_operation = unwatched
+    return copy
 
 
 def check_crash(disk: MemoryDisk, ledger: Ledger, seed: int) -> None:

@@ -167,6 +167,10 @@ class Fenced(WalkeeperError):
         self.keeper, self.term, self.own = keeper, term, own
 
 
+class StartOver(WalkeeperError):
+    """A leadership, or the attempt to get one, that cannot go on; a new attempt, in a higher term, may succeed."""
+
+
 # -- a server we are a client of ----------------------------------------------------------------------------
 
 

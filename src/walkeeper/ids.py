@@ -58,3 +58,12 @@ class TenantTimelineId:
 
     def __str__(self) -> str:
         return f"{self.tenant_id}/{self.timeline_id}"
+
+    @classmethod
+    def of_system(cls, system_id: int) -> "TenantTimelineId":
+        """The name that a cluster's WAL gets when nobody chose one: PostgreSQL's system identifier, twice.
+
+        It is written as 32 hexadecimal digits, zeroes first, so that ``printf %032x`` gives the same.
+        """
+        raw = system_id.to_bytes(16, "big")
+        return cls(TenantId(raw), TimelineId(raw))

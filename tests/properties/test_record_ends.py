@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from walkeeper.errors import Malformed
 from walkeeper.formats.xlog import MAGICS, PAGE_BYTES, Record, RecordScanner, RecordVerifier, last_record_start
-from walkeeper.lsn import Lsn
+from walkeeper.lsn import INVALID_LSN, Lsn
 from walkeeper.testing.wal import WalGenerator
 
 MIB = 1 << 20
@@ -25,10 +25,6 @@ class Case:
     pg_major: int
     inside_record: bool
 
-    def __repr__(self) -> str:
-        ends = [record.end - self.generated.start for record in self.generated.records]
-        return f"<WAL from {self.generated.start:#x} with records up to {ends}>"
-
     def scanner(self) -> RecordScanner:
         return RecordScanner.start(
             self.generated.start, pg_major=self.pg_major, wal_seg_size=MIB, inside_record=self.inside_record
@@ -36,7 +32,11 @@ class Case:
 
     def verifier(self) -> RecordVerifier:
         return RecordVerifier(
-            self.generated.start, pg_major=self.pg_major, wal_seg_size=MIB, inside_record=self.inside_record
+            self.generated.start,
+            pg_major=self.pg_major,
+            wal_seg_size=MIB,
+            inside_record=self.inside_record,
+            prev=INVALID_LSN,
         )
 
 
@@ -77,10 +77,12 @@ def write_something(draw: st.DrawFn, generated: WalGenerator) -> None:
 
 
 def fill(generated: WalGenerator, unit: int, rest: int) -> None:
-    """A record that leaves ``rest`` bytes up to a multiple of ``unit``, if there is room for one."""
+    """A record that leaves ``rest`` bytes up to a multiple of ``unit``; a bare one if there is no room for that."""
     end = generated.lsn - generated.lsn % unit + unit - rest
     if end - generated.lsn >= 64:
         generated.record_up_to(Lsn(end))
+    else:
+        generated.record()
 
 
 def cuts(generated: WalGenerator) -> st.SearchStrategy[int]:
@@ -148,7 +150,8 @@ def test_the_start_of_a_record_is_found_from_its_end(case: Case, data: st.DataOb
     begin = data.draw(st.sampled_from(range(first_page, record.end + 1, PAGE_BYTES)))
     window = memoryview(generated.wal)[begin - generated.start : record.end - generated.start]
     found = last_record_start(window, record.end, pg_major=case.pg_major, wal_seg_size=MIB)
-    assert found == (record.start if record.start >= begin else None)
+    splits_a_switch = any(r.header.is_switch and r.start < begin <= r.start + 16 for r in generated.records)
+    assert found == (record.start if record.start >= begin and not splits_a_switch else None)
 
 
 @given(cases(), st.data())

@@ -4,10 +4,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from crash_points import survive_every_crash
 
+from crash_points import survive_every_crash
 from walkeeper.acceptor.effects import Effect, SyncWal
 from walkeeper.errors import StorageError
+from walkeeper.ids import TimelineNumber
 from walkeeper.lsn import Lsn
 from walkeeper.messages import Slice
 from walkeeper.storage import recovery, store, wal
@@ -79,7 +80,7 @@ class LeavesOldNames(wal.Wal):
 
 
 class DropsTheLastSlice(wal.Wal):
-    def write(self, begin_lsn: Lsn, slices: Sequence[Slice], tli: wal.TimelineNumber) -> None:
+    def write(self, begin_lsn: Lsn, slices: Sequence[Slice], tli: TimelineNumber) -> None:
         super().write(begin_lsn, [*slices[:-1], bytes(len(slices[-1]))], tli)
 
 
@@ -109,7 +110,7 @@ def assert_caught(disk: MemoryDisk) -> None:
 @pytest.mark.parametrize("file_class", [CarelessFile, CarelessWithSizes, NeverShorter])
 def test_a_file_that_cuts_a_corner_is_caught(file_class: type[MemoryFile]) -> None:
     disk = MemoryDisk()
-    disk.file_class = file_class  # type: ignore[misc]
+    disk.file_class = file_class
     assert_caught(disk)
 
 

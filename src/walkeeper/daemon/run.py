@@ -18,6 +18,7 @@ import signal
 import socket
 import sys
 from contextlib import AbstractAsyncContextManager, closing
+from functools import partial
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -37,6 +38,7 @@ from walkeeper.daemon.sockets import bind, bound_address
 from walkeeper.daemon.watch import WatchedOffload
 from walkeeper.errors import ConfigError, DurabilityLost, Malformed
 from walkeeper.formats.control_file import control_file_as_json, parse_control_file
+from walkeeper.services.listener import accepting
 from walkeeper.storage.data_directory import DataDirectory, claim
 from walkeeper.storage.disk import OsDisk
 from walkeeper.storage.offload import ThreadOffload
@@ -82,9 +84,8 @@ def run_keeper(config: ServeConfig) -> None:
             log.warning("nothing is fsynced (--no-sync): a power failure loses acknowledged WAL")
         with bind(config.listen.pg, "--listen-pg") as pg, bind(config.listen.http, "--listen-http") as http:
             log.info("listening", pg=str(bound_address(pg)), http=str(bound_address(http)))
-            from walkeeper.services.listener import accepting
-
-            trio.run(serve, directory, config.timing, metrics, pg, http, accepting)
+            letting_in = partial(accepting, instruments=metrics)
+            trio.run(serve, directory, config.timing, metrics, pg, http, letting_in)
     log.info("stopped")
 
 
@@ -94,7 +95,7 @@ async def serve(
     metrics: Metrics,
     pg: socket.socket,
     http: socket.socket,
-    accepting: Accepting,
+    letting_in: Accepting,
 ) -> None:
     """Serve until a signal comes, then drain.
 
@@ -118,7 +119,7 @@ async def serve(
                 metrics.watch(timelines)
                 readiness.reached(TIMELINES)
                 async with trio.open_nursery() as connections:
-                    async with accepting(pg, timelines, connections):
+                    async with letting_in(pg, timelines, connections):
                         readiness.reached(LISTENER)
                         notify(READY, os.environ)
                         await wait_for_stop()

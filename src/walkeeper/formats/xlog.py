@@ -16,7 +16,6 @@ Source: PostgreSQL ``xlogreader.c`` and ``xlog.c`` (CopyXLogRecordToWAL), releas
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from struct import Struct
 from typing import Final, NamedTuple
 
 from crc32c import crc32c
@@ -39,6 +38,7 @@ from walkeeper.formats.xlog_pages import (
     check_tli,
     first_record_header,
     first_segment_headers,
+    read_u32,
 )
 from walkeeper.ids import TimelineNumber
 from walkeeper.lsn import Lsn, format_lsn
@@ -67,8 +67,6 @@ _UNKNOWN: Final = -1
 
 _CRC_OFFSET: Final = RECORD_HEADER_BYTES - 4
 """Where xl_crc is in a record.  It covers what is behind the header first, then what is before itself."""
-
-_read_u32 = Struct("<I").unpack_from
 
 
 class _DoubtfulSwitch(Malformed):
@@ -261,7 +259,7 @@ class _Walk:
         wal, begin, at = self.wal, self.begin, self.at
         limit = min(self.end, (at | PAGE_MASK) + 1)
         while at + 4 <= limit:
-            (total,) = _read_u32(wal, at - begin)
+            (total,) = read_u32(wal, at - begin)
             after = at + total
             if after > limit or total <= RECORD_HEADER_BYTES:
                 self.layout.check_record_length(at, total)
@@ -381,7 +379,7 @@ class RecordVerifier:
         """Begin a record that goes on elsewhere; what is in sight is read at once."""
         if len(window) < 4:
             return 0
-        (total,) = _read_u32(window)
+        (total,) = read_u32(window)
         self._layout.check_record_length(self._at, total)
         self._missing, self._start, self._head, self._crc = total, self._at, b"", 0
         return self._read_open_record(window, records)
@@ -426,8 +424,9 @@ class RecordVerifier:
 def last_record_start(wal: Slice, end: Lsn, *, pg_major: int, wal_seg_size: int) -> Lsn | None:
     """Where the record that ends exactly at ``end`` starts: what ``xl_prev`` of the record behind it must say.
 
-    ``wal`` is the WAL just below ``end`` and begins at a page start.  None: the record starts before ``wal``, ask
-    with more.  Raises Malformed if no record ends at ``end`` or if one on the way is damaged.
+    ``wal`` is the WAL just below ``end`` and begins at a page start.  None: ask with more, the record starts before
+    ``wal``, or ``wal`` begins inside what may be an XLOG_SWITCH.  Raises Malformed if no record ends at ``end`` or
+    if one on the way is damaged.
     """
     begin = Lsn(end - len(wal))
     if len(wal) >= SHORT_HEADER_BYTES and PageLayout.is_blank(wal, 0):  # behind an XLOG_SWITCH

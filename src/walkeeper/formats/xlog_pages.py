@@ -55,8 +55,10 @@ BARE_TAILS: Final = (8, 16)
 _SHORT_HEADER = Struct("<HHIQI4x")
 _LONG_HEADER_TAIL = Struct("<QII")
 _RECORD_HEADER = Struct("<IIQBB2xI")
-read_u32 = Struct("<I").unpack_from
 _read_short_header = _SHORT_HEADER.unpack_from
+
+read_u32 = Struct("<I").unpack_from
+"""``read_u32(wal, offset)`` is a tuple of one: xl_tot_len, the only field that no page end can split."""
 
 
 class PageHeader(NamedTuple):

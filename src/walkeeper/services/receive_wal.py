@@ -15,6 +15,7 @@ Does not decide and does not know files.  Source: the START_WAL_PUSH side of Neo
 """
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Final
 
@@ -103,10 +104,12 @@ async def serve_proposer(
     first: ProposerGreeting,
     early: list[memoryview],
     encode_goodbye: Callable[[Goodbye], bytes],
+    while_serving: Callable[[], AbstractContextManager[trio.CancelScope]],
 ) -> Goodbye | None:
     """Serve a proposer until it leaves or is sent away; returns the goodbye that was said, None if it just went.
 
-    ``early`` are payloads that arrived together with the greeting; ``connection`` is for those who look.
+    ``early`` are payloads that arrived together with the greeting; ``connection`` is for those who look.  Reading
+    ends when ``while_serving`` says so, and what has been read is still kept and answered.
 
     Cancellation: an operation that has begun is finished, the rest is dropped unanswered.
     """
@@ -117,7 +120,7 @@ async def serve_proposer(
     with timeline.registry.receiving(connection) as receiver:
         to_acceptor.send_nowait(Received(first, 0))
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(read_messages, source, early, version, to_acceptor, pinned)
+            nursery.start_soon(read_messages, source, early, version, to_acceptor, pinned, while_serving)
             nursery.start_soon(accept_messages, timeline, receiver, inbox, to_writer, pinned)
             await writer.write_replies(outbox)
             if writer.said is not None:
@@ -131,14 +134,18 @@ async def read_messages(
     version: int,
     to_acceptor: "trio.MemorySendChannel[Inbox]",
     pinned: PinnedBytes,
+    while_serving: Callable[[], AbstractContextManager[trio.CancelScope]],
 ) -> None:
-    """Turn what arrives into messages and runs, until the peer ends or speaks wrongly."""
+    """Turn what arrives into messages and runs, until the peer ends or speaks wrongly, or the keeper stops."""
     async with to_acceptor:
         try:
             payloads: list[memoryview] | CopyEnd = early
-            while not isinstance(payloads, CopyEnd):
-                await _pass_on(coalesce(payloads, version), source.received_bytes, to_acceptor, pinned)
-                payloads = await source.next_payloads()
+            with while_serving() as scope:
+                while not isinstance(payloads, CopyEnd):
+                    await _pass_on(coalesce(payloads, version), source.received_bytes, to_acceptor, pinned)
+                    payloads = await source.next_payloads()
+            if scope.cancelled_caught:
+                return
             if payloads is not CopyEnd.GONE:
                 await to_acceptor.send(Received(Goodbye(payloads), 0))
         except PeerError as error:

@@ -8,14 +8,14 @@ It is meaner than real ones, within what POSIX allows:
   (as Linux does since pages are marked clean).
 
 ``faults`` lets the operations with these numbers fail; ``cut_power`` ends everything at one of them.  Operations
-are counted from 0 and ``describe`` can be overridden to see them.
+are counted from 0, and ``on_operation`` hears of each before it happens.
 
 Does not model permissions, directories that are renamed over, or time.
 """
 
 import errno
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import Enum
@@ -32,6 +32,10 @@ SECTOR_BYTES: Final = 512
 
 class PowerCut(BaseException):
     """The machine went off.  Nothing can be done with the disk before ``crash`` has turned it on again."""
+
+
+def unwatched(_operation: str, _path: Path) -> None:
+    """Nobody wants to hear of operations."""
 
 
 class Fault(Enum):
@@ -97,9 +101,9 @@ class _FileNode:
         result = bytearray(self.durable[:size])
         result.extend(bytes(size - len(result)))
         for begin, end in _runs(sectors):
-            end = min(end, size)
-            if begin < end:
-                result[begin:end] = self.cached[begin:end].ljust(end - begin, b"\0")
+            if begin < size:
+                fresh = self.cached[begin : min(end, size)]
+                result[begin : begin + len(fresh)] = fresh
         return result
 
 
@@ -123,7 +127,7 @@ class _DirectoryNode:
 _Node = _FileNode | _DirectoryNode
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class _NameChange:
     """One atomic change of names: each edit puts a node, or nothing, under a name of a directory."""
 
@@ -131,6 +135,11 @@ class _NameChange:
 
     def touches(self, directory: _DirectoryNode) -> bool:
         return any(edited is directory for edited, _, _ in self.edits)
+
+    def things(self) -> set[object]:
+        """The names and nodes it is about; of two changes about one thing, the later needs the earlier."""
+        names = {(id(directory), name) for directory, name, _ in self.edits}
+        return names | {id(node) for _, _, node in self.edits if node is not None}
 
     def persist(self) -> None:
         for directory, name, node in self.edits:
@@ -152,6 +161,7 @@ class MemoryDisk:
     def __init__(self) -> None:
         self.operations = 0
         self.faults: dict[int, Fault] = {}
+        self.on_operation: Callable[[str, Path], None] = unwatched
         self.cuts = 0
         self._root = _DirectoryNode()
         self._changes: list[_NameChange] = []
@@ -181,16 +191,23 @@ class MemoryDisk:
         self._cut_at, self._is_off = None, False
 
     def _keep_some_names(self, random: Random, keeping: float) -> None:
-        journaled = random.random() < 0.5
-        for change in self._changes:
-            if random.random() < keeping:
-                change.persist()
-            elif journaled:
-                break
+        kept = [change for change in self._changes if random.random() < keeping]
+        if random.random() < 0.5:  # a journal keeps all that came before
+            kept = self._changes[: len(kept)]
+        self._persist(kept)
         self._changes.clear()
 
-    def describe(self, operation: str, path: Path) -> None:
-        """Called with every operation before it happens."""
+    def _persist(self, wanted: Sequence[_NameChange]) -> None:
+        """Make changes of names durable, and those before them that they need."""
+        chosen: list[_NameChange] = []
+        things: set[object] = set()
+        for change in reversed(self._changes):
+            if change in wanted or things & change.things():
+                chosen.append(change)
+                things |= change.things()
+        for change in reversed(chosen):
+            change.persist()
+        self._changes = [change for change in self._changes if change not in chosen]
 
     # -- how operations happen ------------------------------------------------------------------------------
 
@@ -203,11 +220,13 @@ class MemoryDisk:
         if self._is_off:
             raise PowerCut
         number, self.operations = self.operations, self.operations + 1
-        self.describe(operation, path)
+        self.on_operation(operation, path)
         if self._cut_at == (number, False):
             self._go_off()
         fault = self.faults.get(number)
-        if fault and operation not in ("write", "sync") and fault is not Fault.SHORT_WRITE:
+        if fault is Fault.SHORT_WRITE and operation != "write":
+            fault = None
+        if fault and operation not in ("write", "sync"):
             _fail(fault.value)
         yield fault
         if self._cut_at == (number, True):
@@ -315,21 +334,16 @@ class MemoryDisk:
         with naming_errors("open", path):
             directory = self._directory(path)
         with naming_lost_durability("fsync", path), self.operating("sync", path) as fault:
+            touching = [change for change in self._changes if change.touches(directory)]
             if fault:
-                self._changes = [change for change in self._changes if not change.touches(directory)]
-                _fail(fault.value or errno.EIO)
-            self.persist_names(directory)
-
-    def persist_names(self, directory: _DirectoryNode) -> None:
-        for change in self._changes:
-            if change.touches(directory):
-                change.persist()
-        self._changes = [change for change in self._changes if not change.touches(directory)]
+                self._changes = [change for change in self._changes if change not in touching]
+                _fail(fault.value)
+            self._persist(touching)
 
     def syncfs(self, path: Path) -> None:
         with naming_lost_durability("syncfs", path), self.operating("sync", path) as fault:
             if fault:
-                _fail(fault.value or errno.EIO)
+                _fail(fault.value)
             for change in self._changes:
                 change.persist()
             self._changes.clear()
@@ -392,7 +406,7 @@ class MemoryFile:
         with naming_lost_durability(operation, self.path), self._operating("sync") as fault:
             if fault:
                 self._node.forget_dirt()
-                _fail(fault.value or errno.EIO)
+                _fail(fault.value)
             yield
 
     def close(self) -> None:

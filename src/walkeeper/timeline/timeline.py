@@ -116,6 +116,10 @@ class Timeline:
             raise Blown(self.ttid)
         return self._acceptor
 
+    def require_state(self) -> AcceptorState:
+        """The state as it is now.  Raises TimelineUnavailable."""
+        return self._require_open().state
+
     def _on_blown(self) -> None:
         self._acceptor = None
         self.progress.withdraw(INVALID_LSN)

@@ -15,7 +15,7 @@ import structlog
 import trio
 
 from walkeeper.acceptor.state import new_control_file
-from walkeeper.errors import Exists, NotFound, StorageError
+from walkeeper.errors import DurabilityLost, Exists, NotFound, StorageError
 from walkeeper.ids import TenantTimelineId
 from walkeeper.lsn import INVALID_LSN, Lsn
 from walkeeper.membership import NO_CONFIGURATION, Configuration
@@ -120,6 +120,8 @@ class Timelines:
     async def _load_one(self, ttid: TenantTimelineId) -> None:
         try:
             await self._open_one(ttid)
+        except DurabilityLost:
+            raise
         except StorageError as error:
             self._shut[ttid] = error
             log.error("timeline stays shut", ttid=str(ttid), error=str(error))

@@ -28,8 +28,9 @@ def test_a_busy_port_is_an_error_that_names_flag_and_address() -> None:
 def test_a_port_is_free_again_as_soon_as_its_owner_is_gone() -> None:
     with bind(Address("127.0.0.1", 0), "--listen") as sock:
         address = bound_address(sock)
-        with socket.create_connection((address.host, address.port)):
-            pass
+        with socket.create_connection((address.host, address.port)) as client:
+            sock.accept()[0].close()  # who closes first keeps the port in TIME_WAIT
+            client.recv(1)
     bind(address, "--listen").close()
 
 

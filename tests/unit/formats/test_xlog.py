@@ -1,6 +1,7 @@
 """The record scanner and the verifier, case by case.  Any WAL cut anywhere: tests/properties/test_record_ends.py."""
 
 from collections.abc import Callable
+from itertools import pairwise
 
 import pytest
 
@@ -131,6 +132,13 @@ def test_many_small_slices_are_one_large_one() -> None:
     assert scanner(generated.start).scan(slices) == scanner(generated.start).scan([generated.wal])
 
 
+def test_large_slices_may_be_cut_in_the_padding_of_a_record() -> None:
+    generated = generate(PAGE, some(1000, 101))
+    places = [0, *(record.end - 1 - PAGE for record in generated.records[::200]), len(generated.wal)]
+    slices = [generated.wal[begin:end] for begin, end in pairwise(places)]
+    assert scanner(PAGE).scan(slices).record_end == generated.lsn
+
+
 def test_what_a_scanner_carries_is_smaller_than_a_page_header() -> None:
     generated = LAYOUTS["over whole segments"]
     scanned = scanner(generated.start)
@@ -215,10 +223,12 @@ def test_zeroes_where_a_record_should_start_are_malformed() -> None:
 
 def test_the_padding_behind_a_switch_is_not_looked_at() -> None:
     generated = generate(PAGE, WalGenerator.switch)
-    noise = generated.wal[:48] + b"\xff" * (len(generated.wal) - 48)
+    noise = generated.wal[:48] + encode_record(0, 0) * ((len(generated.wal) - 48) // 24) + b"\xff" * 8
     scanned = scanner(PAGE).scan([noise[:48]])
     assert (scanned.next_lsn, scanned.record_end) == (PAGE + 48, SEGMENT + MIB)
     assert scanned.scan([noise[48:]]).record_end == SEGMENT + MIB
+    verified = verifier(PAGE)
+    assert (verified.feed(noise), verified.stopped) == (generated.records, None)
 
 
 def test_the_rest_of_an_open_record_must_be_as_long_as_is_missing() -> None:
@@ -291,10 +301,20 @@ def test_the_start_of_the_last_record_is_found_or_lies_before_the_window(name: s
     generated = LAYOUTS[name]
     wal, first_page = memoryview(generated.wal), -generated.start % PAGE_BYTES
     for record in generated.records[-4:]:
-        for begin in range(first_page, record.end - generated.start + 1, PAGE_BYTES)[-9:]:
+        pages = range(first_page, record.end - generated.start + 1, PAGE_BYTES)
+        for begin in {*pages[:2], *pages[-9:]}:
             window = wal[begin : record.end - generated.start]
             found = last_record_start(window, record.end, pg_major=15, wal_seg_size=MIB)
-            assert found == (record.start if record.start >= generated.start + begin else None)
+            in_sight = record.start >= generated.start + begin and not splits_a_switch(generated, begin)
+            assert found == (record.start if in_sight else None)
+
+
+def splits_a_switch(generated: WalGenerator, begin: int) -> bool:
+    """Whether the page ``begin`` bytes into the WAL begins inside an XLOG_SWITCH."""
+    page = generated.start + begin
+    return any(
+        record.header.is_switch and record.start < page <= record.start + 16 for record in generated.records
+    )
 
 
 def test_where_no_record_ends_there_is_none_to_be_found() -> None:
@@ -304,6 +324,12 @@ def test_where_no_record_ends_there_is_none_to_be_found() -> None:
         end = Lsn(record.end - missing)
         with pytest.raises(Malformed, match="ends at"):
             last_record_start(generated.wal[:-missing], end, pg_major=15, wal_seg_size=MIB)
+
+
+def test_where_a_record_is_open_none_ends() -> None:
+    window = generate(PAGE, some(1, 1000)).wal[:512]
+    with pytest.raises(Malformed, match="ends at"):
+        last_record_start(window, Lsn(PAGE + 512), pg_major=15, wal_seg_size=MIB)
 
 
 def test_a_damaged_window_is_malformed() -> None:

@@ -2,6 +2,7 @@
 
 import errno
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from walkeeper.errors import DiskFull, DurabilityLost, FileMissing, StorageError
+from walkeeper.messages import Slice
 from walkeeper.storage.disk import (
     SLICES_PER_WRITE_MAX,
     Disk,
@@ -193,9 +195,9 @@ def test_a_sync_that_fails_has_lost_durability_whatever_the_reason(code: int) ->
 def test_short_writes_are_continued_where_they_stopped(slices: list[bytes], lengths: list[int]) -> None:
     written = bytearray()
 
-    def write_some(rest: object, offset: int) -> int:
+    def write_some(rest: Sequence[Slice], offset: int) -> int:
         assert offset == 100 + len(written)
-        content = b"".join(rest)[: lengths[len(written) % len(lengths)]]  # type: ignore[call-overload]
+        content = b"".join(rest)[: lengths[len(written) % len(lengths)]]
         written.extend(content)
         return len(content)
 

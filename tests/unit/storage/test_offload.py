@@ -111,15 +111,23 @@ async def test_a_caller_that_is_cancelled_waits_until_the_function_has_returned(
 
 async def test_as_many_jobs_run_at_once_as_there_are_threads() -> None:
     meeting = threading.Barrier(4)  # nobody leaves before four are there
+
+    async def meet() -> None:
+        await offload(meeting.wait)
+
     async with ThreadOffload(4) as offload, trio.open_nursery() as nursery:
         for _ in range(8):
-            nursery.start_soon(offload, meeting.wait)
+            nursery.start_soon(meet)
 
 
 async def test_the_event_loop_goes_on_while_a_job_runs() -> None:
     done = threading.Event()
+
+    async def wait() -> None:
+        assert await offload(done.wait)
+
     async with ThreadOffload(1) as offload, trio.open_nursery() as nursery:
-        nursery.start_soon(offload, done.wait)
+        nursery.start_soon(wait)
         await trio.testing.wait_all_tasks_blocked()
         done.set()
 

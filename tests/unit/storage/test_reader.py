@@ -3,8 +3,8 @@
 from pathlib import Path
 
 import pytest
-from crash_points import DIRECTORY, SEGMENT, TLI
 
+from crash_points import DIRECTORY, SEGMENT, TLI
 from walkeeper.errors import Corrupt, StorageError, WalNotAvailable
 from walkeeper.lsn import Lsn
 from walkeeper.storage.disk import Disk
@@ -78,5 +78,5 @@ def test_a_segment_that_is_renamed_while_we_look_is_found(
             if len(looks) == looks_before + 1:
                 disk.rename(before, after)
 
-    disk.describe = rename_in_between  # type: ignore[method-assign]
+    disk.on_operation = rename_in_between
     assert read(disk, BEGIN, 10) == WAL[:10]

@@ -4,6 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+
 from crash_points import (
     DIRECTORY,
     SEGMENT,
@@ -17,7 +18,6 @@ from crash_points import (
     read_file,
     read_wal,
 )
-
 from walkeeper.acceptor.effects import KeepControlFile, SyncWal, TruncateWal, WriteWal
 from walkeeper.errors import Corrupt, DurabilityLost, StorageError
 from walkeeper.ids import TimelineNumber
@@ -211,9 +211,7 @@ def started_at_boundary(disk: MemoryDisk) -> TimelineStore:
     store = TimelineStore(disk, DIRECTORY)
     store.recover()
     store.perform(TruncateWal(BOUNDARY, TimelineNumber(0)))
-    started = replace(
-        control_file, timeline_start_lsn=BOUNDARY, local_start_lsn=BOUNDARY, commit_lsn=BOUNDARY
-    )
+    started = replace(control_file, timeline_start_lsn=BOUNDARY, local_start_lsn=BOUNDARY, commit_lsn=BOUNDARY)
     store.perform(KeepControlFile(started))
     return store
 
@@ -269,7 +267,7 @@ def test_recovery_that_cannot_make_it_durable_fails(disk: MemoryDisk) -> None:
             syncs.append(True)
             disk.faults[disk.operations - 1] = Fault.IO_ERROR
 
-    disk.describe = fail_syncs  # type: ignore[method-assign]
+    disk.on_operation = fail_syncs
     with pytest.raises(DurabilityLost):
         keeper.recover()
     assert syncs == [True]

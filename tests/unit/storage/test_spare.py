@@ -36,8 +36,8 @@ def test_an_installed_spare_is_a_durable_file_of_zeroes(disk: MemoryDisk, spares
 
 
 def test_a_spare_is_written_and_synced_in_pieces(disk: MemoryDisk, spares: SpareSegments) -> None:
-    seen = []
-    disk.describe = lambda operation, _path: seen.append(operation)  # type: ignore[method-assign]
+    seen: list[str] = []
+    disk.on_operation = lambda operation, _path: seen.append(operation)
     spares.prepare()
     assert seen == ["create", *["write", "sync"] * 3]
 
@@ -49,8 +49,8 @@ def test_one_spare_is_enough(disk: MemoryDisk, spares: SpareSegments) -> None:
 
 
 def test_a_spare_that_is_being_made_is_not_used(disk: MemoryDisk, spares: SpareSegments) -> None:
-    installed = []
-    disk.describe = lambda *_: installed.append(spares.install(SEGMENT))  # type: ignore[method-assign]
+    installed: list[bool] = []
+    disk.on_operation = lambda *_: installed.append(spares.install(SEGMENT))
     spares.prepare()
     assert set(installed) == {False}
     assert spares.is_ready
@@ -74,7 +74,7 @@ def test_a_spare_that_finds_no_space_leaves_nothing(step: int, disk: MemoryDisk,
 
 def test_two_that_are_made_at_once_do_not_touch_each_other(disk: MemoryDisk, spares: SpareSegments) -> None:
     """As when the first thread is slow and the timeline was read again meanwhile."""
-    begun = []
+    begun: list[bool] = []
 
     def begin_another(operation: str, _path: Path) -> None:
         if operation == "write" and not begun:
@@ -84,7 +84,7 @@ def test_two_that_are_made_at_once_do_not_touch_each_other(disk: MemoryDisk, spa
             with disk.open_for_writing(SEGMENT) as file:
                 file.pwritev((b"wal",), 0)
 
-    disk.describe = begin_another  # type: ignore[method-assign]
+    disk.on_operation = begin_another
     spares.prepare()
     with disk.open(SEGMENT) as file:
         assert file.pread(3, 0) == b"wal"

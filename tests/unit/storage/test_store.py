@@ -4,8 +4,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from crash_points import DIRECTORY, SEGMENT, SERVER, START, TLI, Keeper, Ledger, new_timeline, new_wal, read_file
 
+from crash_points import DIRECTORY, SEGMENT, SERVER, START, TLI, Keeper, Ledger, new_timeline, new_wal, read_file
 from walkeeper.acceptor.effects import InitializeFirstSegment, KeepControlFile, SyncWal, TruncateWal, WriteWal
 from walkeeper.errors import DiskFull, DurabilityLost, WalNotAvailable
 from walkeeper.formats.xlog import first_segment_headers
@@ -110,7 +110,8 @@ def test_everything_is_observed_with_its_size(disk: MemoryDisk) -> None:
 
 
 def test_an_operation_that_fails_is_not_observed(disk: MemoryDisk) -> None:
-    control_file, seen = new_timeline(disk), []
+    control_file = new_timeline(disk)
+    seen: list[object] = []
     store = TimelineStore(disk, DIRECTORY, observe=lambda *what: seen.append(what))
     store.recover()
     disk.faults[disk.operations] = Fault.NO_SPACE
@@ -120,12 +121,13 @@ def test_an_operation_that_fails_is_not_observed(disk: MemoryDisk) -> None:
 
 
 def test_a_spare_is_made_when_it_is_wanted(disk: MemoryDisk, keeper: Keeper) -> None:
-    assert not keeper.store.wants_spare
+    wanted = [keeper.store.wants_spare]
     keeper.elect(START, keeper.recover().tli)
     keeper.append(new_wal(START, SEGMENT // 2, fill=0x12))
-    assert keeper.store.wants_spare
+    wanted.append(keeper.store.wants_spare)
     keeper.store.prepare_spare()
-    assert not keeper.store.wants_spare
+    wanted.append(keeper.store.wants_spare)
+    assert wanted == [False, True, False]
 
 
 def test_reading_a_timeline_again_deletes_spares_and_forgets_them(disk: MemoryDisk, keeper: Keeper) -> None:

@@ -1,0 +1,177 @@
+"""The keepers of one writer: a link to each, kept alive, and the proposer they all talk to.
+
+::
+
+    caller --wal_grew--> Proposer --next_message--> KeeperLink --bytes--> keeper      (one per keeper)
+    caller <--on_commit-- Proposer <--received----- KeeperLink <--bytes-- keeper
+
+Whatever makes news (WAL from the primary, an acknowledgement) pumps the links at once and without a turn of the
+scheduler; a link that its keeper does not empty is left to its own task, so that none delays the others.
+
+Rules: what ends one conversation (network, protocol, the keeper's refusals) is repaired by that link; what ends the
+leadership leaves ``run``: ``Fenced``, ``ConfigError`` and ``StartOver``.
+
+Does not know where WAL comes from, nor what a commit is good for.
+"""
+
+from collections.abc import Callable, Sequence
+from random import uniform
+from typing import Final, assert_never
+
+import trio
+
+from walkeeper.errors import Fenced, StartOver
+from walkeeper.links.keeper import KeeperAddress
+from walkeeper.links.keeper_link import Introduction, KeeperLink, Log, WalSource
+from walkeeper.lsn import INVALID_LSN, Lsn
+from walkeeper.proposer import actions
+from walkeeper.proposer.election import Election
+from walkeeper.proposer.proposer import Proposer
+
+CLOCK_TICK_SECONDS: Final = 0.02
+"""The shortest time between two looks at the clock: a keeper that does not read must not make us spin."""
+
+RIVALRY_SECONDS: Final = (0.1, 1.0)
+"""How long a candidate waits, at random, before it tries again: two that keep step would never win."""
+
+SILENCE_LOOKS_SECONDS: Final = 1.0
+
+STRANDED_SECONDS: Final = 10.0
+"""How long a quorum may wait for a donor before another election looks for one among the keepers that are there."""
+
+
+class Ensemble:
+    """``on_commit`` is called, from any task, whenever commit_lsn has advanced; it must not wait or raise."""
+
+    def __init__(
+        self,
+        addresses: Sequence[KeeperAddress],
+        introduction: Introduction,
+        proposer: Proposer,
+        source: WalSource,
+        on_commit: Callable[[Lsn], None],
+        log: Log,
+    ) -> None:
+        self.proposer = proposer
+        self.introduction = introduction
+        self.log = log
+        self._on_commit = on_commit
+        self._elected = trio.Event()
+        self._lost = trio.Event()
+        self._sooner = trio.Event()
+        self._next_look_at = 0.0
+        self._stranded_since: float | None = None
+        self.links = [KeeperLink(self, place, address, source) for place, address in enumerate(addresses)]
+
+    async def run(self) -> None:
+        """Keep all links alive until cancelled.  Raises groups of Fenced, ConfigError and StartOver."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._keep_time)
+            nursery.start_soon(self._drop_silent)
+            nursery.start_soon(self._campaign_again)
+            for link in self.links:
+                nursery.start_soon(link.run, name=f"keeper {link.address}")
+
+    async def wait_elected(self) -> Election:
+        """The outcome of the campaign.  Nothing is announced yet."""
+        await self._elected.wait()
+        assert self.proposer.election is not None
+        return self.proposer.election
+
+    def lead(self, first_lsn: Lsn = INVALID_LSN) -> None:
+        """Announce the election; see ``Proposer.lead``."""
+        self.proposer.lead(first_lsn)
+        self.pump()
+
+    def wal_grew(self, end_lsn: Lsn) -> None:
+        """The source has WAL up to ``end_lsn``."""
+        self.proposer.wal_grew(end_lsn)
+        self.pump()
+
+    def pump(self) -> None:
+        """Let every keeper hear what there is to say, as far as its connection takes it."""
+        for link in self.links:
+            link.pump()
+
+    def address_of(self, place: int) -> KeeperAddress:
+        return self.links[place].address
+
+    # -- what the proposer says -------------------------------------------------------------------------------
+
+    def act(self, happened: Sequence[actions.Action]) -> None:
+        """Take in what one keeper's messages led to.  Raises Fenced and StartOver."""
+        for action in happened:
+            match action:
+                case actions.CommitAdvanced():
+                    pass
+                case actions.Elected():
+                    self._elected.set()
+                case actions.CampaignLost(keeper, term):
+                    self.log.info("campaign_lost", keeper=keeper, term=term, own_term=self.proposer.term)
+                    self._lost.set()
+                case actions.Fenced(keeper, term):
+                    raise Fenced(keeper, term, self.proposer.term)
+                case actions.Reconfigured(keeper, generation):
+                    raise StartOver(f"{keeper} knows a newer configuration, generation {generation}")
+                case _:
+                    assert_never(action)
+        if any(isinstance(action, actions.CommitAdvanced) for action in happened):
+            self._on_commit(self.proposer.commit_lsn)
+        if happened:
+            self._look_sooner()
+
+    def strand(self) -> None:
+        """A keeper needs WAL that no connected one has.  Raises StartOver if that lasts and no quorum can form.
+
+        A quorum that has the start of our term commits without the missing WAL: then there is time.
+        """
+        now = trio.current_time()
+        if self.proposer.commit_lsn != INVALID_LSN:
+            self._stranded_since = None
+        elif self._stranded_since is None:
+            self._stranded_since = now
+        elif now - self._stranded_since > STRANDED_SECONDS:
+            raise StartOver("no keeper that is there has the WAL that the others need")
+
+    def found_donor(self) -> None:
+        self._stranded_since = None
+
+    # -- time -------------------------------------------------------------------------------------------------
+
+    async def _keep_time(self) -> None:
+        """Heartbeats, and commits that no WAL carried."""
+        while True:
+            self._sooner = trio.Event()
+            self._next_look_at = max(self._due_at(), trio.current_time() + CLOCK_TICK_SECONDS)
+            with trio.move_on_at(self._next_look_at):
+                await self._sooner.wait()
+                continue
+            now = trio.current_time()
+            for link in self.links:
+                if self.proposer.wakes_at(link.place) <= now:
+                    link.pump()
+
+    def _due_at(self) -> float:
+        return min(self.proposer.wakes_at(link.place) for link in self.links)
+
+    def _look_sooner(self) -> None:
+        """Something may have become due before the time that is waited for."""
+        due_at = self._due_at()
+        if due_at <= trio.current_time():
+            self.pump()
+        elif due_at < self._next_look_at - CLOCK_TICK_SECONDS:
+            self._sooner.set()
+
+    async def _drop_silent(self) -> None:
+        while True:
+            await trio.sleep(SILENCE_LOOKS_SECONDS)
+            for place in self.proposer.silent(trio.current_time()):
+                self.links[place].drop("it does not answer")
+
+    async def _campaign_again(self) -> None:
+        while True:
+            await self._lost.wait()
+            await trio.sleep(uniform(*RIVALRY_SECONDS))
+            self._lost = trio.Event()
+            self.proposer.campaign_again()
+            self.pump()

@@ -1,0 +1,103 @@
+"""Connections to one keeper: where it is, what it knows of a timeline, and the streams it opens.
+
+Source: Neon's safekeeper protocol (START_WAL_PUSH, START_REPLICATION with a term, IDENTIFY_SYSTEM).
+"""
+
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from typing import Final
+
+from walkeeper.errors import ConfigError, Malformed, ServerError
+from walkeeper.formats.commands import StartWalPush, encode_start_recovery, encode_start_wal_push
+from walkeeper.formats.startup import encode_options
+from walkeeper.ids import TenantTimelineId, TimelineNumber
+from walkeeper.links.conninfo import ConnectionInfo
+from walkeeper.links.postgres import Connection, connect
+from walkeeper.links.wal_stream import WalStream
+from walkeeper.lsn import Lsn, parse_lsn
+from walkeeper.terms import Term
+
+DEFAULT_PORT: Final = 5454
+"""Where Neon's safekeepers listen, and ours."""
+
+PROTOCOL_VERSION: Final = 3
+
+_NOT_FOUND: Final = "was not found"
+"""How a keeper says that it has no such timeline.  Neon's has no SQLSTATE of its own for it."""
+
+
+@dataclass(frozen=True, slots=True)
+class KeeperAddress:
+    host: str
+    port: int = DEFAULT_PORT
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+def parse_keepers(text: str) -> tuple[KeeperAddress, ...]:
+    """``a:5454,b,[::1]:5455`` -> addresses.  Raises ConfigError."""
+    return tuple(_parse_keeper(each.strip()) for each in text.split(","))
+
+
+def _parse_keeper(text: str) -> KeeperAddress:
+    if text.startswith("["):
+        host, bracket, port = text[1:].partition("]")
+        port = port.removeprefix(":") if bracket else "?"
+    else:
+        host, _, port = text.partition(":")
+    if not host or (port and not (port.isascii() and port.isdigit() and 0 < int(port) < 65536)):
+        raise ConfigError(f"{text!r} is not the address of a keeper, such as keeper1:{DEFAULT_PORT}")
+    return KeeperAddress(host, int(port or DEFAULT_PORT))
+
+
+def connect_keeper(
+    address: KeeperAddress, ttid: TenantTimelineId, application_name: str
+) -> AbstractAsyncContextManager[Connection]:
+    """A connection for ``ttid``.  Raises as ``connect`` does."""
+    info = ConnectionInfo(
+        address.host,
+        address.port,
+        user="walkeeper",
+        dbname="replication",
+        application_name=application_name,
+        options=encode_options(ttid),
+    )
+    return connect(info, f"keeper {address}")
+
+
+@dataclass(frozen=True, slots=True)
+class KeptTimeline:
+    """What a keeper has of a timeline.  ``end_lsn`` is 0 while it has no WAL; ``tli`` is PostgreSQL's timeline id."""
+
+    system_id: int
+    tli: TimelineNumber
+    end_lsn: Lsn
+
+
+async def identify(connection: Connection) -> KeptTimeline | None:
+    """What the keeper has of the connection's timeline, None if it never heard of it.  Raises ServerError."""
+    try:
+        rows = await connection.query("IDENTIFY_SYSTEM")
+    except ServerError as error:
+        if _NOT_FOUND in error.message:
+            return None
+        raise
+    try:
+        ((system_id, tli, end_lsn, _),) = rows
+        return KeptTimeline(int(system_id or 0), TimelineNumber(int(tli or 0)), parse_lsn(end_lsn or "0/0"))
+    except ValueError as error:
+        raise Malformed(f"{connection.name}: IDENTIFY_SYSTEM answered {rows}") from error
+
+
+async def start_push(connection: Connection) -> None:
+    """Begin to propose.  A timeline that does not exist is created.  Raises ServerError."""
+    await connection.start_copy(
+        encode_start_wal_push(StartWalPush(PROTOCOL_VERSION, allow_timeline_creation=True))
+    )
+
+
+async def start_recovery(connection: Connection, begin_lsn: Lsn, term: Term) -> WalStream:
+    """WAL from ``begin_lsn`` on, committed or not, for the leader of ``term``.  Raises ServerError."""
+    await connection.start_copy(encode_start_recovery(begin_lsn, term))
+    return WalStream(connection, begin_lsn)

@@ -1,0 +1,336 @@
+"""One keeper's link: connect, greet, push WAL, hear acknowledgements; after a loss, again.
+
+Two tasks share a connection.  ``_listen`` takes replies to the proposer.  ``_speak`` waits where ``pump`` must not: for
+the kernel to have room, and for a donor.  ``pump`` itself is called by whoever has news and never waits.
+
+A keeper that lacks WAL which is no longer in memory gets it from the keeper that has most, over a second connection;
+the primary is never asked for it, and the other keepers do not notice.
+
+Bounds: at most ``SEND_AHEAD_BYTES`` wait for one keeper besides the kernel's buffer, and one delivery of a donor.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+import trio
+
+from walkeeper.errors import PeerError, ServerError, Unreachable
+from walkeeper.formats.frames import encode_copy_data_head
+from walkeeper.formats.proposer import encode_append_head, encode_proposer_message, parse_acceptor_message
+from walkeeper.ids import TenantTimelineId
+from walkeeper.links.backoff import Backoff
+from walkeeper.links.keeper import (
+    PROTOCOL_VERSION,
+    KeeperAddress,
+    KeptTimeline,
+    connect_keeper,
+    identify,
+    start_push,
+    start_recovery,
+)
+from walkeeper.links.postgres import Connection
+from walkeeper.links.wal_stream import WalStream
+from walkeeper.links.window import Window
+from walkeeper.lsn import Lsn, format_lsn
+from walkeeper.messages import AppendRun, Slice
+from walkeeper.proposer.actions import Action, Append
+from walkeeper.proposer.follower import Phase
+from walkeeper.proposer.proposer import Outgoing, Proposer
+
+SEND_AHEAD_BYTES: Final = 1024 * 1024
+"""What is encoded for a keeper before the kernel has taken it: a few system calls' worth."""
+
+HANDSHAKE_SECONDS: Final = 10.0
+"""For a keeper to say what it has and to begin the stream; making a timeline costs it some fsyncs."""
+
+DONOR_SILENCE_SECONDS: Final = 10.0
+DONOR_PAUSE_SECONDS: Final = 0.5
+"""Before a donor is looked for again."""
+
+
+class WalSource(Protocol):
+    """The WAL that the writer has itself."""
+
+    @property
+    def tail_lsn(self) -> Lsn:
+        """Its first byte."""
+
+    def slices(self, begin_lsn: Lsn, end_lsn: Lsn) -> Sequence[Slice]:
+        """All of [begin_lsn, end_lsn)."""
+
+
+class Log(Protocol):
+    """structlog's bound logger, as far as links use it."""
+
+    def info(self, event: str, **fields: object) -> object: ...
+    def warning(self, event: str, **fields: object) -> object: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Introduction:
+    """How a writer presents itself to keepers; ``check`` hears what each has, and raises ConfigError to refuse it."""
+
+    ttid: TenantTimelineId
+    application_name: str
+    check: Callable[[str, KeptTimeline | None], None]
+
+
+class Company(Protocol):
+    """What a link needs of the others: ``links.ensemble``."""
+
+    proposer: Proposer
+    introduction: Introduction
+    log: Log
+
+    def act(self, happened: Sequence[Action]) -> None:
+        """Take in what the keeper's messages led to.  Raises Fenced and StartOver."""
+
+    def pump(self) -> None:
+        """Let every keeper hear what there is to say."""
+
+    def address_of(self, place: int) -> KeeperAddress: ...
+
+    def strand(self) -> None:
+        """This keeper needs WAL that no connected one has.  Raises StartOver when that has lasted too long."""
+
+    def found_donor(self) -> None:
+        """The opposite."""
+
+
+class KeeperLink:
+    """The link to the keeper at ``place`` of the proposer's list."""
+
+    def __init__(self, company: Company, place: int, address: KeeperAddress, source: WalSource) -> None:
+        self.place = place
+        self.address = address
+        self._company = company
+        self._proposer = company.proposer
+        self._follower = company.proposer.followers[place]
+        self._source = source
+        self._connection: Connection | None = None
+        self._scope = trio.CancelScope()
+        self._failure: Unreachable | PeerError | None = None
+        self._work = trio.Event()
+        self._is_copying = False
+        self._last_told = ""
+
+    def __str__(self) -> str:
+        return f"keeper {self.address}"
+
+    # -- the life of a connection -----------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Converse for ever.  Raises groups of Fenced, ConfigError and StartOver."""
+        backoff = Backoff()
+        while True:
+            try:
+                await self._converse(backoff)
+            except* (Unreachable, ServerError, PeerError) as lost:
+                self._tell_loss(_first(lost))
+            await trio.sleep(backoff.next_pause_seconds())
+
+    async def _converse(self, backoff: Backoff) -> None:
+        introduction = self._company.introduction
+        async with connect_keeper(self.address, introduction.ttid, introduction.application_name) as connection:
+            await self._introduce(connection)
+            self._failure, self._work = None, trio.Event()
+            self._connection = connection
+            self._proposer.connected(self.place)
+            self._company.log.info("keeper_connected", keeper=str(self.address))
+            backoff.succeeded()
+            try:
+                async with trio.open_nursery() as nursery:
+                    self._scope = nursery.cancel_scope
+                    nursery.start_soon(self._listen, connection)
+                    nursery.start_soon(self._speak, connection)
+            finally:
+                self._connection = None
+                self._proposer.disconnected(self.place)
+        if self._failure is not None:
+            raise self._failure
+
+    async def _introduce(self, connection: Connection) -> None:
+        """Look at what the keeper has before anything is said that it would remember."""
+        with trio.move_on_after(HANDSHAKE_SECONDS):
+            self._company.introduction.check(str(self), await identify(connection))
+            await start_push(connection)
+            return
+        raise Unreachable(str(self), f"no stream within {HANDSHAKE_SECONDS:g} s")
+
+    def drop(self, why: str) -> None:
+        """End the connection; another one will be made."""
+        self._fail(Unreachable(str(self), why))
+
+    def _fail(self, error: Unreachable | PeerError) -> None:
+        if self._connection is not None:
+            self._failure = error
+            self._connection = None
+            self._scope.cancel()
+
+    def _tell_loss(self, error: BaseException) -> None:
+        """One line for each new reason, not one for each attempt."""
+        if str(error) != self._last_told:
+            self._last_told = str(error)
+            self._company.log.warning("keeper_lost", keeper=str(self.address), why=self._last_told)
+
+    # -- listening --------------------------------------------------------------------------------------------
+
+    async def _listen(self, connection: Connection) -> None:
+        while True:
+            payloads = await connection.receive_copies()
+            now = trio.current_time()
+            happened = [
+                action
+                for payload in payloads
+                for action in self._proposer.received(
+                    self.place, parse_acceptor_message(payload, PROTOCOL_VERSION), now
+                )
+            ]
+            self._company.act(happened)
+            if self._follower.phase is not Phase.STREAMING:
+                self._company.pump()  # a quorum may have formed
+
+    # -- speaking ---------------------------------------------------------------------------------------------
+
+    def pump(self) -> None:
+        """Say what there is to say, without waiting."""
+        if self._connection is None or self._is_copying:
+            return
+        try:
+            self._say(self._connection, self._source)
+        except (Unreachable, PeerError) as error:
+            self._fail(error)
+            return
+        if self._connection.link.pending_bytes or self._needs_donor:
+            self._work.set()
+
+    async def _speak(self, connection: Connection) -> None:
+        while True:
+            self._work = trio.Event()
+            self.pump()
+            if connection.link.pending_bytes:
+                await connection.wait_sent()
+            elif self._needs_donor:
+                await self._copy_from_donor(connection)
+            else:
+                await self._work.wait()
+
+    def _say(self, connection: Connection, source: WalSource, until: Lsn | None = None) -> None:
+        """All that the proposer has for this keeper; WAL from ``source``, up to ``until``.  Raises Unreachable."""
+        if self._follower.streaming_at < source.tail_lsn:
+            until = self._follower.streaming_at
+        pieces: list[Slice] = []
+        size = connection.link.pending_bytes
+        while size < SEND_AHEAD_BYTES:
+            message = self._proposer.next_message(self.place, trio.current_time(), until)
+            if message is None:
+                break
+            size += _encode(message, source, pieces)
+        if pieces:
+            connection.send_soon(*pieces)
+
+    # -- catching up ------------------------------------------------------------------------------------------
+
+    @property
+    def _needs_donor(self) -> bool:
+        """Whether this keeper waits for WAL that the writer does not have any more."""
+        missing_below = min(self._source.tail_lsn, self._proposer.available_lsn)
+        return self._follower.phase is Phase.STREAMING and self._follower.streaming_at < missing_below
+
+    async def _copy_from_donor(self, connection: Connection) -> None:
+        """Send WAL that another keeper has, until the writer's own takes over."""
+        place = self._proposer.donor_for(self.place)
+        if place is None:
+            self._company.strand()
+            await trio.sleep(DONOR_PAUSE_SECONDS)
+            return
+        self._company.found_donor()
+        begin_lsn = self._follower.streaming_at
+        donor = self._company.address_of(place)
+        self._company.log.info(
+            "keeper_catching_up", keeper=str(self.address), donor=str(donor), from_lsn=format_lsn(begin_lsn)
+        )
+        try:
+            await self._copy_from(donor, begin_lsn, connection)
+        except (ServerError, PeerError, Unreachable) as error:
+            if self._is_own(error, connection):
+                raise
+            self._company.log.warning("donor_lost", keeper=str(self.address), donor=str(donor), why=str(error))
+            await trio.sleep(DONOR_PAUSE_SECONDS)
+
+    def _is_own(self, error: Exception, connection: Connection) -> bool:
+        return isinstance(error, Unreachable) and error.server == connection.name
+
+    async def _copy_from(self, donor: KeeperAddress, begin_lsn: Lsn, connection: Connection) -> None:
+        introduction = self._company.introduction
+        async with connect_keeper(donor, introduction.ttid, introduction.application_name) as donor_connection:
+            stream = await start_recovery(donor_connection, begin_lsn, self._proposer.term)
+            self._is_copying = True
+            try:
+                while self._needs_donor:
+                    await self._pass_on(stream, connection)
+            finally:
+                self._is_copying = False
+
+    async def _pass_on(self, stream: WalStream, connection: Connection) -> None:
+        """One delivery of the donor, all of it, before the next."""
+        chunk = await self._receive_with_heartbeats(stream, connection)
+        while self._follower.streaming_at < min(chunk.end_lsn, self._proposer.available_lsn):
+            self._say(connection, chunk, chunk.end_lsn)
+            await connection.wait_sent()
+
+    async def _receive_with_heartbeats(self, stream: WalStream, connection: Connection) -> Window:
+        """WAL from the donor; the keeper that waits for it hears that we are alive.
+
+        Raises Unreachable when the donor has no more, or says nothing.
+        """
+        deadline = trio.current_time() + DONOR_SILENCE_SECONDS
+        while (now := trio.current_time()) < deadline:
+            with trio.move_on_at(min(deadline, max(now, self._proposer.wakes_at(self.place)))):
+                delivery = await stream.receive()
+                if delivery.slices:
+                    return _window_of(delivery.begin_lsn, delivery.slices)
+                if delivery.sender_end_lsn <= stream.next_lsn:
+                    raise Unreachable(stream.connection.name, f"it ends at {format_lsn(delivery.sender_end_lsn)}")
+                continue
+            self._say(connection, self._source, self._follower.streaming_at)
+        raise Unreachable(stream.connection.name, f"no WAL within {DONOR_SILENCE_SECONDS:g} s")
+
+
+def _window_of(begin_lsn: Lsn, slices: Sequence[Slice]) -> Window:
+    window = Window(begin_lsn)
+    for wal in slices:
+        window.append(wal)
+    return window
+
+
+def _encode(message: Outgoing, source: WalSource, pieces: list[Slice]) -> int:
+    """Append the CopyData of ``message`` to ``pieces``; returns its length in bytes."""
+    if not isinstance(message, Append):
+        payload = encode_proposer_message(message, PROTOCOL_VERSION)
+        pieces += (encode_copy_data_head(len(payload)), payload)
+        return len(payload)
+    wal = source.slices(message.begin_lsn, message.end_lsn)
+    head = encode_append_head(
+        AppendRun(
+            message.generation,
+            message.term,
+            message.begin_lsn,
+            message.end_lsn,
+            message.commit_lsn,
+            message.truncate_lsn,
+        ),
+        PROTOCOL_VERSION,
+    )
+    wal_bytes = message.end_lsn - message.begin_lsn
+    pieces.append(encode_copy_data_head(len(head) + wal_bytes) + head)
+    pieces += wal
+    return len(head) + wal_bytes
+
+
+def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error

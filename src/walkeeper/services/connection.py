@@ -1,0 +1,334 @@
+"""One client of the keeper, from its first byte to its last: startup, commands, and which service they lead to.
+
+A command that fails is answered and the connection goes on; a stream (START_WAL_PUSH, START_REPLICATION) takes the
+connection over and ends it.  Everything that goes wrong ends here: a named error is one line in the log and an
+answer, an unnamed one is logged with its traceback and ends this connection only.
+
+Does not authenticate and has no TLS.  Source: PostgreSQL, "Message Flow"; Neon's safekeeper for its answers.
+"""
+
+from contextlib import AbstractContextManager
+from typing import Final, Protocol, assert_never
+
+import structlog
+import trio
+
+from walkeeper.errors import BadCommand, Malformed, NotFound, TimelineUnavailable, WalkeeperError
+from walkeeper.formats.backend import (
+    INT4_OID,
+    BackendMessage,
+    Column,
+    CommandComplete,
+    CopyBothResponse,
+    DataRow,
+    ErrorResponse,
+    ReadyForQuery,
+    RowDescription,
+)
+from walkeeper.formats.commands import (
+    IdentifySystem,
+    SetDateStyle,
+    Show,
+    StartReplication,
+    StartWalPush,
+    TimelineStatus,
+    parse_command,
+)
+from walkeeper.formats.frontend import CopyDone, ExtendedQuery, FrontendMessage, Query, Sync, Terminate
+from walkeeper.formats.session import TRUST_REPLIES, EndOfStream, ServerSession, ServerState
+from walkeeper.formats.startup import (
+    CancelRequest,
+    ConnectionOptions,
+    DirectTls,
+    EncryptionAnswer,
+    GssEncRequest,
+    SslRequest,
+    StartupMessage,
+    StartupPacket,
+    StreamProtocol,
+    parse_options,
+)
+from walkeeper.ids import TenantTimelineId
+from walkeeper.links.link import Link
+from walkeeper.lsn import format_lsn
+from walkeeper.services.copy_in import SILENCE_SECONDS_MAX, CopyEnd, CopyReader
+from walkeeper.services.receive_wal import Goodbye, read_greeting, serve_proposer
+from walkeeper.services.send_wal import send_wal
+from walkeeper.services.sqlstate import FEATURE_NOT_SUPPORTED, SUCCESSFUL_COMPLETION, error_response
+from walkeeper.timeline.timeline import Timeline
+from walkeeper.timeline.timelines import Timelines
+
+STARTUP_SECONDS_MAX: Final = 30.0
+"""How long a stranger may take to say who it is."""
+
+LINGER_SECONDS_MAX: Final = 2.0
+"""How long what a client still sends is read away after the last word, so that a reset does not swallow that word."""
+
+log = structlog.stdlib.get_logger()
+
+
+class Instruments(Protocol):
+    """Who counts."""
+
+    def query_received(self, command: str) -> None: ...
+
+    def query_finished(self, command: str) -> None: ...
+
+    def refused(self, error: Exception) -> None: ...
+
+
+class Serving(Protocol):
+    """Who says when to stop waiting for clients."""
+
+    def while_serving(self) -> AbstractContextManager[trio.CancelScope]: ...
+
+
+class Connection:
+    """A client.  ``serve`` is its whole life."""
+
+    def __init__(
+        self, number: int, link: Link, timelines: Timelines, draining: Serving, instruments: Instruments
+    ) -> None:
+        self._number = number
+        self._link = link
+        self._timelines = timelines
+        self._draining = draining
+        self._instruments = instruments
+        self._session = ServerSession()
+        self._options = ConnectionOptions()
+        self._application_name: str | None = None
+
+    async def serve(self) -> None:
+        """Serve the client until it leaves, is sent away, or has to go.
+
+        Cancellation: an operation that has begun is finished, the rest is dropped.
+        """
+        with structlog.contextvars.bound_contextvars(connection=self._number):
+            try:
+                await self._serve()
+                await self._linger()
+            except trio.BrokenResourceError:
+                log.info("connection lost")
+            except Exception:  # the boundary of a connection
+                log.exception("connection failed unexpectedly")
+            finally:
+                await self._link.aclose()
+
+    async def _serve(self) -> None:
+        try:
+            with trio.move_on_after(STARTUP_SECONDS_MAX) as limit, self._draining.while_serving():
+                if not await self._start_up():
+                    return
+            if limit.cancelled_caught or self._session.state is not ServerState.READY:
+                log.info("connection ended before it began")
+                return
+            with structlog.contextvars.bound_contextvars(
+                ttid=str(self._options.ttid), application=self._application_name
+            ):
+                await self._answer_queries()
+        except WalkeeperError as error:
+            await self._say_last(error)
+
+    # -- startup ----------------------------------------------------------------------------------------------
+
+    async def _start_up(self) -> bool:
+        """Let the client in; False when it did not want to come in."""
+        while True:
+            event = await self._next_event()
+            match event:
+                case SslRequest() | GssEncRequest():
+                    await self._send_answer(EncryptionAnswer(accepted=False))
+                case StartupMessage():
+                    self._take_parameters(event)
+                    await self._send(*TRUST_REPLIES)
+                    return True
+                case CancelRequest() | DirectTls() | EndOfStream():
+                    return False
+                case _:
+                    raise Malformed(f"{type(event).__name__} instead of a startup message")
+
+    def _take_parameters(self, startup: StartupMessage) -> None:
+        self._application_name = startup.parameters.get("application_name")
+        self._options = parse_options(startup.parameters.get("options", ""))
+
+    # -- commands ---------------------------------------------------------------------------------------------
+
+    async def _answer_queries(self) -> None:
+        while self._session.state is not ServerState.CLOSED:
+            event: StartupPacket | FrontendMessage | EndOfStream = EndOfStream()
+            with self._draining.while_serving(), trio.move_on_after(SILENCE_SECONDS_MAX):
+                event = await self._next_event()
+            match event:
+                case Query(text):
+                    if not await self._answer_query(text):
+                        return
+                case ExtendedQuery():
+                    refusal = "only simple queries are understood here"
+                    await self._send(ErrorResponse(refusal, FEATURE_NOT_SUPPORTED))
+                case Sync():
+                    await self._send(ReadyForQuery())
+                case Terminate() | EndOfStream():
+                    return
+                case _:
+                    raise Malformed(f"{type(event).__name__} instead of a query")
+
+    async def _answer_query(self, text: str) -> bool:
+        """Answer; False when the query has taken the connection over and the connection is at its end."""
+        try:
+            command = parse_command(text)
+            word = text.split(maxsplit=1)[0].upper() if not isinstance(command, SetDateStyle) else "SET"
+            self._instruments.query_received(word)
+            try:
+                match command:
+                    case StartWalPush():
+                        return await self._push(command)
+                    case StartReplication():
+                        return await self._replicate(command)
+                    case IdentifySystem():
+                        await self._send(*self._identify_system(), ReadyForQuery())
+                    case TimelineStatus():
+                        await self._send(*self._timeline_status(), ReadyForQuery())
+                    case SetDateStyle():
+                        await self._send(CommandComplete("SELECT 1"), ReadyForQuery())
+                    case Show(name):
+                        raise BadCommand("unrecognized configuration parameter", name)
+                    case _:
+                        assert_never(command)
+            finally:
+                self._instruments.query_finished(word)
+        except WalkeeperError as error:
+            if self._session.state is not ServerState.ANSWERING:
+                raise
+            self._note(error)
+            await self._send(error_response(error), ReadyForQuery())
+        return True
+
+    def _require_ttid(self) -> TenantTimelineId:
+        if self._options.tenant_id is None:
+            raise BadCommand("tenantid is required", "say options='-c tenant_id=... timeline_id=...'")
+        if self._options.timeline_id is None:
+            raise BadCommand("timelineid is required", "say options='-c tenant_id=... timeline_id=...'")
+        ttid = self._options.ttid
+        assert ttid is not None
+        return ttid
+
+    def _timeline(self) -> Timeline:
+        return self._timelines.get(self._require_ttid())
+
+    def _identify_system(self) -> list[BackendMessage]:
+        timeline = self._timeline()
+        state = timeline.require_state()
+        position = timeline.progress.position
+        name = self._application_name or ""
+        is_recovery = name == "wal_proposer_recovery" or name.startswith("safekeeper")
+        lsn = position.flush_lsn if is_recovery else position.commit_lsn
+        columns = (Column("systemid"), Column("timeline", INT4_OID, 4), Column("xlogpos"), Column("dbname"))
+        tli = state.wal.tli or 1
+        row = DataRow.of(str(state.kept.server.system_id), str(tli), format_lsn(lsn), None)
+        return [RowDescription(columns), row, CommandComplete("IDENTIFY_SYSTEM")]
+
+    def _timeline_status(self) -> list[BackendMessage]:
+        """One row, or none when there is no such timeline."""
+        rows: list[BackendMessage] = []
+        try:
+            state = self._timeline().require_state()
+            rows.append(DataRow.of(format_lsn(state.wal.flush_lsn), format_lsn(state.ahead.commit_lsn)))
+        except NotFound:
+            pass
+        columns = (Column("flush_lsn"), Column("commit_lsn"))
+        return [RowDescription(columns), *rows, CommandComplete("TIMELINE_STATUS")]
+
+    # -- streams ----------------------------------------------------------------------------------------------
+
+    async def _push(self, command: StartWalPush) -> bool:
+        """The rest of a proposer's connection."""
+        ttid = self._require_ttid()
+        await self._send(CopyBothResponse())
+        source = CopyReader(self._link, self._session)
+        greeting: tuple[object, object] | CopyEnd = CopyEnd.GONE
+        with self._draining.while_serving():
+            greeting = await read_greeting(source, command.proto_version)
+        if isinstance(greeting, CopyEnd):
+            await self._link.send_all(self._encode_goodbye(Goodbye(greeting)))
+            return False
+        first, early = greeting
+        try:
+            timeline = self._timelines.get(ttid)
+        except NotFound:
+            if not command.allow_timeline_creation:
+                log.info("timeline does not exist and the proposer must not create it")
+                return False  # Neon's proposer takes silence as the answer
+            timeline = await self._timelines.create(ttid, first.server)
+        log.info("proposer begins", protocol=command.proto_version)
+        said = await serve_proposer(
+            self._link,
+            source,
+            timeline,
+            connection=self._number,
+            version=command.proto_version,
+            first=first,
+            early=early,
+            encode_goodbye=self._encode_goodbye,
+            while_serving=self._draining.while_serving,
+        )
+        if said and isinstance(said.reason, WalkeeperError):
+            self._note(said.reason)
+        log.info("proposer ends")
+        return False
+
+    async def _replicate(self, command: StartReplication) -> bool:
+        """The rest of a reader's connection."""
+        if self._options.protocol is not StreamProtocol.VANILLA:
+            raise BadCommand("interpreted WAL is not served, only", "protocol={\"type\":\"vanilla\"}")
+        timeline = self._timeline()
+        await self._send(CopyBothResponse())
+        source = CopyReader(self._link, self._session)
+        end = CopyEnd.GONE
+        with self._draining.while_serving():
+            end = await send_wal(self._link, source, timeline, command)
+        await self._link.send_all(self._encode_goodbye(Goodbye(end)))
+        return False
+
+    def _encode_goodbye(self, goodbye: Goodbye) -> bytes:
+        """The last words of a stream."""
+        match goodbye.reason:
+            case CopyEnd.DONE:
+                return self._session.send(CopyDone())
+            case CopyEnd.FAILED:
+                return self._session.send(ErrorResponse("received CopyFail", SUCCESSFUL_COMPLETION))
+            case CopyEnd.GONE:
+                return b""
+            case TimelineUnavailable():
+                return b""  # a timeline that is going says nothing, and the client looks elsewhere
+            case error:
+                return self._session.send(error_response(error))
+
+    # -- words ------------------------------------------------------------------------------------------------
+
+    async def _next_event(self) -> StartupPacket | FrontendMessage | EndOfStream:
+        while (event := self._session.next_event()) is None:
+            received = self._link.try_receive()
+            self._session.feed(await self._link.receive() if received is None else received)
+        return event
+
+    async def _send(self, *messages: BackendMessage) -> None:
+        await self._link.send_all(self._session.send(*messages))
+
+    async def _send_answer(self, answer: EncryptionAnswer) -> None:
+        await self._link.send_all(self._session.send(answer))
+
+    async def _say_last(self, error: WalkeeperError) -> None:
+        self._note(error)
+        with trio.move_on_after(LINGER_SECONDS_MAX):
+            await self._send(error_response(error))
+
+    def _note(self, error: WalkeeperError) -> None:
+        self._instruments.refused(error)
+        log.warning("request refused", error=str(error), kind=type(error).__name__)
+
+    async def _linger(self) -> None:
+        """End our side and read away the client's, for a moment."""
+        with trio.move_on_after(LINGER_SECONDS_MAX):
+            await self._link.send_eof()
+            while await self._link.receive():
+                pass

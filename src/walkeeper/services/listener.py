@@ -1,0 +1,107 @@
+"""The keeper's PostgreSQL port: accepting, and telling connections when to end.
+
+A connection is a task of the nursery it is given; ``Draining`` reaches the moments in which it waits for its client,
+and only those, so that what has begun is finished and answered.
+
+Does not speak the protocol: ``services.connection`` does.
+"""
+
+import errno
+import itertools
+import socket
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from typing import Final
+
+import structlog
+import trio
+
+from walkeeper.links.link import SocketLink
+from walkeeper.services.connection import Connection, Instruments
+from walkeeper.timeline.timelines import Timelines
+
+VANISHED_SECONDS: Final = 60
+"""How long sent data may stay unacknowledged before the kernel gives a peer up (TCP_USER_TIMEOUT)."""
+
+OUT_OF_FILES_SECONDS: Final = 0.1
+"""Pause after accept has failed for want of descriptors or memory; connections that end give some back."""
+
+_OUT_OF = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS})
+
+log = structlog.stdlib.get_logger()
+
+
+class Draining:
+    """Ends the waiting for clients, everywhere at once."""
+
+    def __init__(self) -> None:
+        self._has_begun = False
+        self._waiting: set[trio.CancelScope] = set()
+
+    @contextmanager
+    def while_serving(self) -> Iterator[trio.CancelScope]:
+        """A block that is left when draining begins: one that only waits for a client, or sends it more and more."""
+        with trio.CancelScope() as scope:
+            if self._has_begun:
+                scope.cancel(reason="shutdown")
+            self._waiting.add(scope)
+            try:
+                yield scope
+            finally:
+                self._waiting.discard(scope)
+
+    def begin(self) -> None:
+        self._has_begun = True
+        for scope in self._waiting:
+            scope.cancel(reason="shutdown")
+
+
+@asynccontextmanager
+async def accepting(
+    listener: socket.socket, timelines: Timelines, connections: trio.Nursery, instruments: Instruments
+) -> AsyncIterator[None]:
+    """Let clients in at ``listener`` for as long as the block runs; connections end in ``connections``.
+
+    When the block ends nobody is let in any more, readers stop reading and senders stop sending; what has been
+    received is still kept and answered.
+    """
+    draining = Draining()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(accept_connections, listener, timelines, connections, draining, instruments)
+        yield
+        nursery.cancel_scope.cancel(reason="shutdown")
+    draining.begin()
+
+
+async def accept_connections(
+    listener: socket.socket,
+    timelines: Timelines,
+    connections: trio.Nursery,
+    draining: Draining,
+    instruments: Instruments,
+) -> None:
+    """Start a task for every client, until cancelled."""
+    for number in itertools.count(1):
+        sock = await accept(listener)
+        connection = Connection(number, SocketLink(sock), timelines, draining, instruments)
+        connections.start_soon(connection.serve, name=f"connection {number}")
+
+
+async def accept(listener: socket.socket) -> socket.socket:
+    """The next client's socket.
+
+    Cancellation: while it waits, nobody is lost.
+    """
+    while True:
+        await trio.lowlevel.wait_readable(listener)
+        try:
+            sock, _ = listener.accept()
+        except OSError as error:
+            if error.errno in _OUT_OF:
+                log.error("cannot accept connections", error=error.strerror)
+                await trio.sleep(OUT_OF_FILES_SECONDS)
+            continue  # the client has gone again, or another process was faster
+        if sock.family != socket.AF_UNIX:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, VANISHED_SECONDS * 1000)
+        return sock

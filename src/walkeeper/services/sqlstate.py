@@ -1,0 +1,41 @@
+"""What a PostgreSQL client is told about an error: its code and its text.
+
+Does not know where the error came from.  Source: PostgreSQL, "PostgreSQL Error Codes".
+"""
+
+from typing import Final
+
+from walkeeper.errors import (
+    BadCommand,
+    DiskFull,
+    NotFound,
+    PeerError,
+    Refused,
+    StorageError,
+    TimelineUnavailable,
+    WalkeeperError,
+    WalNotAvailable,
+)
+from walkeeper.formats.backend import ErrorResponse
+
+SUCCESSFUL_COMPLETION: Final = "00000"
+INTERNAL_ERROR: Final = "XX000"
+FEATURE_NOT_SUPPORTED: Final = "0A000"
+
+_CODES: Final[tuple[tuple[type[WalkeeperError], str], ...]] = (
+    (PeerError, "08P01"),  # protocol_violation
+    (BadCommand, "42601"),  # syntax_error
+    (WalNotAvailable, "58P01"),  # undefined_file
+    (Refused, "55000"),  # object_not_in_prerequisite_state
+    (NotFound, "42704"),  # undefined_object
+    (TimelineUnavailable, "57P03"),  # cannot_connect_now
+    (DiskFull, "53100"),  # disk_full
+    (StorageError, "58030"),  # io_error
+)
+"""The first that fits."""
+
+
+def error_response(error: WalkeeperError) -> ErrorResponse:
+    """The error as a client is told it."""
+    code = next((code for kind, code in _CODES if isinstance(error, kind)), INTERNAL_ERROR)
+    return ErrorResponse(str(error), code)

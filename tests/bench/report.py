@@ -1,0 +1,69 @@
+"""Results as text: one table of ratios, with absolute figures beside them for orientation.
+
+Does not measure.
+"""
+
+from collections.abc import Iterable, Sequence
+
+from bench.side_by_side import BLOCKING, DISK, KEEPER, Comparison
+
+MICRO_HEAD = (
+    "workload", "keeper/blocking", "aim", "", "keeper/disk", "blocking/disk",
+    "keeper", "blocking", "disk", "keeper p50/p99", "blocking p50/p99", "CPU keeper", "CPU blocking",
+)  # fmt: skip
+
+
+def micro_table(comparisons: Sequence[Comparison]) -> str:
+    """One line for each workload."""
+    return table([MICRO_HEAD, *map(_micro_row, comparisons)])
+
+
+def _micro_row(one: Comparison) -> tuple[str, ...]:
+    ratio, aim = one.ratio(KEEPER, BLOCKING), one.workload.aim
+    rate = _megabytes if one.workload.is_pipelined else _appends
+    return (
+        one.workload.name,
+        f"{ratio:.2f}", f"{aim:.1f}", verdict(ratio >= aim),
+        f"{one.ratio(KEEPER, DISK):.2f}", f"{one.ratio(BLOCKING, DISK):.2f}",
+        *(rate(one, contender) for contender in (KEEPER, BLOCKING, DISK)),
+        *(_latencies(one, contender) for contender in (KEEPER, BLOCKING)),
+        *(_cpu(one, contender) for contender in (KEEPER, BLOCKING)),
+    )  # fmt: skip
+
+
+def verdict(is_met: bool) -> str:
+    return "met" if is_met else "SHORT"
+
+
+def _megabytes(one: Comparison, contender: str) -> str:
+    return f"{one.middle(contender, lambda run: run.bytes_per_second) / 1e6:.0f} MB/s"
+
+
+def _appends(one: Comparison, contender: str) -> str:
+    return f"{one.middle(contender, lambda run: run.appends_per_second):.0f}/s"
+
+
+def _latencies(one: Comparison, contender: str) -> str:
+    if one.workload.is_pipelined:
+        return "-"
+    p50 = one.middle(contender, lambda run: run.latency_p50)
+    p99 = one.middle(contender, lambda run: run.latency_p99)
+    return f"{p50 * 1e3:.2f}/{p99 * 1e3:.2f} ms"
+
+
+def _cpu(one: Comparison, contender: str) -> str:
+    return f"{one.middle(contender, lambda run: run.cpu_seconds / run.appends) * 1e6:.1f} us"
+
+
+def table(rows: Sequence[Sequence[str]]) -> str:
+    """Columns as wide as they must be, the first one to the left."""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return "\n".join(_line(row, widths) for row in rows)
+
+
+def _line(row: Sequence[str], widths: Iterable[int]) -> str:
+    cells = [
+        cell.ljust(width) if column == 0 else cell.rjust(width)
+        for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+    ]
+    return "  ".join(cells).rstrip()

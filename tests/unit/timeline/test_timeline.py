@@ -1,0 +1,319 @@
+"""The narrow place: nothing is begun without being finished, and nothing unfinished is believed."""
+
+from collections.abc import Callable
+from typing import TypeVar, TypeVarTuple
+
+import pytest
+import trio
+import trio.testing
+
+from walkeeper.errors import Blown, Closing, DiskFull, DurabilityLost, NotElected, StorageError
+from walkeeper.lsn import INVALID_LSN, Lsn
+from walkeeper.membership import NO_GENERATION
+from walkeeper.messages import AppendResponse, VoteRequest, VoteResponse
+from walkeeper.terms import Term, TermHistory
+from walkeeper.testing.memory_disk import Fault, MemoryDisk
+from walkeeper.testing.offload import InlineOffload
+from walkeeper.timeline.progress import Position
+from walkeeper.timeline.timeline import Timeline
+
+from .keeping import SERVER, START, TTID, Leader, new_disk, timelines_on
+
+T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
+
+SLOW = 5.0  # seconds of the fake clock before and after each disk operation
+
+
+def fail_soon(disk: MemoryDisk, fault: Fault, *, within: int = 40) -> None:
+    """Let every one of the next operations of the disk fail."""
+    disk.faults.update({disk.operations + number: fault for number in range(within)})
+
+
+async def test_a_reply_comes_after_the_disk(autojump_clock: trio.testing.MockClock) -> None:
+    async with timelines_on(new_disk(), InlineOffload(lambda: SLOW)) as timelines:
+        timeline = await timelines.create(TTID, SERVER)
+        began = trio.current_time()
+        reply = await timeline.process(VoteRequest(NO_GENERATION, Term(1)))
+        assert isinstance(reply, VoteResponse)
+        assert trio.current_time() - began == 2 * SLOW
+
+
+async def test_a_cancelled_operation_is_finished_in_memory_and_on_disk(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    disk = new_disk()
+    async with timelines_on(disk, InlineOffload(lambda: SLOW)) as timelines:
+        timeline = await timelines.create(TTID, SERVER)
+        with trio.move_on_after(SLOW / 2) as scope:
+            await timeline.process(VoteRequest(NO_GENERATION, Term(7)))
+        assert scope.cancel_called
+        assert timeline.progress.position.term == 7
+        disk.crash(0)
+    async with timelines_on(disk) as timelines:
+        assert timelines.get(TTID).progress.position.term == 7
+
+
+async def test_an_operation_that_waits_for_its_turn_can_be_cancelled_and_has_not_happened(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with timelines_on(new_disk(), InlineOffload(lambda: SLOW)) as timelines, trio.open_nursery() as nursery:
+        timeline = await timelines.create(TTID, SERVER)
+        nursery.start_soon(timeline.process, VoteRequest(NO_GENERATION, Term(1)))
+        await trio.testing.wait_all_tasks_blocked()
+        with trio.move_on_after(SLOW / 2) as scope:
+            await timeline.process(VoteRequest(NO_GENERATION, Term(2)))
+        assert scope.cancelled_caught
+        await trio.sleep(3 * SLOW)
+        assert timeline.progress.position.term == 1
+
+
+async def test_operations_of_one_timeline_never_overlap(autojump_clock: trio.testing.MockClock) -> None:
+    running = 0
+
+    class Counting(InlineOffload):
+        async def __call__(self, function: Callable[[*Ts], T], *args: *Ts) -> T:
+            nonlocal running
+            running += 1
+            assert running == 1
+            try:
+                return await super().__call__(function, *args)
+            finally:
+                running -= 1
+
+    async with timelines_on(new_disk(), Counting(lambda: SLOW)) as timelines:
+        timeline = await timelines.create(TTID, SERVER)
+        async with trio.open_nursery() as nursery:
+            for term in range(1, 6):
+                nursery.start_soon(timeline.process, VoteRequest(NO_GENERATION, Term(term)))
+    assert timeline.progress.position.term == 5
+
+
+async def test_what_is_published_can_be_waited_for() -> None:
+    async with timelines_on(new_disk()) as timelines, trio.open_nursery() as nursery:
+        timeline = await timelines.create(TTID, SERVER)
+        leader = Leader(timeline)
+        await leader.be_elected()
+        seen: list[Position] = []
+
+        async def watch() -> None:
+            seen.append(await timeline.progress.wait_until(lambda position: position.flush_lsn > START))
+
+        nursery.start_soon(watch)
+        await trio.testing.wait_all_tasks_blocked()
+        assert not seen
+        reply = await leader.append()
+        await trio.testing.wait_all_tasks_blocked()
+        assert [position.flush_lsn for position in seen] == [reply.flush_lsn]
+
+
+async def test_readers_lose_sight_of_wal_before_the_disk_does(autojump_clock: trio.testing.MockClock) -> None:
+    delay = 0.0
+    async with timelines_on(new_disk(), InlineOffload(lambda: delay)) as timelines, trio.open_nursery() as nursery:
+        timeline = await timelines.create(TTID, SERVER)
+        old = Leader(timeline)
+        await old.be_elected()
+        first = (await old.append()).flush_lsn
+        await old.append()
+        delay, before = SLOW, timeline.progress.truncations
+        new = Leader(timeline, 2, first)
+        nursery.start_soon(new.be_elected, TermHistory.of((1, START), (2, first)))
+        await trio.sleep(2 * SLOW + 1)  # the vote is kept, the truncation has begun, the disk is untouched
+        assert timeline.progress.position.flush_lsn == first
+        assert timeline.progress.truncations == before + 1
+
+
+async def test_a_refusal_leaves_the_timeline_as_it_was() -> None:
+    async with timelines_on(new_disk()) as timelines:
+        timeline = await timelines.create(TTID, SERVER)
+        leader = Leader(timeline)
+        await leader.be_elected()
+        stranger = Leader(timeline, term=9)
+        with pytest.raises(NotElected):
+            await stranger.append()
+        assert not timeline.is_blown
+        assert (await leader.append()).flush_lsn > START
+
+
+async def test_a_full_disk_refuses_and_the_timeline_goes_on_by_itself() -> None:
+    disk = new_disk()
+    async with timelines_on(disk) as timelines:
+        timeline = await timelines.create(TTID, SERVER)
+        leader = Leader(timeline)
+        await leader.be_elected()
+        await leader.append()
+        run = leader.next_run()
+        disk.faults[disk.operations] = Fault.NO_SPACE
+        with pytest.raises(DiskFull):
+            await timeline.process(run)
+        assert not timeline.is_blown
+        reply = await timeline.process(run)
+        assert isinstance(reply, AppendResponse)
+        assert reply.flush_lsn == run.end_lsn
+
+
+async def test_an_error_in_mid_write_blows_the_fuse_and_upkeep_reads_the_timeline_again(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    disk = new_disk()
+    async with timelines_on(disk) as timelines:
+        timeline = await timelines.create(TTID, SERVER)
+        leader = Leader(timeline)
+        await leader.be_elected()
+        kept = (await leader.append()).flush_lsn
+        disk.faults[disk.operations] = Fault.IO_ERROR
+        with pytest.raises(StorageError):
+            await timeline.process(leader.next_run())
+        assert timeline.is_blown
+        assert timeline.progress.position.flush_lsn == INVALID_LSN
+        with pytest.raises(Blown):
+            await timeline.process(VoteRequest(NO_GENERATION, Term(5)))
+        await trio.sleep(60)
+        assert not timeline.is_blown
+        reply = await timeline.process(VoteRequest(NO_GENERATION, Term(5)))
+        assert isinstance(reply, VoteResponse)
+        assert reply.flush_lsn >= kept
+
+
+async def test_a_disk_that_stays_broken_keeps_the_timeline_shut_until_it_is_mended(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    disk = new_disk()
+    async with timelines_on(disk) as timelines:
+        timeline = await timelines.create(TTID, SERVER)
+        leader = Leader(timeline)
+        await leader.be_elected()
+        run = leader.next_run()
+
+        class Broken(dict[int, Fault]):
+            def get(self, number: int, default: object = None) -> Fault:  # type: ignore[override]
+                return Fault.IO_ERROR
+
+        disk.faults = Broken()
+        with pytest.raises(StorageError):
+            await timeline.process(run)
+        await trio.sleep(3600)
+        assert timeline.is_blown
+        disk.faults = {}
+        await trio.sleep(60)
+        assert not timeline.is_blown
+
+
+async def test_a_failed_fsync_ends_the_process(autojump_clock: trio.testing.MockClock) -> None:
+    disk = new_disk()
+
+    class FailingSync(dict[int, Fault]):
+        def get(self, number: int, default: object = None) -> Fault | None:  # type: ignore[override]
+            return Fault.IO_ERROR if is_sync else None
+
+    is_sync = False
+
+    def describe(operation: str, path: object) -> None:
+        nonlocal is_sync
+        is_sync = operation == "sync"
+
+    with pytest.RaisesGroup(DurabilityLost, flatten_subgroups=True):
+        async with timelines_on(disk) as timelines:
+            timeline = await timelines.create(TTID, SERVER)
+            leader = Leader(timeline)
+            await leader.be_elected()
+            disk.describe, disk.faults = describe, FailingSync()  # type: ignore[method-assign]
+            with pytest.raises(DurabilityLost):
+                await leader.append()
+            assert timeline.durability_lost is not None
+            await trio.sleep_forever()
+
+
+async def test_what_interrupts_an_operation_for_no_known_reason_blows_the_fuse() -> None:
+    class Interrupted(InlineOffload):
+        def __init__(self) -> None:
+            super().__init__()
+            self.is_armed = False
+
+        async def __call__(self, function: Callable[[*Ts], T], *args: *Ts) -> T:
+            if self.is_armed:
+                self.is_armed = False
+                raise KeyboardInterrupt
+            return await super().__call__(function, *args)
+
+    offload = Interrupted()
+    async with timelines_on(new_disk(), offload) as timelines:
+        timeline = await timelines.create(TTID, SERVER)
+        offload.is_armed = True
+        with pytest.raises(KeyboardInterrupt):
+            await timeline.process(VoteRequest(NO_GENERATION, Term(1)))
+        assert timeline.is_blown
+
+
+async def test_a_closed_timeline_refuses_and_has_saved_its_control_file() -> None:
+    disk = new_disk()
+    async with timelines_on(disk) as timelines:
+        timeline = await timelines.create(TTID, SERVER)
+        leader = Leader(timeline)
+        await leader.be_elected()
+        flushed = (await leader.append()).flush_lsn
+        await leader.append(commit=flushed)
+        with timeline.registry.receiving(1) as receiver:
+            await timeline.close()
+            assert receiver.scope.cancel_called
+        with pytest.raises(Closing):
+            await leader.append()
+    disk.crash(0)
+    async with timelines_on(disk) as timelines:
+        state = timelines.get(TTID).statistics().state
+        assert state is not None
+        assert state.kept.commit_lsn == flushed
+
+
+async def test_a_control_file_that_lags_is_saved_in_time_and_only_once(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    disk = new_disk()
+    async with timelines_on(disk) as timelines:
+        timeline = await timelines.create(TTID, SERVER)
+        leader = Leader(timeline)
+        await leader.be_elected()
+        flushed = (await leader.append()).flush_lsn
+        await leader.append(commit=flushed)
+        assert kept_commit(timeline) == START
+        await trio.sleep(301)
+        assert kept_commit(timeline) == flushed
+        operations = disk.operations
+        await trio.sleep(3000)
+        assert disk.operations == operations
+
+
+async def test_a_control_file_that_lags_a_whole_segment_is_saved_at_once(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with timelines_on(new_disk()) as timelines:
+        timeline = await timelines.create(TTID, SERVER)
+        leader = Leader(timeline)
+        await leader.be_elected()
+        for _ in range(20):
+            flushed = (await leader.append(100_000)).flush_lsn
+        await leader.append(commit=flushed)
+        await trio.sleep(1)
+        assert kept_commit(timeline) == flushed
+
+
+async def test_the_next_segment_is_made_before_it_is_needed(autojump_clock: trio.testing.MockClock) -> None:
+    disk = new_disk()
+    created: list[str] = []
+    async with timelines_on(disk) as timelines:
+        timeline = await timelines.create(TTID, SERVER)
+        leader = Leader(timeline)
+        await leader.be_elected()
+        while leader.wal.lsn < 4 * SERVER.wal_seg_size - 100_000:
+            await leader.append(50_000)
+        await trio.sleep(1)
+        disk.describe = lambda operation, path: created.append(operation)  # type: ignore[method-assign]
+        await leader.append(150_000)
+        assert leader.wal.lsn > 4 * SERVER.wal_seg_size
+        assert "create" not in created
+
+
+def kept_commit(timeline: Timeline) -> Lsn:
+    state = timeline.statistics().state
+    assert state is not None
+    return state.kept.commit_lsn
