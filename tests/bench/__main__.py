@@ -1,29 +1,153 @@
-"""Run the benchmarks: `python3 noxfile.py -s bench [-- --rounds N --seconds S --only NAME ... --profile NAME]`.
+"""Run the benchmarks: `python3 noxfile.py -s bench`; after `--` come options (`--help` lists them).
+
+One run, everything side by side, in about five minutes.  The figures to look at are ratios: of one round, the median
+over several rounds in which everybody takes turns.  Absolute figures are for orientation; they say as much about the
+machine and its other tenants as about us, and within a fifth two figures are the same.
+
+**Pushing WAL** (workloads.py).  ``sync1``, ``sync16``, ``sync100``: that many writers, each with its own timeline,
+one append of about 550 bytes outstanding each: how fast small commits are.  ``pipe1``: the same appends, one writer
+that waits for nothing: how well appends share syncs.  ``bulk``: appends of 128 KiB likewise: catching up.
+- *keeper / blocking*: our keeper against a server that blocks in a thread for each connection and checks nothing
+  (blocking_server.py).  Below 1 is what consensus, record scanning, and one event loop cost; above 1 is where threads
+  get into each other's way.  ``aim`` is what we hold ourselves to.
+- *keeper / disk*: against writing and syncing the same WAL without any network (disk_limit.py).  For pipelined WAL
+  the disk syncs each MiB, and a server that gathers more for a sync may be above 1.
+- *p50/p99*: what a writer waits for an append.  With 16 and 100 writers that is mostly waiting for each other.
+- *CPU*: what the server's process uses for each append, in all its threads, kernel included.
+Load generator, server and disk share the machine's cores; a network, which would hide most differences, is not there.
+
+**Committing** (commits.py).  The latency of a one-row transaction of pgbench, with 1 and with 16 clients, by who is
+PostgreSQL's synchronous standby: nobody, one `pg_receivewal --synchronous`, the sidecar with one keeper, and with three
+of which two must have it.  Ratios compare mean latencies; more is slower.  All keepers, the sidecar, PostgreSQL and
+pgbench run on one machine and sync to one disk here: three keepers cost more than they would on three machines, and
+the network between machines is missing.
+
+What cannot be run says so, and the exit code is 1 then.
 """
 
 import argparse
+import signal
 import sys
-from contextlib import ExitStack
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 import postgres
 import programs
-from bench import report
-from bench.load import ServerFailed
-from bench.side_by_side import Comparison, compare
-from bench.workloads import WORKLOADS, bulk_frames, small_frames
+from bench.commits import measure_commits
+from bench.load import ServerFailed, run_load
+from bench.report import commits_table, micro_table
+from bench.servers import MeasuredKeeper
+from bench.side_by_side import compare, in_child
+from bench.workloads import WORKLOADS, Frames, bulk_frames, small_frames
+
+COMMITS: Final = "commits"
+NAMES: Final = (*(workload.name for workload in WORKLOADS), COMMITS)
+
+FAILURES: Final = (ServerFailed, programs.ProgramFailed, postgres.PostgresFailed, postgres.PostgresNotFound)
+
+_started = time.monotonic()
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What to run, and for how long."""
+
+    only: Sequence[str]
+    rounds: int
+    seconds: float
+    commit_rounds: int
+    commit_seconds: int
+    profile: str | None
+
+
+def parse_arguments() -> Options:
+    parser = argparse.ArgumentParser(prog="bench", description="Our keeper and sidecar beside their peers.")
+    parser.add_argument("--only", nargs="+", choices=NAMES, default=NAMES, metavar="NAME", help=", ".join(NAMES))
+    parser.add_argument("--rounds", type=int, default=5, help="of each workload (5)")
+    parser.add_argument("--seconds", type=float, default=1.0, help="of each run that is not pipelined (1.0)")
+    parser.add_argument("--commit-rounds", type=int, default=4, help="of the commits (4)")
+    parser.add_argument("--commit-seconds", type=int, default=3, help="of each pgbench run (3)")
+    parser.add_argument(
+        "--profile", choices=NAMES[:-1], metavar="NAME", help="only explain where a keeper's time goes"
+    )
+    return Options(**vars(parser.parse_args()))
+
+
+def say(text: str) -> None:
+    print(f"{time.monotonic() - _started:6.1f} s  {text}", flush=True)
+
+
+class AllFrames:
+    """Frames by workload, made when first asked for."""
+
+    def __init__(self) -> None:
+        self._made: dict[bool, Frames] = {}
+
+    def of(self, is_bulk: bool) -> Frames:
+        if is_bulk not in self._made:
+            say(f"making {'bulk' if is_bulk else 'small'} appends")
+            self._made[is_bulk] = bulk_frames() if is_bulk else small_frames()
+        return self._made[is_bulk]
+
+
+def run_micro(options: Options, scratch: Path) -> None:
+    """All workloads that were asked for; prints the table of those that could be run."""
+    frames, results = AllFrames(), []
+    try:
+        for workload in WORKLOADS:
+            if workload.name in options.only:
+                appends = frames.of(workload.is_bulk)
+                say(workload.name)
+                results.append(
+                    compare(workload, appends, rounds=options.rounds, seconds=options.seconds, scratch=scratch)
+                )
+    finally:
+        if results:
+            print(f"\nPushing WAL, medians of {options.rounds} rounds\n\n{micro_table(results)}\n", flush=True)
+
+
+def run_commits(options: Options, scratch: Path) -> None:
+    """The end-to-end part; prints its table."""
+    say(COMMITS)
+    standings = measure_commits(scratch, rounds=options.commit_rounds, seconds=options.commit_seconds)
+    print(f"\nCommitting, medians of {options.commit_rounds} rounds\n\n{commits_table(standings)}\n", flush=True)
+
+
+def run_profile(options: Options, scratch: Path) -> None:
+    """One run against a keeper under a profiler; prints where its event loop's time went."""
+    workload = next(each for each in WORKLOADS if each.name == options.profile)
+    frames = AllFrames().of(workload.is_bulk)
+    with MeasuredKeeper.prepare_profiled(scratch, 1, *postgres.free_ports(2)) as keeper:
+        keeper.start()
+        keeper.wait_ready()
+        run = in_child(run_load, workload, frames, keeper.pg_port, keeper.pid, options.seconds)
+        print(keeper.stop_and_explain())
+    print(f"{run.appends} appends, {run.appends_per_second:.0f}/s, {run.bytes_per_second / 1e6:.1f} MB/s\n")
+
 
 def main() -> int:
-    only = sys.argv[1:]
+    """The exit code: 0 everything was measured, 1 something could not be."""
+    options = parse_arguments()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    parts = [run_profile] if options.profile else [run_micro, run_commits]
+    if COMMITS not in options.only and run_commits in parts:
+        parts.remove(run_commits)
+    failed = False
     with postgres.workspace() as scratch:
-        small = small_frames()
-        bulk = bulk_frames()
-        cs = []
-        for w in WORKLOADS:
-            if only and w.name not in only: continue
-            cs.append(compare(w, bulk if w.is_bulk else small, rounds=3, seconds=1.0, scratch=scratch))
-            print(report.micro_table(cs))
-    return 0
+        for part in parts:
+            try:
+                part(options, scratch)
+            except FAILURES as error:
+                failed = True
+                print(f"\nNOT MEASURED ({part.__name__.removeprefix('run_')}): {error}\n", flush=True)
+    return int(failed)
+
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit(130)

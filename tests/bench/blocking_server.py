@@ -124,11 +124,10 @@ def take(sock: socket.socket, received: memoryview, segments: Segments) -> int:
 
 def answer(sock: socket.socket, message: bytes) -> None:
     """What is not an append: a greeting or a request for a vote, or something that wants no answer."""
-    match message[:1]:
-        case b"g":
-            say(sock, GREETING)
-        case b"v":
-            say(sock, VOTE)
+    if message.startswith(b"g"):
+        say(sock, GREETING)
+    elif message.startswith(b"v"):
+        say(sock, VOTE)
 
 
 def say(sock: socket.socket, message: AcceptorMessage) -> None:

@@ -5,7 +5,9 @@ Does not measure.
 
 from collections.abc import Iterable, Sequence
 
+from bench.commits import Standings
 from bench.side_by_side import BLOCKING, DISK, KEEPER, Comparison
+from bench.stage import ALONE, CONTENDERS, RECEIVEWAL, SIDECAR_1
 
 MICRO_HEAD = (
     "workload", "keeper/blocking", "aim", "", "keeper/disk", "blocking/disk",
@@ -67,3 +69,34 @@ def _line(row: Sequence[str], widths: Iterable[int]) -> str:
         for column, (cell, width) in enumerate(zip(row, widths, strict=True))
     ]
     return "  ".join(cells).rstrip()
+
+
+# ------------------------------------------------------------------------------------------------- commits
+
+COMMIT_HEAD = ("clients", "synchronous standby", "/ pg_receivewal", "/ no standby", "mean", "median", "commits")
+
+COMMIT_AIM = 1.1
+"""How much longer a commit may take with the sidecar and one keeper than with pg_receivewal."""
+
+
+def commits_table(standings: Sequence[Standings]) -> str:
+    """One line for each number of clients and contender."""
+    rows = [_commit_row(one, contender) for one in standings for contender in CONTENDERS]
+    return "\n".join((table([COMMIT_HEAD, *rows]), "", *map(_commit_verdict, standings)))
+
+
+def _commit_row(one: Standings, contender: str) -> tuple[str, ...]:
+    return (
+        str(one.clients),
+        contender,
+        f"{one.ratio(contender, RECEIVEWAL, lambda run: run.mean_ms):.2f}",
+        f"{one.ratio(contender, ALONE, lambda run: run.mean_ms):.2f}",
+        f"{one.middle(contender, lambda run: run.mean_ms):.2f} ms",
+        f"{one.middle(contender, lambda run: run.median_ms):.2f} ms",
+        f"{one.middle(contender, lambda run: run.per_second):.0f}/s",
+    )
+
+
+def _commit_verdict(one: Standings) -> str:
+    ratio = one.ratio(SIDECAR_1, RECEIVEWAL, lambda run: run.mean_ms)
+    return f"aim with {one.clients} clients: {SIDECAR_1} / pg_receivewal <= {COMMIT_AIM}: {ratio:.2f} {verdict(ratio <= COMMIT_AIM)}"

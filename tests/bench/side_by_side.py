@@ -107,7 +107,7 @@ def in_child(work: Callable[P, T], *arguments: P.args, **more: P.kwargs) -> T:
     process.start()
     theirs.close()
     try:
-        result = ours.recv()
+        result: T | ServerFailed = ours.recv()
     except EOFError:
         raise ServerFailed("a run ended without a result; what it said is above") from None
     finally:

@@ -18,7 +18,7 @@ from walkeeper.links.conninfo import SOCKET_DIRECTORIES, ConnectionInfo
 _COLONS: Final = 4
 
 
-def with_password(info: ConnectionInfo, database: str, warn: Callable[[str], None]) -> ConnectionInfo:
+def with_password(info: ConnectionInfo, database: str, warn: Callable[[str], object]) -> ConnectionInfo:
     """``info`` with the password that the file has for it, unless it has one already; ``warn`` hears why not."""
     if info.password is not None or info.passfile is None:
         return info
@@ -26,7 +26,7 @@ def with_password(info: ConnectionInfo, database: str, warn: Callable[[str], Non
     return info if password is None else replace(info, password=password)
 
 
-def find_password(path: Path, info: ConnectionInfo, database: str, warn: Callable[[str], None]) -> str | None:
+def find_password(path: Path, info: ConnectionInfo, database: str, warn: Callable[[str], object]) -> str | None:
     """The password in the file at ``path``, None if there is none for this connection."""
     try:
         mode = path.stat().st_mode

@@ -10,7 +10,7 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from typing import Final
 
-from walkeeper.lsn import Lsn
+from walkeeper.lsn import INVALID_LSN, Lsn
 from walkeeper.messages import Slice
 
 SLICE_COST_BYTES: Final = 256
@@ -23,13 +23,18 @@ _COMPACT_AT: Final = 1024
 class Window:
     """WAL of [``tail_lsn``, ``end_lsn``).  ``cost_bytes`` is the memory it takes."""
 
-    def __init__(self, begin_lsn: Lsn) -> None:
+    def __init__(self, begin_lsn: Lsn = INVALID_LSN) -> None:
         self.tail_lsn = begin_lsn
         self.end_lsn = begin_lsn
         self.cost_bytes = 0
         self._begins: list[int] = []
         self._slices: list[memoryview] = []
         self._first = 0
+
+    def start_at(self, lsn: Lsn) -> None:
+        """Begin there; only while it is empty."""
+        assert not self._slices
+        self.tail_lsn = self.end_lsn = lsn
 
     def append(self, wal: Slice) -> None:
         """``wal`` follows ``end_lsn``; its buffer must not change any more."""

@@ -1,0 +1,306 @@
+"""A reader's connection: one nursery, a sender of WAL and a listener for what the client says.
+
+The client is a standby, ``pg_receivewal``, a pageserver, another keeper, or the proposer of a term that lacks WAL
+of before its time.  Whoever names no term gets committed WAL, which stays what it is.  Whoever names one gets all
+that is flushed, for as long as that is the WAL of that term's leader: what was read is sent only if, at the moment
+it is handed over, the keeper still has that term and nothing was withdrawn since before the read.
+
+Rules:
+* The timeline's lock is never taken: a client that reads slowly holds up nobody.
+* One stretch of WAL and one message are all the memory that a client costs.
+* A message is sent whole, or nothing follows it: last words in the middle of one would be read as WAL.
+
+Does not say the last words (``services.connection`` does) and makes nothing of what clients report.
+Source: PostgreSQL ``replication/walsender.c``; what is sent when is as in Neon's ``send_wal.rs``.
+"""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+import trio
+
+from walkeeper.acceptor.state import AcceptorState
+from walkeeper.errors import Closing, PeerError, TermChanged, WalkeeperError, WalNotAvailable
+from walkeeper.formats.commands import StartReplication
+from walkeeper.formats.frames import encode_copy_data_head, encode_frame
+from walkeeper.formats.replication import (
+    PrimaryKeepalive,
+    encode_keepalive,
+    encode_xlog_data_head,
+    parse_standby_message,
+)
+from walkeeper.formats.segments import segment_start
+from walkeeper.formats.xlog import PAGE_BYTES
+from walkeeper.links.link import Link
+from walkeeper.lsn import INVALID_LSN, Lsn, format_lsn
+from walkeeper.services.copy_in import SILENCE_SECONDS_MAX, CopyEnd, CopyReader
+from walkeeper.services.receive_wal import GOODBYE_SECONDS_MAX, Goodbye
+from walkeeper.terms import Term
+from walkeeper.timeline.progress import Position
+from walkeeper.timeline.timeline import Timeline
+
+MESSAGE_WAL_BYTES_MAX: Final = 16 * PAGE_BYTES
+"""Most WAL in one message: MAX_SEND_SIZE of PostgreSQL, for which its clients are made."""
+
+STRETCH_BYTES_MAX: Final = 8 * MESSAGE_WAL_BYTES_MAX
+"""Most WAL in one read: a hop to a thread costs as much as sending a message, so several share it."""
+
+KEEPALIVE_SECONDS: Final = 1.0
+"""How long a client without new WAL waits for a sign of life, and between two of them."""
+
+RECOVERY_APPLICATION_NAME: Final = "wal_proposer_recovery"
+"""A proposer of before 2024 that fetches WAL: it names no term, and is the one this keeper has voted for."""
+
+_POSTGRES_EPOCH_MICROSECONDS: Final = 946_684_800 * 1_000_000
+
+
+async def send_wal(
+    link: Link, source: CopyReader, timeline: Timeline, command: StartReplication, *, application_name: str | None
+) -> Goodbye:
+    """Stream WAL until the client leaves, the timeline closes, or an error ends it; returns how it ended.
+
+    Where nobody is left to answer, or the last message is incomplete, that is ``CopyEnd.GONE``.
+
+    Cancellation: at any time; the link is of no use afterwards.
+    """
+    with timeline.registry.sending():
+        try:
+            state = timeline.require_state()
+            require_start(state, command.start_lsn)
+        except WalkeeperError as error:
+            return Goodbye(error)
+        view = view_of(timeline.progress.position, command, application_name)
+        bounds = Bounds(state.kept.server.wal_seg_size, state.kept.timeline_start_lsn)
+        return await Sender(link, timeline, view, bounds, command.start_lsn).serve(source)
+    return Goodbye(Closing(timeline.ttid))
+
+
+def require_start(state: AcceptorState, start_lsn: Lsn) -> None:
+    """Raises WalNotAvailable if this keeper has no WAL, or none that old.  A start beyond the end is fine.
+
+    Standbys ask from a segment start: the first segment is readable from there, if this keeper made its head.
+    """
+    kept = state.kept
+    if kept.local_start_lsn == INVALID_LSN:
+        raise WalNotAvailable(start_lsn, "state uninitialized, no data to read")
+    readable = kept.local_start_lsn
+    if readable == kept.timeline_start_lsn:
+        readable = segment_start(readable, kept.server.wal_seg_size)
+    if start_lsn < readable:
+        begin = f"before the start of the timeline {format_lsn(kept.local_start_lsn)}"
+        raise WalNotAvailable(start_lsn, f"Requested streaming from {format_lsn(start_lsn)}, which is {begin}")
+
+
+# -- who may see what ----------------------------------------------------------------------------------------
+
+
+class View(Protocol):
+    """What a client may see of a timeline."""
+
+    def end_lsn(self, position: Position) -> Lsn:
+        """Up to where."""
+
+    def require_readable(self, position: Position) -> None:
+        """Raises TermChanged if WAL must not be read, or what was read not be sent."""
+
+    def is_over(self, position: Position) -> bool:
+        """Whether there is no point in waiting for more."""
+
+
+@dataclass(frozen=True, slots=True)
+class CommittedWal:
+    """What a quorum has, in whatever term: it never changes."""
+
+    def end_lsn(self, position: Position) -> Lsn:
+        return position.commit_lsn
+
+    def require_readable(self, position: Position) -> None:
+        pass
+
+    def is_over(self, position: Position) -> bool:
+        return False
+
+
+@dataclass(frozen=True, slots=True)
+class FlushedWal:
+    """All there is, on behalf of the leader of ``term``; ``log_term`` is that of the last WAL."""
+
+    term: Term
+    log_term: Term
+
+    def end_lsn(self, position: Position) -> Lsn:
+        return position.flush_lsn
+
+    def require_readable(self, position: Position) -> None:
+        if position.term != self.term:
+            raise TermChanged(self.term, position.term)
+
+    def is_over(self, position: Position) -> bool:
+        return position.last_log_term != self.log_term
+
+
+def view_of(position: Position, command: StartReplication, application_name: str | None) -> View:
+    if command.term is not None:
+        return FlushedWal(command.term, command.term)
+    if application_name == RECOVERY_APPLICATION_NAME:  # asks before it has told anybody of its election
+        return FlushedWal(position.term, position.last_log_term)
+    return CommittedWal()
+
+
+# -- where to cut --------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """What no read and no message crosses: segments (of ``segment_bytes``), and the first byte of the timeline."""
+
+    segment_bytes: int
+    timeline_start_lsn: Lsn
+
+    def cut(self, begin_lsn: Lsn, end_lsn: Lsn, bytes_max: int) -> Lsn:
+        """Where a piece ends that begins at ``begin_lsn``: with the WAL, or else after a whole page."""
+        stop = begin_lsn + bytes_max
+        stop = end_lsn if stop >= end_lsn else stop - stop % PAGE_BYTES
+        stop = min(stop, segment_start(begin_lsn, self.segment_bytes) + self.segment_bytes)
+        return Lsn(min(stop, self.timeline_start_lsn) if begin_lsn < self.timeline_start_lsn else stop)
+
+
+@dataclass(frozen=True, slots=True)
+class Stretch:
+    """WAL that was read at once.  ``truncations``: the timeline's, from before the read."""
+
+    begin_lsn: Lsn
+    wal: memoryview
+    truncations: int
+
+    def slice(self, begin_lsn: Lsn, end_lsn: Lsn) -> memoryview | None:
+        """WAL of [begin_lsn, end_lsn), uncopied; None if some of it is not here."""
+        if not self.begin_lsn <= begin_lsn < end_lsn <= self.begin_lsn + len(self.wal):
+            return None
+        return self.wal[begin_lsn - self.begin_lsn : end_lsn - self.begin_lsn]
+
+
+NOTHING_READ: Final = Stretch(INVALID_LSN, memoryview(b""), 0)
+
+
+# -- the stream ----------------------------------------------------------------------------------------------
+
+
+class Sender:
+    """One stream: how far it is, and what was read ahead."""
+
+    def __init__(self, link: Link, timeline: Timeline, view: View, bounds: Bounds, start_lsn: Lsn) -> None:
+        self._link = link
+        self._timeline = timeline
+        self._progress = timeline.progress
+        self._view = view
+        self._bounds = bounds
+        self._next_lsn = start_lsn
+        self._stretch = NOTHING_READ
+        self._idle = trio.CancelScope()
+        self._left: Goodbye | None = None
+
+    async def serve(self, source: CopyReader) -> Goodbye:
+        """Stream until the end, and say which.
+
+        Cancellation: at any time; the link is of no use afterwards.
+        """
+        said = Goodbye(CopyEnd.GONE)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._listen, source, nursery.cancel_scope)
+            said = await self._send_until_left()
+            nursery.cancel_scope.cancel(reason="the stream has ended")
+        return said
+
+    async def _listen(self, source: CopyReader, connection: trio.CancelScope) -> None:
+        """Read what the client says until it leaves; then the message that is being sent may be finished."""
+        left = await _last_word(source)
+        if left is CopyEnd.GONE:
+            connection.cancel(reason="the client is gone")
+        self._left = Goodbye(left)
+        self._idle.cancel(reason="the client has left")
+        connection.deadline = trio.current_time() + GOODBYE_SECONDS_MAX
+
+    async def _send_until_left(self) -> Goodbye:
+        try:
+            while self._left is None:
+                await self._send_next()
+        except WalkeeperError as error:
+            return Goodbye(error)
+        except (trio.BrokenResourceError, trio.TooSlowError):
+            return Goodbye(CopyEnd.GONE)
+        return self._left
+
+    async def _send_next(self) -> None:
+        """A message of WAL, or a sign of life after a while without any."""
+        position = self._progress.position
+        end_lsn = self._view.end_lsn(position)
+        if end_lsn > self._next_lsn:
+            await self._send_message(end_lsn)
+        elif self._view.is_over(position):
+            raise TermChanged(Term(0), position.last_log_term)
+        elif not await self._wait_for_more() and self._left is None:
+            keepalive = PrimaryKeepalive(end_lsn, _now(), reply_requested=True)
+            await self._send([encode_frame(b"d", encode_keepalive(keepalive))])
+
+    async def _wait_for_more(self) -> bool:
+        """Whether something came in time, be it the end of the term."""
+        view, next_lsn = self._view, self._next_lsn
+        with trio.move_on_after(KEEPALIVE_SECONDS) as self._idle:
+            await self._progress.wait_until(
+                lambda position: view.end_lsn(position) > next_lsn or view.is_over(position)
+            )
+            return True
+        return False
+
+    async def _send_message(self, end_lsn: Lsn) -> None:
+        """The next message of WAL; nothing, if what was read has been withdrawn meanwhile."""
+        self._view.require_readable(self._progress.position)
+        stop_lsn = self._bounds.cut(self._next_lsn, end_lsn, MESSAGE_WAL_BYTES_MAX)
+        wal = self._stretch.slice(self._next_lsn, stop_lsn)
+        if wal is None:
+            self._stretch = await self._read(end_lsn)
+            wal = self._stretch.slice(self._next_lsn, stop_lsn)
+        # From here to the kernel there is no checkpoint.
+        self._view.require_readable(self._progress.position)
+        if self._stretch.truncations != self._progress.truncations:
+            self._stretch = NOTHING_READ
+            return
+        assert wal is not None, "a read of WAL gives all that was asked for"
+        head = encode_xlog_data_head(self._next_lsn, end_lsn, _now())
+        await self._send([encode_copy_data_head(len(head) + len(wal)), head, wal])
+        self._next_lsn = stop_lsn
+
+    async def _read(self, end_lsn: Lsn) -> Stretch:
+        """Read ahead, from the next position on.  An error counts only if what was looked for should be there."""
+        begin_lsn, truncations = self._next_lsn, self._progress.truncations
+        stop_lsn = self._bounds.cut(begin_lsn, end_lsn, STRETCH_BYTES_MAX)
+        try:
+            wal = await self._timeline.read(begin_lsn, stop_lsn - begin_lsn)
+        except WalkeeperError:
+            if truncations == self._progress.truncations:
+                raise
+            wal = b""
+        return Stretch(begin_lsn, memoryview(wal), truncations)
+
+    async def _send(self, pieces: Sequence[bytes | memoryview]) -> None:
+        """Raises trio.TooSlowError for a client that does not read; what it costs meanwhile is this message."""
+        with trio.fail_after(SILENCE_SECONDS_MAX):
+            await self._link.send_all(b"".join(pieces))
+
+
+async def _last_word(source: CopyReader) -> CopyEnd | PeerError:
+    """How the client ends, after everything else that it says."""
+    try:
+        while not isinstance(payloads := await source.next_payloads(), CopyEnd):
+            for payload in payloads:
+                parse_standby_message(payload)
+    except PeerError as error:
+        return error
+    return payloads
+
+
+def _now() -> int:
+    return time.time_ns() // 1000 - _POSTGRES_EPOCH_MICROSECONDS

@@ -1,0 +1,69 @@
+"""The sidecar's life: leadership after leadership, until it is fenced or told that it cannot work.
+
+What may pass by itself (the network, a primary that restarts, keepers that elect another) is logged and tried again,
+with growing pauses.  What will not ends it: ``ConfigError`` and ``Fenced``, each a single error with one line to say.
+"""
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import trio
+
+from walkeeper.errors import ConfigError, Fenced, PeerError, ServerError, StartOver, Unreachable
+from walkeeper.links.backoff import Backoff
+from walkeeper.links.keeper_link import Log
+from walkeeper.links.passfile import with_password
+from walkeeper.sidecar.config import ProposeConfig
+from walkeeper.sidecar.session import Standing, run_session
+
+FIRST_PAUSE_SECONDS = 0.2
+LONGEST_PAUSE_SECONDS = 5.0
+"""Commits wait meanwhile, so not long."""
+
+_PASSING = (Unreachable, ServerError, PeerError, StartOver)
+_FINAL = (Fenced, ConfigError)
+
+
+async def run_sidecar(config: ProposeConfig, *, log: Log) -> None:
+    """Stream from the primary to the keepers until cancelled.
+
+    Raises ConfigError (exit code 2) or Fenced (3).
+    Cancellation: at any time; what keepers have acknowledged, they have.
+    """
+    standing = Standing()
+    backoff = Backoff(FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS)
+    while True:
+        started_at = trio.current_time()
+        try:
+            await run_session(_with_password(config, log), standing, log)
+        except (*_FINAL, *_PASSING, BaseExceptionGroup) as error:
+            log.warning("session_ended", why=str(_tolerable(error)))
+        if trio.current_time() - started_at > LONGEST_PAUSE_SECONDS:
+            backoff.succeeded()
+        await trio.sleep(backoff.next_pause_seconds())
+
+
+def _with_password(config: ProposeConfig, log: Log) -> ProposeConfig:
+    """The password file is read each time, so that a changed password needs no restart."""
+    info = with_password(config.primary, "replication", lambda why: log.warning("password_file_not_used", why=why))
+    return replace(config, primary=info)
+
+
+def _tolerable(error: BaseException) -> BaseException:
+    """The error that ended a session, if another session may do better; raises the one that says otherwise."""
+    leaves = list(_leaves(error))
+    for leaf in leaves:
+        if isinstance(leaf, _FINAL):
+            raise leaf
+    for leaf in leaves:
+        if not isinstance(leaf, _PASSING):
+            raise error
+    return leaves[0]
+
+
+def _leaves(error: BaseException) -> Iterator[BaseException]:
+    if isinstance(error, BaseExceptionGroup):
+        for inner in error.exceptions:
+            yield from _leaves(inner)
+    else:
+        yield error

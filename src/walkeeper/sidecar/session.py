@@ -1,0 +1,267 @@
+"""One leadership: from a primary that answers to the first thing that ends it.
+
+::
+
+    examine the primary -> campaign -> prove the junction -> lead: primary ==WAL==> window ==> keepers
+                                                                   primary <=commit_lsn= quorum
+
+The window holds everything that is not committed; when it is full of that, the primary waits.  One record longer than
+the window is let in whole, since nothing can be acknowledged before its end.
+
+Nothing survives a session but the term: whatever fails is tried again from the beginning, with all its proofs.
+"""
+
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from math import inf
+from typing import Final
+
+import trio
+
+from walkeeper.errors import ConfigError, Malformed, ServerError, Unreachable
+from walkeeper.formats.commands import encode_start_replication
+from walkeeper.formats.replication import StandbyStatusUpdate, encode_standby_message
+from walkeeper.formats.segments import segment_start
+from walkeeper.formats.xlog import LONG_HEADER_BYTES, PAGE_BYTES, first_record_header
+from walkeeper.links.ensemble import Ensemble
+from walkeeper.links.keeper import KeptTimeline
+from walkeeper.links.keeper_link import Introduction, Log
+from walkeeper.links.postgres import Connection
+from walkeeper.links.wal_stream import WalStream
+from walkeeper.links.window import Window
+from walkeeper.lsn import Lsn, format_lsn
+from walkeeper.membership import NO_CONFIGURATION
+from walkeeper.messages import ProposerGreeting, Slice
+from walkeeper.proposer.election import Election
+from walkeeper.proposer.proposer import Proposer, Stage
+from walkeeper.sidecar.config import ProposeConfig
+from walkeeper.sidecar.junction import Junction, Proof, fetch_junction
+from walkeeper.sidecar.primary import Primary, connect_primary, describe, examine, prepare_slot, warn_if_useless
+from walkeeper.terms import Term
+
+STATUS_SECONDS: Final = 1.0
+"""How often the primary hears from us although nothing changed; PostgreSQL gives up a standby after 60 s."""
+
+PRIMARY_SILENCE_SECONDS: Final = 30.0
+"""It is asked to answer every STATUS_SECONDS, and does so even while it writes nothing."""
+
+SLOT_WAIT_SECONDS: Final = 30.0
+"""For a predecessor, which has just been fenced, to let go of the slot."""
+
+SLOT_PAUSE_SECONDS: Final = 0.5
+
+_OBJECT_IN_USE: Final = "55006"
+_WAL_REMOVED: Final = ("58P01", "55000")
+"""What PostgreSQL says when WAL that was asked for is gone, or its slot was invalidated."""
+
+_POSTGRES_EPOCH_SECONDS: Final = 946_684_800
+_RECORD_HEAD_BYTES: Final = 128
+"""Enough to read the length of a record, page headers included."""
+
+
+@dataclass(slots=True)
+class Standing:
+    """What outlives a session: the highest term of a writer that has led, None before that."""
+
+    held_term: Term | None = None
+
+
+async def run_session(config: ProposeConfig, standing: Standing, log: Log) -> None:
+    """Lead until something ends it; never returns normally.
+
+    Raises, perhaps in groups, what the links raise.
+    """
+    async with connect_primary(config.primary, config.application_name) as connection:
+        primary = await examine(connection)
+        log.info("primary_connected", primary=str(config.primary), **describe(primary))
+        await warn_if_useless(connection, config.application_name, log)
+        kept_from = await prepare_slot(
+            connection, config.primary, config.slot_name, primary, unsafe=config.unsafe_slot, log=log
+        )
+        session = _Session(config, primary, connection, standing, log)
+        await session.run(segment_start(kept_from, primary.server.wal_seg_size))
+
+
+class _Session:
+    """The parts of one leadership and how they are tied together."""
+
+    def __init__(
+        self, config: ProposeConfig, primary: Primary, connection: Connection, standing: Standing, log: Log
+    ) -> None:
+        self._config = config
+        self._primary = primary
+        self._connection = connection
+        self._standing = standing
+        self._log = log
+        self._ttid = config.ttid(primary.server.system_id)
+        self._window = Window()
+        self._committed = trio.Event()
+        self._stream: WalStream | None = None
+        self._heard_at = inf
+        self._proposer = Proposer(
+            [str(address) for address in config.keepers],
+            ProposerGreeting(self._ttid, NO_CONFIGURATION, primary.server),
+            config.pace,
+            standing.held_term,
+        )
+        introduction = Introduction(self._ttid, config.application_name, self._check_keeper)
+        self._ensemble = Ensemble(config.keepers, introduction, self._proposer, self._window, self._on_commit, log)
+
+    async def run(self, first_lsn: Lsn) -> None:
+        """``first_lsn`` is where WAL starts if no keeper has any."""
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._ensemble.run)
+                election = await self._ensemble.wait_elected()
+                junction = await self._find_junction(election, first_lsn)
+                stream = await self._start_stream(junction)
+                nursery.start_soon(self._report_regularly)
+                await self._pour(stream, junction)
+        finally:
+            if self._standing.held_term is not None:
+                self._standing.held_term = max(self._standing.held_term, self._proposer.term)
+
+    # -- before leading ---------------------------------------------------------------------------------------
+
+    def _check_keeper(self, keeper: str, kept: KeptTimeline | None) -> None:
+        if kept is None:
+            return
+        if kept.system_id and kept.system_id != self._primary.server.system_id:
+            raise ConfigError(
+                f"{keeper} keeps {self._ttid} of another cluster: system identifier {kept.system_id}, the primary's is"
+                f" {self._primary.server.system_id}; check --primary, or name a new --timeline"
+            )
+        if kept.end_lsn and kept.tli and kept.tli != self._primary.tli:
+            raise ConfigError(
+                f"{keeper} keeps {self._ttid} of PostgreSQL's timeline {kept.tli}, the primary is on {self._primary.tli}, as after"
+                " a promotion: name a new --timeline for it and take a base backup, or bring back the former primary"
+            )
+
+    async def _find_junction(self, election: Election, first_lsn: Lsn) -> Junction:
+        if election.is_first:
+            self._log.info("quorum_is_empty", term=election.term, keeping_from=format_lsn(first_lsn))
+            return Junction(first_lsn)
+        self._log.info("elected", term=election.term, quorum_ends_at=format_lsn(election.start_lsn))
+        if election.start_lsn > self._primary.flush_lsn:
+            raise ConfigError(
+                f"the keepers' WAL ends at {format_lsn(election.start_lsn)}, ahead of the primary's at"
+                f" {format_lsn(self._primary.flush_lsn)}: it has lost commits that they have; restore it from them"
+            )
+        donor = self._config.keepers[election.donor]
+        return await fetch_junction(
+            donor, self._ttid, self._config.application_name, election, self._primary.server
+        )
+
+    async def _start_stream(self, junction: Junction) -> WalStream:
+        """Ask the primary for WAL.  Raises ConfigError when it has it no more, or the slot belongs to another."""
+        command = encode_start_replication(
+            junction.compare_from, slot=self._config.slot_name, tli=self._primary.tli
+        )
+        deadline = trio.current_time() + SLOT_WAIT_SECONDS
+        while True:
+            try:
+                await self._connection.start_copy(command)
+                return WalStream(self._connection, junction.compare_from)
+            except ServerError as error:
+                if error.sqlstate in _WAL_REMOVED:
+                    raise ConfigError(
+                        f"{error}: the keepers' WAL ends at {format_lsn(junction.lsn)} and cannot be continued; drop the slot"
+                        f" {self._config.slot_name}, name a new --timeline and take a base backup"
+                    ) from error
+                if error.sqlstate != _OBJECT_IN_USE:
+                    raise
+                if trio.current_time() > deadline:
+                    raise ConfigError(f"{error}: end the other one, or name another slot (--slot)") from error
+            await trio.sleep(SLOT_PAUSE_SECONDS)
+
+    # -- leading ----------------------------------------------------------------------------------------------
+
+    async def _pour(self, stream: WalStream, junction: Junction) -> None:
+        """WAL from the primary into the window, and from there to whoever takes it."""
+        self._window.start_at(junction.lsn)
+        self._stream = stream
+        proof = Proof(junction, self._primary.server)
+        self._lead_when(proof, junction.lsn)
+        while True:
+            await self._wait_room()
+            delivery = await stream.receive()
+            self._heard_at = trio.current_time()
+            wal = proof.let_through(delivery.slices)
+            self._lead_when(proof, junction.lsn)
+            self._keep(wal)
+            if delivery.reply_requested:
+                self._report()
+
+    def _lead_when(self, proof: Proof, lsn: Lsn) -> None:
+        if proof.may_lead and self._proposer.stage is Stage.WON:
+            self._standing.held_term = self._proposer.term
+            self._ensemble.lead(lsn)
+            self._log.info("leading", term=self._proposer.term, from_lsn=format_lsn(lsn))
+
+    def _keep(self, wal: Sequence[Slice]) -> None:
+        if wal:
+            for piece in wal:
+                self._window.append(piece)
+            self._window.shrink(self._config.window_bytes, self._proposer.commit_lsn)
+            self._ensemble.wal_grew(self._window.end_lsn)
+
+    async def _wait_room(self) -> None:
+        """Until the window may grow.  Whoever waits here makes the primary wait."""
+        while self._window.cost_bytes > self._config.window_bytes and not self._is_inside_record():
+            self._heard_at = inf
+            self._committed = trio.Event()
+            await self._committed.wait()
+            self._window.shrink(self._config.window_bytes, self._proposer.commit_lsn)
+
+    def _is_inside_record(self) -> bool:
+        """Whether the first record that is not committed has not come to its end, so that none can be committed."""
+        begin_lsn = max(self._proposer.commit_lsn, self._proposer.term_start_lsn)
+        end_lsn = self._window.end_lsn
+        head = b"".join(self._window.slices(begin_lsn, min(Lsn(begin_lsn + _RECORD_HEAD_BYTES), end_lsn)))
+        server = self._primary.server
+        try:
+            header = first_record_header(
+                head, begin_lsn, pg_major=server.pg_major, wal_seg_size=server.wal_seg_size
+            )
+        except Malformed:
+            # The WAL of a first leader may begin inside a record.  Elsewhere the keepers will object.
+            return begin_lsn == self._proposer.term_start_lsn
+        return header is None or end_lsn < begin_lsn + _longest(header.total_bytes)
+
+    # -- reporting --------------------------------------------------------------------------------------------
+
+    def _on_commit(self, commit_lsn: Lsn) -> None:
+        del commit_lsn  # asked for anew when it is reported
+        self._committed.set()
+        self._report()
+
+    def _report(self, *, reply_requested: bool = False) -> None:
+        """Tell the primary what a quorum has fsynced, and nothing more (invariant 37)."""
+        if self._stream is None:
+            return
+        # Behind an XLOG_SWITCH keepers are at the next segment before its padding has come.
+        lsn = min(self._proposer.commit_lsn, self._stream.next_lsn)
+        update = StandbyStatusUpdate(lsn, lsn, lsn, _postgres_time(), reply_requested)
+        with suppress(Unreachable):  # whoever reads from the connection learns it too
+            self._connection.send_copy_soon(encode_standby_message(update))
+
+    async def _report_regularly(self) -> None:
+        """Raises Unreachable when the primary has said nothing for long, although asked to."""
+        while True:
+            await trio.sleep(STATUS_SECONDS)
+            self._report(reply_requested=True)
+            if trio.current_time() - self._heard_at > PRIMARY_SILENCE_SECONDS:
+                raise Unreachable(self._connection.name, f"it has said nothing for {PRIMARY_SILENCE_SECONDS:g} s")
+
+
+def _longest(record_bytes: int) -> int:
+    """The most WAL that a record of so many bytes can take, headers of the pages it crosses included."""
+    pages = record_bytes // (PAGE_BYTES - LONG_HEADER_BYTES) + 2
+    return record_bytes + pages * LONG_HEADER_BYTES
+
+
+def _postgres_time() -> int:
+    """Now, in microseconds since 2000-01-01."""
+    return int((time.time() - _POSTGRES_EPOCH_SECONDS) * 1_000_000)
