@@ -80,9 +80,7 @@ class AcceptorMachine(RuleBasedStateMachine):
     def boot(self) -> None:
         self.store = TimelineStore(self.disk, DIRECTORY)
         recovered = self.store.recover()
-        self.acceptor: Acceptor = new_acceptor(
-            NodeId(1), recovered.control_file, recovered.end_lsn, recovered.tli
-        )
+        self.acceptor: Acceptor = new_acceptor(NodeId(1), recovered.control_file, recovered.end_lsn, recovered.tli)
 
     def say(self, request: Batch | AdminRequest, seed: int) -> AcceptorMessage | None:
         """Decide and keep; a power cut on the way is survived, and nobody hears a reply."""
@@ -223,7 +221,9 @@ class AcceptorMachine(RuleBasedStateMachine):
     def stale_leader_appends(self, seed: int) -> None:
         """Invariant 5: it hears the term, and nothing changes."""
         before = self.acceptor.state
-        stale = AppendRun(NO_GENERATION, Term(before.term - 1), START, Lsn(START + 8), LSN_FAR, LSN_FAR, [b"x" * 8])
+        stale = AppendRun(
+            NO_GENERATION, Term(before.term - 1), START, Lsn(START + 8), LSN_FAR, LSN_FAR, [b"x" * 8]
+        )
         reply = self.say(stale, seed)
         assert reply == AppendResponse(NO_GENERATION, before.term)
         assert self.acceptor.state == before

@@ -68,6 +68,12 @@ class Program:
         """Everything it has said."""
         return self.log_path.read_text(errors="replace") if self.log_path.exists() else ""
 
+    @property
+    def pid(self) -> int:
+        """The number of its process."""
+        assert self._process is not None
+        return self._process.pid
+
     def kill(self) -> None:
         """SIGKILL: no last words.  One that does not run does not mind."""
         if self._process is not None:
@@ -91,11 +97,11 @@ class Program:
         self._process = None
         return code
 
-    def pause(self) -> None:
+    def pause(self, seconds: float = LOOK_SECONDS) -> None:
         """Wait a moment; raise ProgramFailed if it ended in the meantime."""
         assert self._process is not None
         try:
-            code = self._process.wait(LOOK_SECONDS)
+            code = self._process.wait(seconds)
         except subprocess.TimeoutExpired:
             return
         raise ProgramFailed(f"{self.name} ended with code {code}\n{self.log[-2000:]}")

@@ -20,7 +20,7 @@ THREADS = {"storage/offload.py"}
 ABANDONED_THREADS = {"storage/offload.py"}  # for reads, and only there: an abandoned write goes on unseen
 RENAMES = {"storage/durable.py", "storage/disk.py"}
 SYNCS = {"storage/disk.py"}
-BOUNDARIES = {"services/listener.py", "control/app.py"}  # one connection, one HTTP request
+BOUNDARIES = {"services/connection.py", "control/app.py"}  # one connection, one HTTP request
 NOT_COLLECTED = {"integration", "demo", "bench"}  # sessions of their own
 
 LIMITED_SCOPES = {"move_on_after", "move_on_at", "fail_after", "fail_at"}

@@ -118,9 +118,12 @@ def change_leaders(machine: AcceptorMachine, cut_at: int) -> None:
     machine.what_was_reported_can_be_read_and_is_what_was_sent()
 
 
-def test_a_history_that_is_kept_before_the_truncation_is_caught() -> None:
+def change_leaders_at_every_cut(kind: type[AcceptorMachine]) -> None:
     for cut_at in range(40):
-        change_leaders(AcceptorMachine(), cut_at)
+        change_leaders(kind(), cut_at)
+
+
+def test_a_history_that_is_kept_before_the_truncation_is_caught() -> None:
+    change_leaders_at_every_cut(AcceptorMachine)
     with pytest.raises(AssertionError):
-        for cut_at in range(40):
-            change_leaders(HistoryBeforeTruncation(), cut_at)
+        change_leaders_at_every_cut(HistoryBeforeTruncation)

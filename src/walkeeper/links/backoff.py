@@ -12,7 +12,7 @@ class Backoff:
     """Doubles from ``first_seconds`` to ``most_seconds``."""
 
     first_seconds: float = 0.1
-    most_seconds: float = 5.0
+    most_seconds: float = 2.0
     failures: int = 0
 
     def next_pause_seconds(self) -> float:

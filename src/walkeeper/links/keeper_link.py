@@ -218,12 +218,12 @@ class KeeperLink:
 
     def _say(self, connection: Connection, source: WalSource, until: Lsn | None = None) -> None:
         """All that the proposer has for this keeper; WAL from ``source``, up to ``until``.  Raises Unreachable."""
-        if self._follower.streaming_at < source.tail_lsn:
-            until = self._follower.streaming_at
         pieces: list[Slice] = []
         size = connection.link.pending_bytes
         while size < SEND_AHEAD_BYTES:
-            message = self._proposer.next_message(self.place, trio.current_time(), until)
+            missing = self._follower.streaming_at < source.tail_lsn
+            limit = self._follower.streaming_at if missing else until
+            message = self._proposer.next_message(self.place, trio.current_time(), limit)
             if message is None:
                 break
             size += _encode(message, source, pieces)
@@ -311,7 +311,8 @@ def _encode(message: Outgoing, source: WalSource, pieces: list[Slice]) -> int:
         payload = encode_proposer_message(message, PROTOCOL_VERSION)
         pieces += (encode_copy_data_head(len(payload)), payload)
         return len(payload)
-    wal = source.slices(message.begin_lsn, message.end_lsn)
+    wal_bytes = message.end_lsn - message.begin_lsn
+    wal = source.slices(message.begin_lsn, message.end_lsn) if wal_bytes else ()
     head = encode_append_head(
         AppendRun(
             message.generation,
@@ -323,7 +324,6 @@ def _encode(message: Outgoing, source: WalSource, pieces: list[Slice]) -> int:
         ),
         PROTOCOL_VERSION,
     )
-    wal_bytes = message.end_lsn - message.begin_lsn
     pieces.append(encode_copy_data_head(len(head) + wal_bytes) + head)
     pieces += wal
     return len(head) + wal_bytes

@@ -51,6 +51,7 @@ from walkeeper.formats.startup import (
 from walkeeper.ids import TenantTimelineId
 from walkeeper.links.link import Link
 from walkeeper.lsn import format_lsn
+from walkeeper.messages import ProposerGreeting
 from walkeeper.services.copy_in import SILENCE_SECONDS_MAX, CopyEnd, CopyReader
 from walkeeper.services.receive_wal import Goodbye, read_greeting, serve_proposer
 from walkeeper.services.send_wal import send_wal
@@ -245,7 +246,7 @@ class Connection:
         ttid = self._require_ttid()
         await self._send(CopyBothResponse())
         source = CopyReader(self._link, self._session)
-        greeting: tuple[object, object] | CopyEnd = CopyEnd.GONE
+        greeting: tuple[ProposerGreeting, list[memoryview]] | CopyEnd = CopyEnd.GONE
         with self._draining.while_serving():
             greeting = await read_greeting(source, command.proto_version)
         if isinstance(greeting, CopyEnd):
@@ -279,14 +280,16 @@ class Connection:
     async def _replicate(self, command: StartReplication) -> bool:
         """The rest of a reader's connection."""
         if self._options.protocol is not StreamProtocol.VANILLA:
-            raise BadCommand("interpreted WAL is not served, only", "protocol={\"type\":\"vanilla\"}")
+            raise BadCommand("interpreted WAL is not served, only", 'protocol={"type":"vanilla"}')
         timeline = self._timeline()
         await self._send(CopyBothResponse())
         source = CopyReader(self._link, self._session)
-        end = CopyEnd.GONE
+        said = Goodbye(CopyEnd.GONE)
         with self._draining.while_serving():
-            end = await send_wal(self._link, source, timeline, command)
-        await self._link.send_all(self._encode_goodbye(Goodbye(end)))
+            said = await send_wal(self._link, source, timeline, command, application_name=self._application_name)
+        if isinstance(said.reason, WalkeeperError):
+            self._note(said.reason)
+        await self._link.send_all(self._encode_goodbye(said))
         return False
 
     def _encode_goodbye(self, goodbye: Goodbye) -> bytes:

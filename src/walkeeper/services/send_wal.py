@@ -44,8 +44,8 @@ from walkeeper.timeline.timeline import Timeline
 MESSAGE_WAL_BYTES_MAX: Final = 16 * PAGE_BYTES
 """Most WAL in one message: MAX_SEND_SIZE of PostgreSQL, for which its clients are made."""
 
-STRETCH_BYTES_MAX: Final = 8 * MESSAGE_WAL_BYTES_MAX
-"""Most WAL in one read: a hop to a thread costs as much as sending a message, so several share it."""
+STRETCH_BYTES_MAX: Final = 4 * MESSAGE_WAL_BYTES_MAX
+"""Most WAL in one read: a hop to a thread costs as much as sending a message, so some share it; more gains nothing."""
 
 KEEPALIVE_SECONDS: Final = 1.0
 """How long a client without new WAL waits for a sign of life, and between two of them."""
@@ -65,6 +65,7 @@ async def send_wal(
 
     Cancellation: at any time; the link is of no use afterwards.
     """
+    said: Goodbye | None = None
     with timeline.registry.sending():
         try:
             state = timeline.require_state()
@@ -73,8 +74,8 @@ async def send_wal(
             return Goodbye(error)
         view = view_of(timeline.progress.position, command, application_name)
         bounds = Bounds(state.kept.server.wal_seg_size, state.kept.timeline_start_lsn)
-        return await Sender(link, timeline, view, bounds, command.start_lsn).serve(source)
-    return Goodbye(Closing(timeline.ttid))
+        said = await Sender(link, timeline, view, bounds, command.start_lsn).serve(source)
+    return said or Goodbye(Closing(timeline.ttid))
 
 
 def require_start(state: AcceptorState, start_lsn: Lsn) -> None:
@@ -105,8 +106,8 @@ class View(Protocol):
     def require_readable(self, position: Position) -> None:
         """Raises TermChanged if WAL must not be read, or what was read not be sent."""
 
-    def is_over(self, position: Position) -> bool:
-        """Whether there is no point in waiting for more."""
+    def ended_by(self, position: Position) -> TermChanged | None:
+        """What there is no point in waiting for more after, if it has come."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,10 +118,10 @@ class CommittedWal:
         return position.commit_lsn
 
     def require_readable(self, position: Position) -> None:
-        pass
+        """Committed WAL always is."""
 
-    def is_over(self, position: Position) -> bool:
-        return False
+    def ended_by(self, position: Position) -> TermChanged | None:
+        """Nothing: there is always more to come."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,8 +138,10 @@ class FlushedWal:
         if position.term != self.term:
             raise TermChanged(self.term, position.term)
 
-    def is_over(self, position: Position) -> bool:
-        return position.last_log_term != self.log_term
+    def ended_by(self, position: Position) -> TermChanged | None:
+        if position.last_log_term != self.log_term:
+            return TermChanged(self.log_term, position.last_log_term)
+        return None
 
 
 def view_of(position: Position, command: StartReplication, application_name: str | None) -> View:
@@ -217,11 +220,9 @@ class Sender:
     async def _listen(self, source: CopyReader, connection: trio.CancelScope) -> None:
         """Read what the client says until it leaves; then the message that is being sent may be finished."""
         left = await _last_word(source)
-        if left is CopyEnd.GONE:
-            connection.cancel(reason="the client is gone")
         self._left = Goodbye(left)
         self._idle.cancel(reason="the client has left")
-        connection.deadline = trio.current_time() + GOODBYE_SECONDS_MAX
+        connection.deadline = trio.current_time() + (0.0 if left is CopyEnd.GONE else GOODBYE_SECONDS_MAX)
 
     async def _send_until_left(self) -> Goodbye:
         try:
@@ -239,8 +240,8 @@ class Sender:
         end_lsn = self._view.end_lsn(position)
         if end_lsn > self._next_lsn:
             await self._send_message(end_lsn)
-        elif self._view.is_over(position):
-            raise TermChanged(Term(0), position.last_log_term)
+        elif changed := self._view.ended_by(position):
+            raise changed
         elif not await self._wait_for_more() and self._left is None:
             keepalive = PrimaryKeepalive(end_lsn, _now(), reply_requested=True)
             await self._send([encode_frame(b"d", encode_keepalive(keepalive))])
@@ -250,7 +251,7 @@ class Sender:
         view, next_lsn = self._view, self._next_lsn
         with trio.move_on_after(KEEPALIVE_SECONDS) as self._idle:
             await self._progress.wait_until(
-                lambda position: view.end_lsn(position) > next_lsn or view.is_over(position)
+                lambda position: view.end_lsn(position) > next_lsn or view.ended_by(position) is not None
             )
             return True
         return False

@@ -82,19 +82,15 @@ class DataDirectory:
         try:
             self._disk.mkdir(staging)
             write_control_file(self._disk, staging, control_file)
-            self._make_tenant(target.parent)
+            if not self._disk.is_directory(target.parent):
+                self._disk.mkdir(target.parent)
+            self._disk.fsync_dir(self.path)  # another thread may have made it, and not synced it yet
             rename_synced(self._disk, staging, target)
         except StorageError as error:
             if not isinstance(error, DurabilityLost):
                 remove_tree(self._disk, staging)
             raise
         return target
-
-    def _make_tenant(self, path: Path) -> None:
-        if not self._disk.is_directory(path):
-            self._disk.mkdir(path)
-        self._disk.fsync_dir(path)
-        self._disk.fsync_dir(self.path)
 
     def remove(self, ttid: TenantTimelineId) -> bool:
         """Remove a timeline and everything in its directory, durably; False if there is none.

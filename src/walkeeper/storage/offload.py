@@ -17,6 +17,7 @@ Source: eventfd(2); trio.lowlevel (wait_task_rescheduled, spawn_system_task).
 import os
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from queue import SimpleQueue
 from threading import Thread
 from types import TracebackType
@@ -42,18 +43,10 @@ class Offload(Protocol):
         """
 
 
-class _Job:
-    """A call that a task waits for."""
+Job = tuple[Callable[[], Any], trio.lowlevel.Task]
+"""What to call, and who waits for it."""
 
-    __slots__ = ("call", "result", "task")
-
-    def __init__(self, call: Callable[[], Any], task: trio.lowlevel.Task) -> None:
-        self.call = call
-        self.task = task
-        self.result: outcome.Outcome[Any] = outcome.Value(None)
-
-    def run(self) -> None:
-        self.result = outcome.capture(self.call)
+Result = tuple[trio.lowlevel.Task, outcome.Outcome[Any]]
 
 
 class ThreadOffload:
@@ -63,8 +56,8 @@ class ThreadOffload:
         self._threads = [
             Thread(target=self._work, name=f"offload-{number}", daemon=True) for number in range(threads)
         ]
-        self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
-        self._done: deque[_Job | None] = deque()  # None: a thread has ended
+        self._jobs: SimpleQueue[Job | None] = SimpleQueue()
+        self._results: deque[Result | None] = deque()  # None: a thread has ended
         self._wakeup = -1
         self._is_open = False
         self._closer: trio.lowlevel.Task | None = None
@@ -98,20 +91,29 @@ class ThreadOffload:
     async def __call__(self, function: Callable[[*Ts], T], *args: *Ts) -> T:
         """As ``Offload`` says; from any number of tasks at once."""
         assert self._is_open, "an Offload is used inside its async with block"
-        self._jobs.put(_Job(lambda: function(*args), trio.lowlevel.current_task()))
+        self._jobs.put((partial(function, *args), trio.lowlevel.current_task()))
         result: T = await trio.lowlevel.wait_task_rescheduled(_refuse_cancellation)
         return result
 
     def _work(self) -> None:
         """What each thread does."""
-        while job := self._jobs.get():
-            job.run()
-            self._finished(job)
-            del job  # or its arguments, slices of receive buffers, would live until the next one
-        self._finished(None)
+        while self._run_one():
+            pass
+        self._hand_over(None)
 
-    def _finished(self, job: _Job | None) -> None:
-        self._done.append(job)
+    def _run_one(self) -> bool:
+        """Run one job; False if there will be no more.  While waiting for one, nothing of the last is kept alive."""
+        job = self._jobs.get()
+        if job is None:
+            return False
+        call, task = job
+        result = outcome.capture(call)
+        del job, call  # its arguments are slices of receive buffers: let go of them before the caller goes on
+        self._hand_over((task, result))
+        return True
+
+    def _hand_over(self, result: Result | None) -> None:
+        self._results.append(result)
         os.eventfd_write(self._wakeup, 1)
 
     async def _deliver(self) -> None:
@@ -120,14 +122,19 @@ class ThreadOffload:
         while running:
             await trio.lowlevel.wait_readable(self._wakeup)
             os.eventfd_read(self._wakeup)
-            while self._done:
-                job = self._done.popleft()
-                if job is None:
-                    running -= 1
-                else:
-                    trio.lowlevel.reschedule(job.task, job.result)
+            running -= self._wake_waiting()
         assert self._closer is not None
         trio.lowlevel.reschedule(self._closer)
+
+    def _wake_waiting(self) -> int:
+        """Give every result that is there to its task; returns how many threads have ended."""
+        ended = 0
+        while self._results:
+            if result := self._results.popleft():
+                trio.lowlevel.reschedule(*result)
+            else:
+                ended += 1
+        return ended
 
 
 def _refuse_cancellation(_raise_cancel: object) -> trio.lowlevel.Abort:

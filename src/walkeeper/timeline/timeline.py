@@ -18,7 +18,7 @@ from walkeeper.acceptor.acceptor import Acceptor, AdminRequest, Checkpoint, Kept
 from walkeeper.acceptor.state import AcceptorState
 from walkeeper.errors import Blown, Closing, DiskFull, DurabilityLost
 from walkeeper.ids import NodeId, TenantTimelineId
-from walkeeper.lsn import INVALID_LSN
+from walkeeper.lsn import INVALID_LSN, Lsn
 from walkeeper.messages import AcceptorMessage, Batch
 from walkeeper.storage.offload import Offload
 from walkeeper.storage.store import TimelineStore
@@ -156,6 +156,18 @@ class Timeline:
         self._is_closing = True
         async with self._lock:
             await self._offload(self._store.close)
+
+    # -- for readers ----------------------------------------------------------------------------------------
+
+    async def read(self, lsn: Lsn, length: int) -> bytes:
+        """WAL at ``lsn``, at most ``length`` bytes, never beyond its segment.  Takes no lock: see ``progress``.
+
+        Raises TimelineUnavailable, WalNotAvailable or StorageError.
+
+        Cancellation: waits for the thread; a read changes nothing.
+        """
+        self._require_open()
+        return await self._offload(self._store.read, lsn, length)
 
     # -- for upkeep and for those who look ------------------------------------------------------------------
 

@@ -43,7 +43,9 @@ async def reopen(timeline: Timeline) -> None:
     while timeline.is_blown:
         if lost := timeline.durability_lost:
             raise lost
-        log.error("timeline is read again from disk", ttid=str(timeline.ttid), error=repr(timeline.statistics().blown_by))
+        log.error(
+            "timeline is read again from disk", ttid=str(timeline.ttid), error=repr(timeline.statistics().blown_by)
+        )
         try:
             await timeline.open()
         except StorageError:

@@ -1,5 +1,6 @@
 """A data directory belongs to one keeper and one process, and holds whole timelines or none."""
 
+import os
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
@@ -91,6 +92,12 @@ def test_a_second_daemon_is_refused_and_changes_nothing(disk: MemoryDisk, data: 
         claim(disk, PATH, NODE)
     assert get(disk, PATH / "safekeeper.pid") == owner
     assert disk.names(PATH / "tmp") == ["being made"]
+
+
+def test_the_lock_file_holds_the_owners_process_id_and_nothing_of_an_earlier_one(disk: MemoryDisk) -> None:
+    put(disk, PATH / "safekeeper.pid", b"12345678901234")
+    claim(disk, PATH, NODE)
+    assert get(disk, PATH / "safekeeper.pid") == str(os.getpid()).encode()
 
 
 def test_a_directory_can_be_claimed_again_when_it_was_closed(disk: MemoryDisk, data: DataDirectory) -> None:
@@ -205,6 +212,18 @@ def test_a_removed_timeline_is_gone_for_good(disk: MemoryDisk, data: DataDirecto
     data = claim(disk, PATH, NODE)
     assert data.timelines() == []
     assert not data.remove(TTID)
+
+
+def test_what_an_earlier_attempt_has_left_is_not_in_the_way(disk: MemoryDisk, data: DataDirectory) -> None:
+    staging = PATH / "tmp" / f"{TTID.tenant_id}_{TTID.timeline_id}_temptli"
+    for _ in range(2):
+        disk.mkdir(staging)
+        put(disk, staging / "stale", b"")
+        assert disk.names(data.create(CONTROL_FILE)) == ["safekeeper.control"]
+        disk.mkdir(staging)
+        put(disk, staging / "stale", b"")
+        assert data.remove(TTID)
+        assert disk.names(PATH / "tmp") == []
 
 
 def test_what_was_half_made_is_cleaned_at_the_next_start(disk: MemoryDisk, data: DataDirectory) -> None:

@@ -6,12 +6,13 @@ import threading
 import weakref
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from queue import SimpleQueue
 
 import pytest
 import trio
 import trio.testing
 
-from walkeeper.storage.offload import Offload, ThreadOffload
+from walkeeper.storage.offload import Job, Offload, ThreadOffload
 from walkeeper.testing.offload import InlineOffload
 
 
@@ -185,7 +186,7 @@ async def test_an_idle_thread_keeps_nothing_of_its_last_job() -> None:
     async with ThreadOffload(1) as offload:
         await offload(id, buffer)
         del buffer
-        await offload(gc.collect)
+        gc.collect()
         assert alive() is None
 
 
@@ -199,6 +200,31 @@ def test_an_interrupt_does_not_abandon_a_job() -> None:
     async def main() -> None:
         async with ThreadOffload(1) as offload:
             await offload(job)
+            order.append("the caller goes on")
+            await trio.sleep_forever()
+
+    with pytest.raises(KeyboardInterrupt):
+        trio.run(main)
+    assert order == ["the function has returned", "the caller goes on"]
+
+
+class Interrupting(SimpleQueue[Job | None]):
+    """Ctrl-C comes right after a job was handed over."""
+
+    def put(self, job: Job | None, block: bool = True, timeout: float | None = None) -> None:
+        super().put(job)
+        if job is not None:
+            signal.raise_signal(signal.SIGINT)
+
+
+def test_an_interrupt_between_handing_over_and_waiting_does_not_abandon_the_job() -> None:
+    order: list[str] = []
+
+    async def main() -> None:
+        offload = ThreadOffload(1)
+        offload._jobs = Interrupting()
+        async with offload:
+            await offload(order.append, "the function has returned")
             order.append("the caller goes on")
             await trio.sleep_forever()
 

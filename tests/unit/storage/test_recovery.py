@@ -258,6 +258,15 @@ def lose_every_sync(disk: MemoryDisk) -> None:
     disk.faults.update({disk.operations + step: Fault.IO_ERROR for step in (1, 2)})
 
 
+def test_the_names_that_recovery_has_found_survive_a_crash(disk: MemoryDisk) -> None:
+    keeper, wal = with_wal(disk, SEGMENT + 100_000)
+    disk.rename(segment(START), partial(segment(START)))
+    names = disk.names(DIRECTORY)
+    assert keeper.recover().end_lsn == wal.lsn
+    disk.crash(0)
+    assert disk.names(DIRECTORY) == names
+
+
 def test_recovery_that_cannot_make_it_durable_fails(disk: MemoryDisk) -> None:
     keeper, _ = with_wal(disk)
     syncs = []

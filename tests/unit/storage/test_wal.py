@@ -117,6 +117,15 @@ def test_writing_before_the_end_first_zeroes_what_an_operation_left_behind(disk:
     assert read_file(disk, name(3, ".partial")) == (b"\x77" * 10 + b"new").ljust(SEGMENT, b"\0")
 
 
+def test_a_write_that_failed_half_way_is_repaired_by_the_next(disk: MemoryDisk) -> None:
+    wal = begun(disk, 10)
+    disk.faults[disk.operations] = Fault.IO_ERROR
+    with pytest.raises(StorageError):
+        wal.write(Lsn(BEGIN + 10), (b"long and half written",), TLI)
+    wal.write(Lsn(BEGIN + 10), (b"short",), TLI)
+    assert read_file(disk, name(3, ".partial")) == (b"\x77" * 10 + b"short").ljust(SEGMENT, b"\0")
+
+
 def test_nothing_is_written_behind_a_tail_that_nobody_knows(disk: MemoryDisk) -> None:
     begun(disk, 1000)
     Wal(disk, DIRECTORY, SEGMENT).write(Lsn(BEGIN + 500), (b"x",), TLI)
@@ -207,6 +216,7 @@ def test_truncation_at_a_segment_start_leaves_that_segment_empty(disk: MemoryDis
 def test_truncation_without_a_timeline_id_leaves_no_segment(disk: MemoryDisk) -> None:
     wal = begun(disk, SEGMENT + 10)
     wal.truncate(BEGIN, NO_TLI)
+    disk.crash(0)
     assert disk.names(DIRECTORY) == []
     wal.write(BEGIN, (b"wal",), TimelineNumber(7))
     assert [segment.tli for segment in segments_in(disk, DIRECTORY, SEGMENT)] == [7]

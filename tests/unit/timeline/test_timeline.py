@@ -7,6 +7,7 @@ import pytest
 import trio
 import trio.testing
 
+from keeping import SERVER, START, TTID, Leader, new_disk, timelines_on
 from walkeeper.errors import Blown, Closing, DiskFull, DurabilityLost, NotElected, StorageError
 from walkeeper.lsn import INVALID_LSN, Lsn
 from walkeeper.membership import NO_GENERATION
@@ -16,8 +17,6 @@ from walkeeper.testing.memory_disk import Fault, MemoryDisk
 from walkeeper.testing.offload import InlineOffload
 from walkeeper.timeline.progress import Position
 from walkeeper.timeline.timeline import Timeline
-
-from .keeping import SERVER, START, TTID, Leader, new_disk, timelines_on
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
@@ -131,7 +130,7 @@ async def test_a_refusal_leaves_the_timeline_as_it_was() -> None:
         stranger = Leader(timeline, term=9)
         with pytest.raises(NotElected):
             await stranger.append()
-        assert not timeline.is_blown
+        assert not is_shut(timeline)
         assert (await leader.append()).flush_lsn > START
 
 
@@ -146,7 +145,7 @@ async def test_a_full_disk_refuses_and_the_timeline_goes_on_by_itself() -> None:
         disk.faults[disk.operations] = Fault.NO_SPACE
         with pytest.raises(DiskFull):
             await timeline.process(run)
-        assert not timeline.is_blown
+        assert not is_shut(timeline)
         reply = await timeline.process(run)
         assert isinstance(reply, AppendResponse)
         assert reply.flush_lsn == run.end_lsn
@@ -164,12 +163,12 @@ async def test_an_error_in_mid_write_blows_the_fuse_and_upkeep_reads_the_timelin
         disk.faults[disk.operations] = Fault.IO_ERROR
         with pytest.raises(StorageError):
             await timeline.process(leader.next_run())
-        assert timeline.is_blown
+        assert is_shut(timeline)
         assert timeline.progress.position.flush_lsn == INVALID_LSN
         with pytest.raises(Blown):
             await timeline.process(VoteRequest(NO_GENERATION, Term(5)))
         await trio.sleep(60)
-        assert not timeline.is_blown
+        assert not is_shut(timeline)
         reply = await timeline.process(VoteRequest(NO_GENERATION, Term(5)))
         assert isinstance(reply, VoteResponse)
         assert reply.flush_lsn >= kept
@@ -186,17 +185,17 @@ async def test_a_disk_that_stays_broken_keeps_the_timeline_shut_until_it_is_mend
         run = leader.next_run()
 
         class Broken(dict[int, Fault]):
-            def get(self, number: int, default: object = None) -> Fault:  # type: ignore[override]
+            def get(self, number: int, default: object = None) -> Fault:
                 return Fault.IO_ERROR
 
         disk.faults = Broken()
         with pytest.raises(StorageError):
             await timeline.process(run)
         await trio.sleep(3600)
-        assert timeline.is_blown
+        assert is_shut(timeline)
         disk.faults = {}
         await trio.sleep(60)
-        assert not timeline.is_blown
+        assert not is_shut(timeline)
 
 
 async def test_a_failed_fsync_ends_the_process(autojump_clock: trio.testing.MockClock) -> None:
@@ -217,7 +216,7 @@ async def test_a_failed_fsync_ends_the_process(autojump_clock: trio.testing.Mock
             timeline = await timelines.create(TTID, SERVER)
             leader = Leader(timeline)
             await leader.be_elected()
-            disk.describe, disk.faults = describe, FailingSync()  # type: ignore[method-assign]
+            disk.on_operation, disk.faults = describe, FailingSync()
             with pytest.raises(DurabilityLost):
                 await leader.append()
             assert timeline.durability_lost is not None
@@ -242,7 +241,7 @@ async def test_what_interrupts_an_operation_for_no_known_reason_blows_the_fuse()
         offload.is_armed = True
         with pytest.raises(KeyboardInterrupt):
             await timeline.process(VoteRequest(NO_GENERATION, Term(1)))
-        assert timeline.is_blown
+        assert is_shut(timeline)
 
 
 async def test_a_closed_timeline_refuses_and_has_saved_its_control_file() -> None:
@@ -307,7 +306,7 @@ async def test_the_next_segment_is_made_before_it_is_needed(autojump_clock: trio
         while leader.wal.lsn < 4 * SERVER.wal_seg_size - 100_000:
             await leader.append(50_000)
         await trio.sleep(1)
-        disk.describe = lambda operation, path: created.append(operation)  # type: ignore[method-assign]
+        disk.on_operation = lambda operation, path: created.append(operation)
         await leader.append(150_000)
         assert leader.wal.lsn > 4 * SERVER.wal_seg_size
         assert "create" not in created
@@ -317,3 +316,7 @@ def kept_commit(timeline: Timeline) -> Lsn:
     state = timeline.statistics().state
     assert state is not None
     return state.kept.commit_lsn
+
+
+def is_shut(timeline: Timeline) -> bool:
+    return timeline.is_blown

@@ -4,13 +4,12 @@ import pytest
 import trio
 import trio.testing
 
+from keeping import DATA, SERVER, START, TTID, Leader, new_disk, timelines_on
 from walkeeper.errors import Exists, InvalidTimeline, NotFound
 from walkeeper.lsn import Lsn
 from walkeeper.messages import ServerInfo
 from walkeeper.storage.recovery import CONTROL_FILE
 from walkeeper.testing.offload import InlineOffload
-
-from .keeping import DATA, SERVER, START, TTID, Leader, new_disk, timelines_on
 
 
 async def test_a_timeline_that_does_not_exist_is_not_found() -> None:

@@ -1,0 +1,359 @@
+"""A primary and keepers in memory that speak over real sockets: what writers are tested against without any disk.
+
+Purpose: as much of a server as a sidecar can notice, and switches for what can go wrong with it (``hold``, ``cut``).
+Not here: durability, several clients with different rights, anything a real server refuses that no test asks for.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import trio
+
+from walkeeper.formats.backend import (
+    BackendMessage,
+    Column,
+    CommandComplete,
+    CopyBothResponse,
+    DataRow,
+    ErrorResponse,
+    ReadyForQuery,
+    RowDescription,
+)
+from walkeeper.formats.commands import IdentifySystem, StartReplication, StartWalPush, parse_command
+from walkeeper.formats.frontend import CopyData, Query
+from walkeeper.formats.proposer import encode_acceptor_message, parse_proposer_message
+from walkeeper.formats.replication import (
+    PrimaryKeepalive,
+    StandbyStatusUpdate,
+    encode_keepalive,
+    encode_xlog_data_head,
+    parse_standby_message,
+)
+from walkeeper.formats.session import TRUST_REPLIES, EndOfStream, ServerSession
+from walkeeper.formats.startup import EncryptionAnswer, SslRequest, StartupMessage
+from walkeeper.formats.xlog import RecordScanner
+from walkeeper.ids import NodeId
+from walkeeper.links.keeper import KeeperAddress
+from walkeeper.lsn import Lsn, format_lsn
+from walkeeper.membership import NO_CONFIGURATION, NO_GENERATION
+from walkeeper.messages import (
+    AcceptorGreeting,
+    AcceptorMessage,
+    AppendRequest,
+    AppendResponse,
+    ProposerElected,
+    ProposerGreeting,
+    ProposerMessage,
+    ServerInfo,
+    VoteRequest,
+    VoteResponse,
+)
+from walkeeper.terms import INITIAL_TERM, Term, TermHistory
+from walkeeper.testing.wal import WalGenerator
+
+SYSTEM_ID = 7241562384010203040
+SEGMENT_BYTES = 1 << 20
+CHUNK_BYTES = 128 * 1024
+LOOK_SECONDS = 0.005  # how often a sender looks for more to send
+
+
+class Client:
+    """One connection of a server: what has arrived, and what to say."""
+
+    def __init__(self, stream: trio.SocketStream) -> None:
+        self._stream = stream
+        self._session = ServerSession()
+
+    async def next(self) -> object:
+        while (event := self._session.next_event()) is None:
+            self._session.feed(await self._stream.receive_some())
+        return event
+
+    async def send(self, *messages: BackendMessage | EncryptionAnswer) -> None:
+        await self._stream.send_all(self._session.send(*messages))
+
+    async def answer(self, *values: str | None) -> None:
+        """One row of text."""
+        columns = RowDescription(tuple(Column(f"c{place}") for place in range(len(values))))
+        await self.send(columns, DataRow.of(*values), CommandComplete("SELECT"), ReadyForQuery())
+
+    async def fail(self, sqlstate: str, text: str) -> None:
+        await self.send(ErrorResponse(text, sqlstate), ReadyForQuery())
+
+
+@dataclass
+class Server:
+    """Listens on a free port of the loopback address.  ``queries`` are all that were asked."""
+
+    port: int = 0
+    held: bool = False
+    parameters: dict[str, str] = field(default_factory=dict)
+    queries: list[str] = field(default_factory=list)
+    _scopes: set[trio.CancelScope] = field(default_factory=set)
+
+    async def serve(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        (listener,) = await trio.open_tcp_listeners(self.port, host="127.0.0.1")
+        self.port = listener.socket.getsockname()[1]
+        task_status.started()
+        await trio.serve_listeners(self._welcome, [listener])
+
+    async def _welcome(self, stream: trio.SocketStream) -> None:
+        with trio.CancelScope() as scope:
+            self._scopes.add(scope)
+            try:
+                async with stream:
+                    await self._converse(Client(stream))
+            except (trio.BrokenResourceError, trio.ClosedResourceError):
+                pass
+            finally:
+                self._scopes.discard(scope)
+
+    def cut(self) -> None:
+        """All connections break."""
+        for scope in self._scopes:
+            scope.cancel()
+
+    @contextmanager
+    def hold(self) -> Iterator[None]:
+        """Within the block the server takes everything and answers nothing."""
+        self.held = True
+        try:
+            yield
+        finally:
+            self.held = False
+
+    async def while_held(self) -> None:
+        while self.held:
+            await trio.sleep(LOOK_SECONDS)
+
+    async def _converse(self, client: Client) -> None:
+        while True:
+            match await client.next():
+                case SslRequest():
+                    await client.send(EncryptionAnswer(accepted=False))
+                case StartupMessage(parameters):
+                    self.parameters = dict(parameters)
+                    await client.send(*TRUST_REPLIES)
+                case Query(text):
+                    await self.while_held()
+                    self.queries.append(text)
+                    await self.answer(client, text)
+                case _:
+                    return
+
+    async def answer(self, client: Client, text: str) -> None:
+        raise NotImplementedError
+
+    async def send_wal(self, client: Client, begin: Lsn, read: Callable[[Lsn], bytes], end: Callable[[], Lsn]) -> None:
+        """Stream from ``begin`` on what ``read`` gives, for ever."""
+        await client.send(CopyBothResponse())
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._hear_standby, client, nursery.cancel_scope)
+            idle = 0
+            while True:
+                await self.while_held()
+                if wal := read(begin)[:CHUNK_BYTES]:
+                    await client.send(CopyData(encode_xlog_data_head(begin, end(), 0) + wal))
+                    begin = Lsn(begin + len(wal))
+                else:
+                    idle += 1
+                    if idle % 50 == 0:
+                        await client.send(CopyData(encode_keepalive(PrimaryKeepalive(end(), 0, False))))
+                    await trio.sleep(LOOK_SECONDS)
+
+    async def _hear_standby(self, client: Client, scope: trio.CancelScope) -> None:
+        while True:
+            match await client.next():
+                case CopyData(payload):
+                    message = parse_standby_message(memoryview(payload))
+                    if isinstance(message, StandbyStatusUpdate):
+                        await self.hear_status(client, message)
+                case _:
+                    scope.cancel()
+                    return
+
+    async def hear_status(self, client: Client, status: StandbyStatusUpdate) -> None:
+        pass
+
+
+@dataclass
+class FakePrimary(Server):
+    """A primary whose WAL the test writes with ``wal``; ``confirmed_lsn`` is what the sidecar has reported."""
+
+    wal: WalGenerator = field(
+        default_factory=lambda: WalGenerator(Lsn(0x1000000), wal_seg_size=SEGMENT_BYTES, system_id=SYSTEM_ID)
+    )
+    settings: dict[str, str] = field(default_factory=dict)
+    slots: dict[str, Lsn] = field(default_factory=dict)
+    refusals: dict[str, tuple[str, str]] = field(default_factory=dict)
+    confirmed_lsn: Lsn = Lsn(0)
+    statuses: int = 0
+
+    def __post_init__(self) -> None:
+        defaults = {
+            "server_version_num": "150005",
+            "wal_segment_size": "1MB",
+            "synchronous_commit": "on",
+            "synchronous_standby_names": "walkeeper",
+            "max_slot_wal_keep_size": "10GB",
+        }
+        self.settings = defaults | self.settings
+
+    @property
+    def address(self) -> KeeperAddress:
+        return KeeperAddress("127.0.0.1", self.port)
+
+    def read(self, begin: Lsn) -> bytes:
+        """From ``begin`` on; nothing while that has not been written."""
+        return self.wal.wal[begin - self.wal.start :] if begin >= self.wal.start else b""
+
+    async def answer(self, client: Client, text: str) -> None:
+        for prefix, (sqlstate, message) in self.refusals.items():
+            if text.startswith(prefix):
+                await client.fail(sqlstate, message)
+                return
+        match text.split():
+            case ["SHOW", name]:
+                await client.answer(self.settings[name])
+            case ["IDENTIFY_SYSTEM"]:
+                await client.answer(str(self.wal.system_id), str(self.wal.tli), format_lsn(self.wal.lsn), None)
+            case ["READ_REPLICATION_SLOT", name]:
+                restart = self.slots.get(name.strip('"'))
+                found = (None, None, None) if restart is None else ("physical", format_lsn(restart), str(self.wal.tli))
+                await client.answer(*found)
+            case ["CREATE_REPLICATION_SLOT", name, *_]:
+                self.slots[name.strip('"')] = self.wal.lsn
+                await client.answer(name, "0/0", None, None)
+            case ["START_REPLICATION", *_]:
+                command = parse_command(text)
+                assert isinstance(command, StartReplication)
+                await self.send_wal(client, command.start_lsn, self.read, lambda: self.wal.lsn)
+            case _:
+                await client.fail("42601", "syntax error")
+
+    async def hear_status(self, client: Client, status: StandbyStatusUpdate) -> None:
+        self.confirmed_lsn = status.flush_lsn
+        self.statuses += 1
+        if status.reply_requested:
+            await client.send(CopyData(encode_keepalive(PrimaryKeepalive(self.wal.lsn, 0, False))))
+
+
+@dataclass
+class FakeKeeper(Server):
+    """A keeper: real rules, no disk.  WAL lies in ``wal`` from ``start_lsn`` on."""
+
+    node_id: NodeId = NodeId(1)
+    exists: bool = False
+    server: ServerInfo | None = None
+    tli: int = 1
+    term: Term = INITIAL_TERM
+    history: TermHistory = TermHistory()
+    start_lsn: Lsn = Lsn(0)
+    wal: bytearray = field(default_factory=bytearray)
+    commit_lsn: Lsn = Lsn(0)
+    scanner: RecordScanner | None = None
+    appends: int = 0
+
+    @property
+    def address(self) -> KeeperAddress:
+        return KeeperAddress("127.0.0.1", self.port)
+
+    @property
+    def write_lsn(self) -> Lsn:
+        return Lsn(self.start_lsn + len(self.wal))
+
+    @property
+    def flush_lsn(self) -> Lsn:
+        return self.scanner.record_end if self.scanner else Lsn(0)
+
+    def wipe(self) -> None:
+        """The disk is lost."""
+        self.cut()
+        self.exists, self.scanner, self.wal, self.start_lsn = False, None, bytearray(), Lsn(0)
+        self.term, self.history, self.commit_lsn, self.server = INITIAL_TERM, TermHistory(), Lsn(0), None
+
+    def read_flushed(self, begin: Lsn) -> bytes:
+        return bytes(self.wal[begin - self.start_lsn : max(self.flush_lsn - self.start_lsn, 0)])
+
+    async def answer(self, client: Client, text: str) -> None:
+        command = parse_command(text)
+        if isinstance(command, StartWalPush):
+            await self._receive_wal(client)
+        elif not self.exists or self.server is None:
+            await client.fail("42704", f"timeline {self.parameters.get('options')} was not found in global map")
+        elif isinstance(command, IdentifySystem):
+            await client.answer(str(self.server.system_id), str(self.tli), format_lsn(self.commit_lsn), None)
+        elif isinstance(command, StartReplication):
+            if command.term != self.term:
+                await client.fail("55000", f"failed to acquire term {command.term}, current term {self.term}")
+            else:
+                await self.send_wal(client, command.start_lsn, self.read_flushed, lambda: self.flush_lsn)
+        elif text == "SHOW wal_segment_size":
+            await client.answer(f"{self.server.wal_seg_size >> 20}MB")
+        elif text == "SHOW server_version_num":
+            await client.answer(str(self.server.pg_version))
+        else:
+            await client.fail("42601", "unsupported command")
+
+    async def _receive_wal(self, client: Client) -> None:
+        await client.send(CopyBothResponse())
+        while not isinstance(event := await client.next(), EndOfStream):
+            assert isinstance(event, CopyData)
+            await self.while_held()
+            reply = self._hear(parse_proposer_message(event.payload, 3))
+            if reply is not None:
+                await client.send(CopyData(encode_acceptor_message(reply, 3)))
+
+    def _hear(self, message: ProposerMessage) -> AcceptorMessage | None:
+        match message:
+            case ProposerGreeting():
+                self.exists = True
+                if self.server is None or message.server.system_id:
+                    self.server = message.server
+                return AcceptorGreeting(self.node_id, NO_CONFIGURATION, self.term)
+            case VoteRequest():
+                granted, self.term = self.term < message.term, max(self.term, message.term)
+                history = self.history.up_to(self.flush_lsn)
+                return VoteResponse(NO_GENERATION, self.term, granted, self.flush_lsn, Lsn(0), history)
+            case ProposerElected():
+                self.term = max(self.term, message.term)
+                if self.term == message.term:
+                    self._obey(message)
+                return None
+            case AppendRequest():
+                return self._append(message)
+
+    def _obey(self, elected: ProposerElected) -> None:
+        assert self.server is not None
+        start = elected.start_streaming_at
+        assert start >= self.commit_lsn, "invariant 10: nothing committed is truncated"
+        if self.scanner is None:
+            self.start_lsn = start
+        del self.wal[start - self.start_lsn :]
+        self.wal += bytes(start - self.write_lsn)  # the padding of an XLOG_SWITCH that had not come
+        self.history = elected.term_history
+        self.commit_lsn = max(self.commit_lsn, self.history.entries[0].lsn)
+        self.scanner = RecordScanner.start(
+            start,
+            pg_major=self.server.pg_major,
+            wal_seg_size=self.server.wal_seg_size,
+            inside_record=start == self.start_lsn and start % 8192 == 0,
+        )
+
+    def _append(self, append: AppendRequest) -> AppendResponse:
+        if self.term > append.term:
+            return AppendResponse(NO_GENERATION, self.term)
+        assert self.scanner is not None, "AppendRequest before ProposerElected"
+        assert append.begin_lsn == self.write_lsn, "invariant 6: no gap, no rewrite"
+        self.appends += 1
+        self.wal += append.wal
+        self.scanner = self.scanner.scan([append.wal]) if append.wal else self.scanner
+        self.commit_lsn = max(self.commit_lsn, min(append.commit_lsn, self.flush_lsn))
+        return AppendResponse(NO_GENERATION, self.term, self.flush_lsn, self.commit_lsn)
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Return when it holds.  Looks often; a test's time limit ends a wait in vain."""
+    while not condition():
+        await trio.sleep(LOOK_SECONDS)
