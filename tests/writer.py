@@ -8,6 +8,7 @@ Rules: blocking; the WAL is what PostgreSQL would write; all choices come from a
 Not here: connections (keeper_client.py), reading disks (stored_wal.py).
 """
 
+from collections.abc import Iterator
 from random import Random
 from typing import Final
 
@@ -35,6 +36,46 @@ GROWTH_BYTES: Final = 128 * 1024
 RECORD_BYTES_MAX: Final = 12_000
 """More than a page, so that records straddle pages, segments and appends."""
 
+SWITCH_CHANCE: Final = 0.05
+
+
+class Branch:
+    """The WAL of one term, from where it starts."""
+
+    def __init__(self, start_lsn: Lsn, prev: Lsn, server: ServerInfo) -> None:
+        self.generator = WalGenerator(
+            start_lsn,
+            pg_major=server.pg_major,
+            wal_seg_size=server.wal_seg_size,
+            system_id=server.system_id,
+            prev=prev,
+        )
+        self._wal = b""
+
+    @property
+    def end_lsn(self) -> Lsn:
+        return self.generator.lsn
+
+    def grow(self, random: Random) -> None:
+        """Write more records; now and then PostgreSQL switches to a new segment."""
+        aim = self.end_lsn + GROWTH_BYTES
+        while self.end_lsn < aim:
+            self.generator.record(random.randbytes(random.randrange(RECORD_BYTES_MAX)))
+        if random.random() < SWITCH_CHANCE:
+            self.generator.switch()
+        self._wal = self.generator.wal
+
+    def between(self, begin_lsn: Lsn, end_lsn: Lsn) -> bytes:
+        start = self.generator.start
+        return self._wal[begin_lsn - start : end_lsn - start]
+
+    def record_ends(self) -> Iterator[Lsn]:
+        return (record.end for record in self.generator.records)
+
+    def start_of_record_that_ends_at(self, lsn: Lsn) -> Lsn:
+        (start,) = [record.start for record in self.generator.records if record.end == lsn]
+        return start
+
 
 class Writer:
     """The proposer of one timeline, term after term.
@@ -43,7 +84,7 @@ class Writer:
     """
 
     def __init__(
-        self, ttid: TenantTimelineId, *, seed: int, pg_major: int = 15, segment_bytes: int = 1 << 20, start_lsn: Lsn
+        self, ttid: TenantTimelineId, *, start_lsn: Lsn, seed: int, pg_major: int = 15, segment_bytes: int = 1 << 20
     ) -> None:
         self.ttid = ttid
         self.server = ServerInfo(pg_major * 10_000, SYSTEM_ID, segment_bytes)
@@ -54,9 +95,7 @@ class Writer:
         self.sent_lsn = INVALID_LSN
         self.promised_lsn = INVALID_LSN
         self.promised_history = TermHistory()
-        self._branches: dict[Term, WalGenerator] = {}
-        self._wal = b""  # the part of our branch that was made last
-        self._wal_start = INVALID_LSN
+        self._branches: dict[Term, Branch] = {}
 
     # ---- an election
 
@@ -79,46 +118,32 @@ class Writer:
         if end_lsn == self.start_lsn or self.random.random() < 0.5:
             return end_lsn
         least = self.promised_lsn or self.start_lsn
-        newest = self._branches[vote.term_history.last_term].records
-        return self.random.choice([least, *(record.end for record in newest if least < record.end <= end_lsn)])
+        newest = self._branches[vote.term_history.last_term]
+        return self.random.choice([least, *(end for end in newest.record_ends() if least < end <= end_lsn)])
 
     def lead(self, client: Client, vote: VoteResponse, start_lsn: Lsn) -> None:
         """Announce that our WAL follows that of the vote's history from `start_lsn` on."""
         before = vote.term_history.up_to(start_lsn)
         self.history = before.with_term(self.term, start_lsn)
-        self._branches[self.term] = WalGenerator(
-            start_lsn,
-            pg_major=self.server.pg_major,
-            wal_seg_size=self.server.wal_seg_size,
-            system_id=SYSTEM_ID,
-            prev=self._last_record_before(before, start_lsn),
-        )
-        self.sent_lsn = self._wal_start = start_lsn
-        self._wal = b""
+        prev = self._last_record_before(before, start_lsn)
+        self._branches[self.term] = Branch(start_lsn, prev, self.server)
+        self.sent_lsn = start_lsn
         client.say(ProposerElected(NO_GENERATION, self.term, start_lsn, self.history))
 
     def _last_record_before(self, history: TermHistory, lsn: Lsn) -> Lsn:
         """Where the record begins that ends at `lsn`, in the WAL of `history`."""
         terms = [entry.term for entry in history.entries if entry.lsn < lsn]
-        if not terms:
-            return INVALID_LSN
-        (begin,) = [record.start for record in self._branches[terms[-1]].records if record.end == lsn]
-        return begin
+        return self._branches[terms[-1]].start_of_record_that_ends_at(lsn) if terms else INVALID_LSN
 
     # ---- appends
 
     def append(self, client: Client, length: int) -> None:
         """Send the next `length` bytes, wherever that cuts records; answers are not waited for."""
-        while length > len(self._wal) - (self.sent_lsn - self._wal_start):
-            self._grow()
-        at = self.sent_lsn - self._wal_start
-        wal = self._wal[at : at + length]
-        client.say(self._request(Lsn(self.sent_lsn + length), wal))
-        self.sent_lsn = Lsn(self.sent_lsn + length)
-
-    def append_up_to_a_record_end(self, client: Client) -> None:
-        """Send what is made but not sent, so that the keeper can promise all of it."""
-        self.append(client, len(self._wal) - (self.sent_lsn - self._wal_start))
+        branch, end_lsn = self._branches[self.term], Lsn(self.sent_lsn + length)
+        while branch.end_lsn < end_lsn:
+            branch.grow(self.random)
+        client.say(self._request(end_lsn, branch.between(self.sent_lsn, end_lsn)))
+        self.sent_lsn = end_lsn
 
     def heartbeat(self, client: Client) -> None:
         """An append without WAL."""
@@ -126,18 +151,7 @@ class Writer:
 
     def _request(self, end_lsn: Lsn, wal: bytes) -> AppendRequest:
         committed = self.promised_lsn if self.promised_lsn >= self.history.last_start else INVALID_LSN
-        return AppendRequest(
-            NO_GENERATION, self.term, self.sent_lsn, end_lsn, committed, self.start_lsn, wal
-        )
-
-    def _grow(self) -> None:
-        branch = self._branches[self.term]
-        rest, begin_lsn = self._wal[self.sent_lsn - self._wal_start :], branch.lsn
-        while branch.lsn - begin_lsn < GROWTH_BYTES:
-            branch.record(self.random.randbytes(self.random.randrange(RECORD_BYTES_MAX)))
-        if self.random.random() < 0.05:
-            branch.switch()
-        self._wal, self._wal_start = rest + branch.wal_from(begin_lsn), self.sent_lsn
+        return AppendRequest(NO_GENERATION, self.term, self.sent_lsn, end_lsn, committed, self.start_lsn, wal)
 
     # ---- promises
 
@@ -152,7 +166,7 @@ class Writer:
 
     def hear_all(self, client: Client) -> None:
         """Answers until everything that was sent up to its last record end is promised."""
-        expected = self._branches[self.term].record_end_at(self.sent_lsn)
+        expected = self._branches[self.term].generator.record_end_at(self.sent_lsn)
         while self.promised_lsn < expected:
             self.hear(client)
 
@@ -166,10 +180,10 @@ class Writer:
 
     def wal_of(self, history: TermHistory, begin_lsn: Lsn, end_lsn: Lsn) -> bytes:
         """What a log of that history holds in [begin_lsn, end_lsn)."""
-        ends = [entry.lsn for entry in history.entries[1:]] + [end_lsn]
+        bounds = [*(entry.lsn for entry in history.entries), end_lsn]
         pieces = [
-            self._branches[entry.term].wal_between(max(entry.lsn, begin_lsn), min(end, end_lsn))
-            for entry, end in zip(history.entries, ends, strict=True)
-            if max(entry.lsn, begin_lsn) < min(end, end_lsn)
+            self._branches[entry.term].between(max(entry.lsn, begin_lsn), min(bound, end_lsn))
+            for entry, bound in zip(history.entries, bounds[1:], strict=True)
+            if max(entry.lsn, begin_lsn) < min(bound, end_lsn)
         ]
         return b"".join(pieces)

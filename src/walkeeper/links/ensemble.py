@@ -107,7 +107,7 @@ class Ensemble:
                 case actions.Elected():
                     self._elected.set()
                 case actions.CampaignLost(keeper, term):
-                    self.log.info("campaign_lost", keeper=keeper, term=term, own_term=self.proposer.term)
+                    self.log.info("campaign lost", keeper=keeper, term=term, own_term=self.proposer.term)
                     self._lost.set()
                 case actions.Fenced(keeper, term):
                     raise Fenced(keeper, term, self.proposer.term)

@@ -137,7 +137,7 @@ class KeeperLink:
             self._failure, self._work = None, trio.Event()
             self._connection = connection
             self._proposer.connected(self.place)
-            self._company.log.info("keeper_connected", keeper=str(self.address))
+            self._company.log.info("keeper connected", keeper=str(self.address))
             backoff.succeeded()
             try:
                 async with trio.open_nursery() as nursery:
@@ -172,7 +172,7 @@ class KeeperLink:
         """One line for each new reason, not one for each attempt."""
         if str(error) != self._last_told:
             self._last_told = str(error)
-            self._company.log.warning("keeper_lost", keeper=str(self.address), why=self._last_told)
+            self._company.log.warning("keeper lost", keeper=str(self.address), why=self._last_told)
 
     # -- listening --------------------------------------------------------------------------------------------
 
@@ -198,11 +198,11 @@ class KeeperLink:
         if self._connection is None or self._is_copying:
             return
         try:
-            self._say(self._connection, self._source)
+            has_more = self._say(self._connection, self._source)
         except (Unreachable, PeerError) as error:
             self._fail(error)
             return
-        if self._connection.link.pending_bytes or self._needs_donor:
+        if has_more or self._connection.link.pending_bytes or self._needs_donor:
             self._work.set()
 
     async def _speak(self, connection: Connection) -> None:
@@ -216,8 +216,11 @@ class KeeperLink:
             else:
                 await self._work.wait()
 
-    def _say(self, connection: Connection, source: WalSource, until: Lsn | None = None) -> None:
-        """All that the proposer has for this keeper; WAL from ``source``, up to ``until``.  Raises Unreachable."""
+    def _say(self, connection: Connection, source: WalSource, until: Lsn | None = None) -> bool:
+        """What the proposer has for this keeper; WAL from ``source``, up to ``until``.  Raises Unreachable.
+
+        Returns whether there may be more: the rest has to wait its turn.
+        """
         pieces: list[Slice] = []
         size = connection.link.pending_bytes
         while size < SEND_AHEAD_BYTES:
@@ -229,6 +232,7 @@ class KeeperLink:
             size += _encode(message, source, pieces)
         if pieces:
             connection.send_soon(*pieces)
+        return size >= SEND_AHEAD_BYTES
 
     # -- catching up ------------------------------------------------------------------------------------------
 
@@ -249,14 +253,14 @@ class KeeperLink:
         begin_lsn = self._follower.streaming_at
         donor = self._company.address_of(place)
         self._company.log.info(
-            "keeper_catching_up", keeper=str(self.address), donor=str(donor), from_lsn=format_lsn(begin_lsn)
+            "keeper catches up", keeper=str(self.address), donor=str(donor), from_lsn=format_lsn(begin_lsn)
         )
         try:
             await self._copy_from(donor, begin_lsn, connection)
         except (ServerError, PeerError, Unreachable) as error:
             if self._is_own(error, connection):
                 raise
-            self._company.log.warning("donor_lost", keeper=str(self.address), donor=str(donor), why=str(error))
+            self._company.log.warning("donor lost", keeper=str(self.address), donor=str(donor), why=str(error))
             await trio.sleep(DONOR_PAUSE_SECONDS)
 
     def _is_own(self, error: Exception, connection: Connection) -> bool:

@@ -65,7 +65,7 @@ async def send_wal(
 
     Cancellation: at any time; the link is of no use afterwards.
     """
-    said: Goodbye | None = None
+    said = Goodbye(Closing(timeline.ttid))
     with timeline.registry.sending():
         try:
             state = timeline.require_state()
@@ -75,7 +75,7 @@ async def send_wal(
         view = view_of(timeline.progress.position, command, application_name)
         bounds = Bounds(state.kept.server.wal_seg_size, state.kept.timeline_start_lsn)
         said = await Sender(link, timeline, view, bounds, command.start_lsn).serve(source)
-    return said or Goodbye(Closing(timeline.ttid))
+    return said  # noqa: RET504  the block ends early when the timeline closes
 
 
 def require_start(state: AcceptorState, start_lsn: Lsn) -> None:

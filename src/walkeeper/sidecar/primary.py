@@ -98,13 +98,13 @@ async def warn_if_useless(connection: Connection, application_name: str, log: Lo
     names = await _show(connection, "synchronous_standby_names")
     if level in ("off", "local"):
         log.warning(
-            "commits_do_not_wait",
+            "commits do not wait for keepers",
             why=f"synchronous_commit is {level}: commits return before any keeper has them",
             remedy="ALTER SYSTEM SET synchronous_commit = 'on'; SELECT pg_reload_conf();",
         )
     if not names_standby(names, application_name):
         log.warning(
-            "commits_do_not_wait",
+            "commits do not wait for keepers",
             why=f"synchronous_standby_names is {names!r}, without {application_name}: commits return before any keeper has them",
             remedy=f"ALTER SYSTEM SET synchronous_standby_names = '{application_name}'; SELECT pg_reload_conf();",
         )
@@ -133,7 +133,7 @@ async def prepare_slot(
     restart_lsn = await _find_slot(connection, info, name, primary)
     if restart_lsn is None:
         await _make_slot(connection, name, unsafe=unsafe)
-        log.info("slot_created", slot=name)
+        log.info("slot created", slot=name)
         restart_lsn = await _find_slot(connection, info, name, primary)
     # A slot that never reserved WAL does so from now on.
     return restart_lsn or primary.flush_lsn

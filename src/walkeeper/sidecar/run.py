@@ -37,7 +37,7 @@ async def run_sidecar(config: ProposeConfig, *, log: Log) -> None:
         try:
             await run_session(_with_password(config, log), standing, log)
         except (*_FINAL, *_PASSING, BaseExceptionGroup) as error:
-            log.warning("session_ended", why=str(_tolerable(error)))
+            log.warning("session ended", why=str(_tolerable(error)))
         if trio.current_time() - started_at > LONGEST_PAUSE_SECONDS:
             backoff.succeeded()
         await trio.sleep(backoff.next_pause_seconds())
@@ -45,7 +45,7 @@ async def run_sidecar(config: ProposeConfig, *, log: Log) -> None:
 
 def _with_password(config: ProposeConfig, log: Log) -> ProposeConfig:
     """The password file is read each time, so that a changed password needs no restart."""
-    info = with_password(config.primary, "replication", lambda why: log.warning("password_file_not_used", why=why))
+    info = with_password(config.primary, "replication", lambda why: log.warning("password file not used", why=why))
     return replace(config, primary=info)
 
 

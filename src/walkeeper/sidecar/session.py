@@ -75,7 +75,7 @@ async def run_session(config: ProposeConfig, standing: Standing, log: Log) -> No
     """
     async with connect_primary(config.primary, config.application_name) as connection:
         primary = await examine(connection)
-        log.info("primary_connected", primary=str(config.primary), **describe(primary))
+        log.info("primary connected", primary=str(config.primary), **describe(primary))
         await warn_if_useless(connection, config.application_name, log)
         kept_from = await prepare_slot(
             connection, config.primary, config.slot_name, primary, unsafe=config.unsafe_slot, log=log
@@ -141,7 +141,7 @@ class _Session:
 
     async def _find_junction(self, election: Election, first_lsn: Lsn) -> Junction:
         if election.is_first:
-            self._log.info("quorum_is_empty", term=election.term, keeping_from=format_lsn(first_lsn))
+            self._log.info("the quorum is empty", term=election.term, keeping_from=format_lsn(first_lsn))
             return Junction(first_lsn)
         self._log.info("elected", term=election.term, quorum_ends_at=format_lsn(election.start_lsn))
         if election.start_lsn > self._primary.flush_lsn:

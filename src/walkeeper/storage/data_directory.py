@@ -82,15 +82,22 @@ class DataDirectory:
         try:
             self._disk.mkdir(staging)
             write_control_file(self._disk, staging, control_file)
-            if not self._disk.is_directory(target.parent):
-                self._disk.mkdir(target.parent)
-            self._disk.fsync_dir(self.path)  # another thread may have made it, and not synced it yet
+            self._make_tenant(target.parent)
             rename_synced(self._disk, staging, target)
         except StorageError as error:
             if not isinstance(error, DurabilityLost):
                 remove_tree(self._disk, staging)
             raise
         return target
+
+    def _make_tenant(self, path: Path) -> None:
+        """Make the directory of a tenant, durably, unless it is there; for another timeline somebody may do the same."""
+        try:
+            self._disk.mkdir(path)
+        except StorageError:
+            if not self._disk.is_directory(path):
+                raise
+        self._disk.fsync_dir(self.path)
 
     def remove(self, ttid: TenantTimelineId) -> bool:
         """Remove a timeline and everything in its directory, durably; False if there is none.

@@ -16,7 +16,7 @@ Source: eventfd(2); trio.lowlevel (wait_task_rescheduled, spawn_system_task).
 
 import os
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from functools import partial
 from queue import SimpleQueue
 from threading import Thread
@@ -73,11 +73,14 @@ class ThreadOffload:
         self._is_open = True
         return self
 
-    @trio.lowlevel.enable_ki_protection
-    async def __aexit__(
+    def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
-    ) -> None:
+    ) -> Awaitable[None]:
         """Finish the jobs that were begun, and end the threads.  Cancellation: not let in."""
+        return self._close()
+
+    @trio.lowlevel.enable_ki_protection
+    async def _close(self) -> None:
         self._is_open = False
         for _ in self._threads:
             self._jobs.put(None)

@@ -45,13 +45,17 @@ class SpareSegments:
         """
         if self.is_ready:
             return
-        path = self._directory / f"{SPARE_PREFIX}{next(self._numbers)}"
+        path = self._unused_name()
         try:
             self._fill(path)
         except DiskFull:
             remove_if_there(self._disk, path)
             raise
         self._ready.append(path)
+
+    def _unused_name(self) -> Path:
+        """A name that nobody else fills: whoever does is alive, and so has another id than we."""
+        return self._directory / f"{SPARE_PREFIX}{id(self):x}.{next(self._numbers)}"
 
     def _fill(self, path: Path) -> None:
         zeroes = bytes(min(PIECE_BYTES, self._segment_bytes))

@@ -141,9 +141,10 @@ async def test_closing_waits_for_the_jobs_that_run_even_when_cancelled() -> None
         may_end.wait()
         order.append("the function has returned")
 
+    offload = ThreadOffload(2)
     async with trio.open_nursery() as nursery:
         with trio.CancelScope() as scope:
-            async with ThreadOffload(2) as offload:
+            async with offload:
                 nursery.start_soon(offload, job)
                 await trio.testing.wait_all_tasks_blocked()
                 begun.wait()

@@ -72,8 +72,16 @@ def test_a_spare_that_finds_no_space_leaves_nothing(step: int, disk: MemoryDisk,
     assert not spares.is_ready
 
 
+def test_the_spares_of_a_timeline_that_was_read_again_have_other_names(
+    disk: MemoryDisk, spares: SpareSegments
+) -> None:
+    spares.prepare()
+    SpareSegments(disk, DIRECTORY, SIZE).prepare()
+    assert len(disk.names(DIRECTORY)) == 2
+
+
 def test_two_that_are_made_at_once_do_not_touch_each_other(disk: MemoryDisk, spares: SpareSegments) -> None:
-    """As when the first thread is slow and the timeline was read again meanwhile."""
+    """As when the first thread is slow."""
     begun: list[bool] = []
 
     def begin_another(operation: str, _path: Path) -> None:

@@ -1,0 +1,111 @@
+"""Both ends of a COPY stream in memory: the keeper's link and session, and a client that says what it likes."""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import trio
+import trio.testing
+
+from walkeeper.formats.backend import BackendMessage, CopyBothResponse, parse_backend_message
+from walkeeper.formats.commands import StartReplication
+from walkeeper.formats.frames import FrameParser, encode_frame
+from walkeeper.formats.frontend import CopyData, Query
+from walkeeper.formats.replication import (
+    SenderMessage,
+    StandbyMessage,
+    encode_standby_message,
+    parse_sender_message,
+)
+from walkeeper.formats.session import TRUST_REPLIES, ServerSession
+from walkeeper.formats.startup import StartupMessage
+from walkeeper.links.link import StreamLink
+from walkeeper.services.copy_in import CopyReader
+from walkeeper.services.receive_wal import Goodbye
+from walkeeper.services.send_wal import send_wal
+from walkeeper.timeline.timeline import Timeline
+
+RECEIVE_BYTES = 64 * 1024
+
+
+class Encodable(Protocol):
+    def encode(self) -> bytes: ...
+
+
+class Client:
+    """The client's end of a connection."""
+
+    def __init__(self, stream: "trio.StapledStream[trio.abc.SendStream, trio.abc.ReceiveStream]") -> None:
+        self.stream = stream
+        self.said: Goodbye | None = None
+        self._parser = FrameParser()
+
+    async def send(self, *messages: Encodable) -> None:
+        await self.stream.send_all(b"".join(message.encode() for message in messages))
+
+    async def say(self, *payloads: bytes) -> None:
+        """Send payloads, each in a CopyData of its own."""
+        await self.stream.send_all(b"".join(encode_frame(b"d", payload) for payload in payloads))
+
+    async def report(self, *messages: StandbyMessage) -> None:
+        await self.say(*map(encode_standby_message, messages))
+
+    async def next_message(self) -> BackendMessage:
+        """Raises EOFError at the end of the stream, and AssertionError when that is inside a message."""
+        while (frame := self._parser.next_frame()) is None:
+            received = await self.stream.receive_some(RECEIVE_BYTES)
+            if not received:
+                assert self._parser.is_between_frames, "the stream ends inside a message"
+                raise EOFError
+            self._parser.feed(bytes(received))
+        return parse_backend_message(frame)
+
+    async def hear(self) -> memoryview:
+        """The payload of the next message, which must be a CopyData."""
+        message = await self.next_message()
+        assert isinstance(message, CopyData)
+        return memoryview(message.payload)
+
+    async def hear_sender(self) -> SenderMessage:
+        return parse_sender_message(await self.hear())
+
+    async def serve(
+        self, link: StreamLink, timeline: Timeline, command: StartReplication, application_name: str | None
+    ) -> None:
+        """What the keeper does for this client."""
+        source = CopyReader(link, copying_session())
+        self.said = await send_wal(link, source, timeline, command, application_name=application_name)
+        await link.send_eof()
+
+
+@dataclass(frozen=True)
+class Connection:
+    """A connection and its two ends.  In lockstep the keeper can send only what the client receives."""
+
+    link: StreamLink
+    client: Client
+
+    @classmethod
+    def new(cls, *, lockstep: bool = False) -> "Connection":
+        to_keeper, keeper_receives = trio.testing.memory_stream_one_way_pair()
+        to_client: trio.abc.SendStream
+        client_receives: trio.abc.ReceiveStream
+        if lockstep:
+            to_client, client_receives = trio.testing.lockstep_stream_one_way_pair()
+        else:
+            to_client, client_receives = trio.testing.memory_stream_one_way_pair()
+        keeper = trio.StapledStream(to_client, keeper_receives)
+        return cls(StreamLink(keeper), Client(trio.StapledStream(to_keeper, client_receives)))
+
+
+def copying_session() -> ServerSession:
+    """A session in which a client has started a stream."""
+    session = ServerSession()
+    session.feed(StartupMessage({"user": "test"}).encode())
+    session.next_event()
+    session.send(*TRUST_REPLIES)
+    assert session.next_event() is None
+    session.feed(Query("START_REPLICATION 0/0").encode())
+    session.next_event()
+    session.send(CopyBothResponse())
+    assert session.next_event() is None
+    return session

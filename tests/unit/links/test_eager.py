@@ -1,0 +1,155 @@
+"""Links that are sent to without waiting, in clear text and in TLS."""
+
+import socket
+import ssl
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+import trio
+import trustme
+
+from walkeeper.links.eager import EagerLink, PlainLink, TlsLink
+
+MANY = bytes(range(256)) * 20_000  # more than socket buffers hold
+
+
+@pytest.fixture(scope="module")
+def authority() -> trustme.CA:
+    return trustme.CA()
+
+
+@asynccontextmanager
+async def plain_pair() -> AsyncIterator[tuple[EagerLink, EagerLink]]:
+    ours, theirs = (PlainLink(each) for each in socket.socketpair())
+    try:
+        yield ours, theirs
+    finally:
+        await ours.aclose()
+        await theirs.aclose()
+
+
+@asynccontextmanager
+async def tls_pair(authority: trustme.CA) -> AsyncIterator[tuple[EagerLink, EagerLink]]:
+    """Our link, and the server's end as one too."""
+    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("db").configure_cert(server)
+    client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    authority.configure_trust(client)
+    here, there = socket.socketpair()
+    ours, theirs = TlsLink(PlainLink(here), client, "db"), TlsServerLink(PlainLink(there), server)
+    try:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(ours.shake_hands)
+            nursery.start_soon(theirs.shake_hands)
+        yield ours, theirs
+    finally:
+        await ours.aclose()
+        await theirs.aclose()
+
+
+class TlsServerLink(TlsLink):
+    """The same machine from the other side."""
+
+    def __init__(self, plain: PlainLink, context: ssl.SSLContext) -> None:
+        client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        super().__init__(plain, client, "unused")
+        self._tls = context.wrap_bio(self._received, self._to_send, server_side=True)
+
+
+
+@pytest.fixture(params=["plain", "tls"])
+async def pair(request: pytest.FixtureRequest, authority: trustme.CA) -> AsyncIterator[tuple[EagerLink, EagerLink]]:
+    async with plain_pair() if request.param == "plain" else tls_pair(authority) as both:
+        yield both
+
+
+async def receive_all(link: EagerLink, count: int) -> bytes:
+    received = bytearray()
+    while len(received) < count:
+        data = await link.receive()
+        assert data, "the stream ended early"
+        received += data
+    return bytes(received)
+
+
+async def test_what_is_sent_arrives_in_order(pair: tuple[EagerLink, EagerLink]) -> None:
+    ours, theirs = pair
+    ours.send_soon(b"one", memoryview(b"two"), b"", b"three")
+    ours.send_soon(b"four")
+    assert await receive_all(theirs, 15) == b"onetwothreefour"
+    assert ours.pending_bytes == 0
+
+
+async def test_more_than_the_kernel_takes_stays_pending_until_it_is_waited_for(
+    pair: tuple[EagerLink, EagerLink],
+) -> None:
+    ours, theirs = pair
+    ours.send_soon(MANY[:100], MANY[100:])
+    assert ours.pending_bytes > 0
+    received: list[bytes] = []
+
+    async def receive() -> None:
+        received.append(await receive_all(theirs, len(MANY)))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(receive)
+        await ours.wait_sent()
+        assert ours.pending_bytes == 0
+    assert received == [MANY]
+
+
+async def test_a_cancelled_wait_loses_nothing(pair: tuple[EagerLink, EagerLink]) -> None:
+    ours, theirs = pair
+    ours.send_soon(MANY)
+    with trio.CancelScope() as scope:
+        scope.cancel()
+        await ours.wait_sent()
+    assert scope.cancelled_caught
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(ours.wait_sent)
+        assert await receive_all(theirs, len(MANY)) == MANY
+
+
+async def test_trying_to_receive_says_whether_there_is_anything(pair: tuple[EagerLink, EagerLink]) -> None:
+    ours, theirs = pair
+    assert ours.try_receive() is None
+    theirs.send_soon(b"x" * 40_000)
+    assert await receive_all(ours, 40_000) == b"x" * 40_000
+    assert ours.try_receive() is None
+
+
+async def test_the_end_of_the_stream_is_an_empty_receive(pair: tuple[EagerLink, EagerLink]) -> None:
+    ours, theirs = pair
+    theirs.send_soon(b"last")
+    await theirs.aclose()
+    assert await receive_all(ours, 4) == b"last"
+    assert await ours.receive() == b""
+
+
+async def test_sending_to_a_closed_peer_breaks_the_link() -> None:
+    async with plain_pair() as (ours, theirs):
+        await theirs.aclose()
+        with pytest.raises(trio.BrokenResourceError):
+            for _ in range(3):
+                ours.send_soon(b"x")
+
+
+async def test_a_certificate_that_is_not_trusted_stops_the_handshake(authority: trustme.CA) -> None:
+    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    trustme.CA().issue_cert("db").configure_cert(server)
+    client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    authority.configure_trust(client)
+    here, there = socket.socketpair()
+    ours, theirs = TlsLink(PlainLink(here), client, "db"), TlsServerLink(PlainLink(there), server)
+
+    async def answer() -> None:
+        with pytest.raises((ssl.SSLError, trio.BrokenResourceError)):
+            await theirs.shake_hands()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(answer)
+        with pytest.raises(ssl.SSLCertVerificationError):
+            await ours.shake_hands()
+        await ours.aclose()
+    await theirs.aclose()
