@@ -353,6 +353,22 @@ class FakeKeeper(Server):
         return AppendResponse(NO_GENERATION, self.term, self.flush_lsn, self.commit_lsn)
 
 
+@dataclass
+class RecordingLog:
+    """Remembers what was said."""
+
+    lines: list[tuple[str, dict[str, object]]] = field(default_factory=list)
+
+    def info(self, event: str, **fields: object) -> None:
+        self.lines.append((event, fields))
+
+    def warning(self, event: str, **fields: object) -> None:
+        self.lines.append((event, fields))
+
+    def said(self, event: str) -> list[dict[str, object]]:
+        return [fields for said, fields in self.lines if said == event]
+
+
 async def until(condition: Callable[[], bool]) -> None:
     """Return when it holds.  Looks often; a test's time limit ends a wait in vain."""
     while not condition():

@@ -17,6 +17,7 @@ from walkeeper.ids import TenantTimelineId
 from walkeeper.lsn import INVALID_LSN, Lsn
 from walkeeper.membership import NO_CONFIGURATION, NO_GENERATION
 from walkeeper.messages import (
+    APPEND_BYTES_MAX,
     AcceptorGreeting,
     AppendRequest,
     AppendResponse,
@@ -142,8 +143,10 @@ class Writer:
         branch, end_lsn = self._branches[self.term], Lsn(self.sent_lsn + length)
         while branch.end_lsn < end_lsn:
             branch.grow(self.random)
-        client.say(self._request(end_lsn, branch.between(self.sent_lsn, end_lsn)))
-        self.sent_lsn = end_lsn
+        while self.sent_lsn < end_lsn:
+            request_end_lsn = min(end_lsn, Lsn(self.sent_lsn + APPEND_BYTES_MAX))
+            client.say(self._request(request_end_lsn, branch.between(self.sent_lsn, request_end_lsn)))
+            self.sent_lsn = request_end_lsn
 
     def heartbeat(self, client: Client) -> None:
         """An append without WAL."""

@@ -12,6 +12,7 @@ Errors carry fields; their text is for people, and no test or caller matches on 
 (SQLSTATE, HTTP status, exit code) live at the boundaries, one table each.  Programmer errors are asserts.
 """
 
+from collections.abc import Iterator
 from typing import Final
 
 from walkeeper.ids import NodeId, TenantTimelineId
@@ -25,6 +26,15 @@ COMMAND_CHARACTERS_MAX: Final = 200
 
 class WalkeeperError(Exception):
     """The root of all named errors."""
+
+
+def leaves(error: BaseException) -> Iterator[BaseException]:
+    """The errors in a group of groups, or ``error`` itself if it is none."""
+    if isinstance(error, BaseExceptionGroup):
+        for inner in error.exceptions:
+            yield from leaves(inner)
+    else:
+        yield error
 
 
 # -- the peer spoke wrongly ---------------------------------------------------------------------------------

@@ -135,6 +135,9 @@ class TlsLink:
     async def wait_sent(self) -> None:
         await self._plain.wait_sent()
 
+    def try_send(self, data: bytes | memoryview) -> int:
+        return 0  # what is encrypted has to be sent whole: ``send_soon`` keeps the rest, a caller of this would not
+
     async def send_all(self, data: bytes | memoryview) -> None:
         self.send_soon(data)
         await self.wait_sent()

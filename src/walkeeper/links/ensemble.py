@@ -58,6 +58,7 @@ class Ensemble:
         self._on_commit = on_commit
         self._elected = trio.Event()
         self._lost = trio.Event()
+        self._news = trio.lowlevel.ParkingLot()
         self._sooner = trio.Event()
         self._next_look_at = 0.0
         self._stranded_since: float | None = None
@@ -77,6 +78,11 @@ class Ensemble:
         await self._elected.wait()
         assert self.proposer.election is not None
         return self.proposer.election
+
+    async def wait_until(self, condition: Callable[[], bool]) -> None:
+        """Return when ``condition`` holds; it is looked at whenever a keeper has said something."""
+        while not condition():
+            await self._news.park()
 
     def lead(self, first_lsn: Lsn = INVALID_LSN) -> None:
         """Announce the election; see ``Proposer.lead``."""
@@ -119,6 +125,7 @@ class Ensemble:
             self._on_commit(self.proposer.commit_lsn)
         if happened:
             self._look_sooner()
+        self._news.unpark_all()
 
     def strand(self) -> None:
         """A keeper needs WAL that no connected one has.  Raises StartOver if that lasts and no quorum can form.

@@ -12,9 +12,10 @@ from walkeeper.formats.commands import StartWalPush, encode_start_recovery, enco
 from walkeeper.formats.startup import encode_options
 from walkeeper.ids import TenantTimelineId, TimelineNumber
 from walkeeper.links.conninfo import ConnectionInfo
-from walkeeper.links.postgres import Connection, connect
+from walkeeper.links.postgres import Connection, connect, parse_bytes
 from walkeeper.links.wal_stream import WalStream
 from walkeeper.lsn import Lsn, parse_lsn
+from walkeeper.messages import ServerInfo
 from walkeeper.terms import Term
 
 DEFAULT_PORT: Final = 5454
@@ -88,6 +89,16 @@ async def identify(connection: Connection) -> KeptTimeline | None:
         return KeptTimeline(int(system_id or 0), TimelineNumber(int(tli or 0)), parse_lsn(end_lsn or "0/0"))
     except ValueError as error:
         raise Malformed(f"{connection.name}: IDENTIFY_SYSTEM answered {rows}") from error
+
+
+async def ask_server(connection: Connection) -> ServerInfo:
+    """The server whose WAL the keeper has for the connection's timeline, without its system id.
+
+    Raises ServerError from a keeper that does not answer SHOW, as Neon's.
+    """
+    ((version,),) = await connection.query("SHOW server_version_num")
+    ((segment,),) = await connection.query("SHOW wal_segment_size")
+    return ServerInfo(int(version or 0), 0, parse_bytes(segment or ""))
 
 
 async def start_push(connection: Connection) -> None:

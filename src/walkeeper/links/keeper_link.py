@@ -32,7 +32,7 @@ from walkeeper.links.keeper import (
 from walkeeper.links.postgres import Connection
 from walkeeper.links.wal_stream import WalStream
 from walkeeper.links.window import Window
-from walkeeper.lsn import Lsn, format_lsn
+from walkeeper.lsn import LSN_MAX, Lsn, format_lsn
 from walkeeper.messages import AppendRun, Slice
 from walkeeper.proposer.actions import Action, Append
 from walkeeper.proposer.follower import Phase
@@ -54,10 +54,19 @@ class WalSource(Protocol):
 
     @property
     def tail_lsn(self) -> Lsn:
-        """Its first byte."""
+        """Its first byte; LSN_MAX if it has none."""
 
     def slices(self, begin_lsn: Lsn, end_lsn: Lsn) -> Sequence[Slice]:
         """All of [begin_lsn, end_lsn)."""
+
+
+class NoWal:
+    """The source of a writer without any WAL of its own: keepers get it from each other."""
+
+    tail_lsn: Lsn = LSN_MAX
+
+    def slices(self, begin_lsn: Lsn, end_lsn: Lsn) -> Sequence[Slice]:
+        raise AssertionError(f"nothing in [{begin_lsn}, {end_lsn}) can be had here")
 
 
 class Log(Protocol):
@@ -113,7 +122,8 @@ class KeeperLink:
         self._failure: Unreachable | PeerError | None = None
         self._work = trio.Event()
         self._is_copying = False
-        self._last_told = ""
+        self.trouble = ""
+        """Why it was lost last, for people."""
 
     def __str__(self) -> str:
         return f"keeper {self.address}"
@@ -170,9 +180,9 @@ class KeeperLink:
 
     def _tell_loss(self, error: BaseException) -> None:
         """One line for each new reason, not one for each attempt."""
-        if str(error) != self._last_told:
-            self._last_told = str(error)
-            self._company.log.warning("keeper lost", keeper=str(self.address), why=self._last_told)
+        if str(error) != self.trouble:
+            self.trouble = str(error)
+            self._company.log.warning("keeper lost", keeper=str(self.address), why=self.trouble)
 
     # -- listening --------------------------------------------------------------------------------------------
 

@@ -34,6 +34,12 @@ class Link(Protocol):
     def try_receive(self) -> bytes | None:
         """What is there right now, ``b""`` at the end of the stream, None when waiting would be needed."""
 
+    def try_send(self, data: bytes | memoryview) -> int:
+        """Hand over what the kernel takes without waiting; returns how much, in bytes.
+
+        Raises trio.BrokenResourceError when the connection is gone.
+        """
+
     async def send_all(self, data: bytes | memoryview) -> None:
         """Hand all of ``data`` to the kernel.  Raises trio.BrokenResourceError when the connection is gone.
 
@@ -56,6 +62,7 @@ class SocketLink:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._socket = sock
         self._tries = 0
+        self._is_drained = False
 
     def try_receive(self) -> bytes | None:
         if self._tries >= TRIES_MAX:
@@ -67,29 +74,34 @@ class SocketLink:
         except OSError as error:
             raise _broken(error) from error
         self._tries += 1
+        self._is_drained = 0 < len(data) < RECEIVE_BYTES_MAX  # asking again would only cost a system call
         return data
 
     async def receive(self) -> bytes:
-        if self._tries >= TRIES_MAX:
-            await self._yield()
+        if self._is_drained or self._tries >= TRIES_MAX:
+            await self._wait(trio.lowlevel.wait_readable)
         while (data := self.try_receive()) is None:
             await self._wait(trio.lowlevel.wait_readable)
         return data
 
+    def try_send(self, data: bytes | memoryview) -> int:
+        try:
+            return self._socket.send(data)
+        except (BlockingIOError, InterruptedError):
+            return 0
+        except OSError as error:
+            raise _broken(error) from error
+
     async def send_all(self, data: bytes | memoryview) -> None:
         rest = memoryview(data)
         while rest:
-            try:
-                sent = self._socket.send(rest)
-            except (BlockingIOError, InterruptedError):
+            sent = self.try_send(rest)
+            rest = rest[sent:]
+            self._tries += 1
+            if not sent:
                 await self._wait(trio.lowlevel.wait_writable)
-            except OSError as error:
-                raise _broken(error) from error
-            else:
-                rest = rest[sent:]
-                self._tries += 1
-                if self._tries >= TRIES_MAX:
-                    await self._yield()
+            elif self._tries >= TRIES_MAX:
+                await self._yield()
 
     async def send_eof(self) -> None:
         try:
@@ -123,6 +135,9 @@ class StreamLink:
 
     def try_receive(self) -> bytes | None:
         return None
+
+    def try_send(self, data: bytes | memoryview) -> int:
+        return 0
 
     async def receive(self) -> bytes:
         return bytes(await self._stream.receive_some(RECEIVE_BYTES_MAX))

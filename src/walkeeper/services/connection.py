@@ -310,8 +310,7 @@ class Connection:
 
     async def _next_event(self) -> StartupPacket | FrontendMessage | EndOfStream:
         while (event := self._session.next_event()) is None:
-            received = self._link.try_receive()
-            self._session.feed(await self._link.receive() if received is None else received)
+            self._session.feed(await self._link.receive())
         return event
 
     async def _send(self, *messages: BackendMessage) -> None:

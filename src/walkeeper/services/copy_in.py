@@ -63,11 +63,10 @@ class CopyReader:
 
     async def _feed(self) -> bool:
         """Receive; False when there is nobody any more, even in the middle of a frame."""
+        received = b""
         try:
-            received = self._link.try_receive()
-            if received is None:
-                with trio.move_on_after(SILENCE_SECONDS_MAX):
-                    received = await self._link.receive()
+            with trio.CancelScope(deadline=trio.current_time() + SILENCE_SECONDS_MAX):
+                received = await self._link.receive()
         except trio.BrokenResourceError:
             return False
         if not received:

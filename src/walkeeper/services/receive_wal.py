@@ -229,13 +229,18 @@ class ReplyWriter:
                     return
 
     async def _send(self, replies: list[Outbox]) -> bool:
-        seconds = GOODBYE_SECONDS_MAX if isinstance(replies[-1], Goodbye) else SILENCE_SECONDS_MAX
+        """Send; False when the peer does not take it."""
+        data = b"".join(map(self._encode, replies))
         try:
+            sent = self._link.try_send(data)
+            if sent == len(data):
+                return True
+            seconds = GOODBYE_SECONDS_MAX if isinstance(replies[-1], Goodbye) else SILENCE_SECONDS_MAX
             with trio.move_on_after(seconds) as limit:
-                await self._link.send_all(b"".join(map(self._encode, replies)))
+                await self._link.send_all(data[sent:])
+            return not limit.cancelled_caught
         except trio.BrokenResourceError:
             return False
-        return not limit.cancelled_caught
 
     def _encode(self, reply: Outbox) -> bytes:
         if isinstance(reply, Goodbye):

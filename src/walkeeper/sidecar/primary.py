@@ -12,13 +12,13 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import Final
 
-from walkeeper.errors import ConfigError, Malformed, ServerError
+from walkeeper.errors import ConfigError, ServerError
 from walkeeper.formats.commands import quote_identifier
 from walkeeper.formats.xlog import MAGICS
 from walkeeper.ids import TimelineNumber
 from walkeeper.links.conninfo import ConnectionInfo
 from walkeeper.links.keeper_link import Log
-from walkeeper.links.postgres import Connection, connect
+from walkeeper.links.postgres import Connection, connect, parse_bytes
 from walkeeper.lsn import INVALID_LSN, Lsn, format_lsn, parse_lsn
 from walkeeper.messages import ServerInfo
 
@@ -27,7 +27,6 @@ _DUPLICATE_OBJECT: Final = "42710"
 _READS_SLOTS_SINCE: Final = 15
 """The first major version with READ_REPLICATION_SLOT."""
 
-_UNITS: Final = {"B": 1, "kB": 1 << 10, "MB": 1 << 20, "GB": 1 << 30}
 _SLOT_NAME: Final = re.compile(r"[a-z0-9_]{1,63}")
 
 LIMIT_SLOT: Final = "ALTER SYSTEM SET max_slot_wal_keep_size = '10GB'; SELECT pg_reload_conf();"
@@ -82,14 +81,6 @@ async def examine(connection: Connection) -> Primary:
 async def _show(connection: Connection, name: str) -> str:
     ((value,),) = await connection.query(f"SHOW {name}")
     return value or ""
-
-
-def parse_bytes(text: str) -> int:
-    """``16MB`` -> 16777216, as SHOW prints sizes.  Raises Malformed."""
-    match = re.fullmatch(r"(\d+)(B|kB|MB|GB)", text)
-    if match is None:
-        raise Malformed(f"not a size: {text!r}")
-    return int(match[1]) * _UNITS[match[2]]
 
 
 async def warn_if_useless(connection: Connection, application_name: str, log: Log) -> None:

@@ -4,12 +4,11 @@ What may pass by itself (the network, a primary that restarts, keepers that elec
 with growing pauses.  What will not ends it: ``ConfigError`` and ``Fenced``, each a single error with one line to say.
 """
 
-from collections.abc import Iterator
 from dataclasses import replace
 
 import trio
 
-from walkeeper.errors import ConfigError, Fenced, PeerError, ServerError, StartOver, Unreachable
+from walkeeper.errors import ConfigError, Fenced, PeerError, ServerError, StartOver, Unreachable, leaves
 from walkeeper.links.backoff import Backoff
 from walkeeper.links.keeper_link import Log
 from walkeeper.links.passfile import with_password
@@ -51,19 +50,11 @@ def _with_password(config: ProposeConfig, log: Log) -> ProposeConfig:
 
 def _tolerable(error: BaseException) -> BaseException:
     """The error that ended a session, if another session may do better; raises the one that says otherwise."""
-    leaves = list(_leaves(error))
-    for leaf in leaves:
+    found = list(leaves(error))
+    for leaf in found:
         if isinstance(leaf, _FINAL):
             raise leaf
-    for leaf in leaves:
+    for leaf in found:
         if not isinstance(leaf, _PASSING):
             raise error
-    return leaves[0]
-
-
-def _leaves(error: BaseException) -> Iterator[BaseException]:
-    if isinstance(error, BaseExceptionGroup):
-        for inner in error.exceptions:
-            yield from _leaves(inner)
-    else:
-        yield error
+    return found[0]

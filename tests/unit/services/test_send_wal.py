@@ -260,13 +260,14 @@ async def test_wal_is_served_while_an_operation_holds_the_timeline(
     stage: Stage, autojump_clock: MockClock
 ) -> None:
     committed = await stage.commit()
-    stage.hops.seconds = 1000.0
-    with trio.move_on_after(1) as impatient:
-        await stage.write()
-        impatient.shield = False
-    client = stage.connect(START)
-    stage.hops.seconds = 0.0
-    assert joined(await hear_until(client, committed)) == stage.wal[: committed - START]
+    async with trio.open_nursery() as nursery:
+        stage.hops.seconds = 1000.0
+        nursery.start_soon(stage.write)
+        await trio.testing.wait_all_tasks_blocked()  # it has the lock and waits for the disk
+        stage.hops.seconds = 0.0
+        before = trio.current_time()
+        assert joined(await hear_until(stage.connect(START), committed)) == stage.wal[: committed - START]
+        assert trio.current_time() == before
 
 
 @given(
@@ -366,6 +367,7 @@ async def test_uncommitted_wal_is_refused_to_another_term(stage: Stage, autojump
     error = await end_of(stage.connect(START, term=1))
     assert isinstance(error, TermChanged)
     assert (error.requested, error.current) == (1, 3)
+    assert stage.hops.reads == 0
 
 
 async def test_committed_wal_is_served_in_any_term(stage: Stage, autojump_clock: MockClock) -> None:

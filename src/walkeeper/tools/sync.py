@@ -1,0 +1,189 @@
+"""``walkeeper sync``: bring a majority of keepers to the same end, and say where that is.
+
+A campaign like any writer's, so that whoever wrote before is fenced; then the keepers that lag get WAL from the one
+that has most, until a majority has the end as *persisted* commit_lsn.  Every restore begins with it: a sidecar
+acknowledges on a quorum's fsync, so the commit_lsn that keepers remember may be older than the last acknowledged commit.
+
+Rules: it is done when a majority has persisted the end; keepers that are connected and still lag are waited for a
+little longer, a hung one is not.  Nothing is created on keepers unless one of them knows the timeline.
+
+Does not write WAL of its own and needs no PostgreSQL.  Source: Neon's ``--sync-safekeepers``.
+"""
+
+from dataclasses import dataclass
+from typing import Final
+
+import trio
+
+from walkeeper.errors import ConfigError, Fenced, PeerError, ServerError, StartOver, Unreachable, leaves
+from walkeeper.ids import TenantTimelineId
+from walkeeper.links.backoff import Backoff
+from walkeeper.links.ensemble import Ensemble
+from walkeeper.links.keeper import KeeperAddress, KeptTimeline, ask_server, connect_keeper, identify
+from walkeeper.links.keeper_link import Introduction, Log, NoWal
+from walkeeper.links.postgres import Connection
+from walkeeper.lsn import INVALID_LSN, Lsn, format_lsn
+from walkeeper.membership import NO_CONFIGURATION, majority
+from walkeeper.messages import ProposerGreeting, ServerInfo
+from walkeeper.proposer.proposer import Proposer
+
+APPLICATION_NAME: Final = "walkeeper_sync"
+
+TIMEOUT_SECONDS: Final = 60.0
+"""For all of it; copying WAL between keepers goes at some hundred megabytes per second."""
+
+PATIENCE_SECONDS: Final = 3.0
+"""For the minority: a keeper that is there and well answers long before."""
+
+
+ANSWER_SECONDS: Final = 10.0
+"""For one keeper to say what it has."""
+
+
+@dataclass(frozen=True, slots=True)
+class SyncConfig:
+    """``server`` tells what Neon's keepers do not: PostgreSQL's version and the segment size; None: ask the keepers."""
+
+    keepers: tuple[KeeperAddress, ...]
+    ttid: TenantTimelineId
+    server: ServerInfo | None = None
+    timeout_seconds: float = TIMEOUT_SECONDS
+
+
+async def sync_keepers(config: SyncConfig, *, log: Log) -> Lsn:
+    """The LSN up to which a majority has everything that was ever acknowledged; 0 if there is nothing.
+
+    Raises Unreachable when no majority answers in time, ConfigError, and Fenced if another writer takes over.
+    """
+    survey = _Survey(config)
+    with trio.move_on_after(config.timeout_seconds):
+        await survey.run()
+        server = survey.server()
+        if server is None:
+            return INVALID_LSN
+        return await _campaign_until_done(config, server, log)
+    raise Unreachable(
+        f"{majority(len(config.keepers))} of {len(config.keepers)} keepers are needed",
+        f"not done within {config.timeout_seconds:g} s; {survey.troubles() or 'the campaign or the copying took too long'}",
+    )
+
+
+async def _campaign_until_done(config: SyncConfig, server: ServerInfo, log: Log) -> Lsn:
+    while True:
+        try:
+            return await _campaign(config, server, log)
+        except BaseExceptionGroup as group:
+            log.info("sync starts over", why=str(_tolerable(group)))
+
+
+def _tolerable(group: BaseExceptionGroup) -> BaseException:
+    """Why another attempt may succeed; raises the error that says otherwise."""
+    found = list(leaves(group))
+    for leaf in found:
+        if isinstance(leaf, (Fenced, ConfigError)):
+            raise leaf
+        if not isinstance(leaf, StartOver):
+            raise group
+    return found[0]
+
+
+async def _campaign(config: SyncConfig, server: ServerInfo, log: Log) -> Lsn:
+    greeting = ProposerGreeting(config.ttid, NO_CONFIGURATION, server)
+    proposer = Proposer([str(address) for address in config.keepers], greeting)
+    introduction = Introduction(config.ttid, APPLICATION_NAME, lambda _keeper, _kept: None)
+    ensemble = Ensemble(config.keepers, introduction, proposer, NoWal(), lambda _commit_lsn: None, log)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(ensemble.run)
+        election = await ensemble.wait_elected()
+        if not election.is_first:
+            log.info("elected", term=election.term, quorum_ends_at=format_lsn(election.start_lsn))
+            ensemble.lead()
+            await ensemble.wait_until(lambda: proposer.is_persisted_by_quorum)
+            with trio.move_on_after(PATIENCE_SECONDS):
+                await ensemble.wait_until(lambda: proposer.is_persisted_by_connected)
+        nursery.cancel_scope.cancel()
+    return election.start_lsn
+
+
+# -- who knows the timeline ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    """What one keeper has of the timeline, and of which server."""
+
+    kept: KeptTimeline
+    server: ServerInfo
+
+
+class _Survey:
+    """Asks all keepers what they have, before anything is changed on any of them."""
+
+    def __init__(self, config: SyncConfig) -> None:
+        self._config = config
+        self._answers: dict[KeeperAddress, _Answer | None] = {}
+        self._failures: dict[KeeperAddress, str] = {}
+        self._refusal: ConfigError | None = None
+        self._enough = trio.Event()
+
+    async def run(self) -> None:
+        """Until a majority has answered, and a little longer for the rest.  Raises ConfigError."""
+        async with trio.open_nursery() as nursery:
+            for address in self._config.keepers:
+                nursery.start_soon(self._ask, address)
+            await self._enough.wait()
+            nursery.cancel_scope.deadline = trio.current_time() + PATIENCE_SECONDS
+        if self._refusal is not None:
+            raise self._refusal
+
+    def server(self) -> ServerInfo | None:
+        """The server whose WAL the keepers have, without its system id; None if none of them knows the timeline.
+
+        Raises ConfigError when they do not agree.
+        """
+        known = {address: answer for address, answer in self._answers.items() if answer is not None}
+        systems = {answer.kept.system_id: address for address, answer in known.items() if answer.kept.system_id}
+        if len(systems) > 1:
+            seen = ", ".join(f"{address}: {system_id}" for system_id, address in systems.items())
+            raise ConfigError(f"the keepers have {self._config.ttid} of several clusters: {seen}")
+        return next((answer.server for answer in known.values()), None)
+
+    def troubles(self) -> str:
+        """Why keepers did not answer, for people."""
+        return "; ".join(why for address, why in self._failures.items() if address not in self._answers)
+
+    async def _ask(self, address: KeeperAddress) -> None:
+        backoff = Backoff()
+        while True:
+            try:
+                with trio.fail_after(ANSWER_SECONDS):
+                    self._answers[address] = await self._answer(address)
+                break
+            except ConfigError as error:
+                self._refusal = error
+                self._enough.set()
+                return
+            except trio.TooSlowError:
+                self._failures[address] = f"keeper {address}: no answer within {ANSWER_SECONDS:g} s"
+            except (Unreachable, ServerError, PeerError) as error:
+                self._failures[address] = str(error)
+            await trio.sleep(backoff.next_pause_seconds())
+        if len(self._answers) >= majority(len(self._config.keepers)):
+            self._enough.set()
+
+    async def _answer(self, address: KeeperAddress) -> _Answer | None:
+        async with connect_keeper(address, self._config.ttid, APPLICATION_NAME) as connection:
+            kept = await identify(connection)
+            if kept is None:
+                return None
+            return _Answer(kept, self._config.server or await _ask_server(connection))
+
+
+async def _ask_server(connection: Connection) -> ServerInfo:
+    try:
+        return await ask_server(connection)
+    except ServerError as error:
+        raise ConfigError(
+            f"{connection.name} does not say whose WAL it has ({error.message}): give PostgreSQL's version and the segment"
+            " size (--pg-version, --wal-segment-size)"
+        ) from error

@@ -1,0 +1,216 @@
+"""One contract for every link, and what only sockets promise."""
+
+import socket
+from collections.abc import AsyncIterator
+
+import pytest
+import trio
+import trio.testing
+
+from walkeeper.links.link import RECEIVE_BYTES_MAX, TRIES_MAX, Link, SocketLink, StreamLink
+
+MANY = bytes(range(256)) * 20_000
+"""More than the buffers of a socket hold."""
+
+Pair = tuple[Link, Link]
+
+
+def socket_pair() -> tuple[SocketLink, SocketLink]:
+    here, there = socket.socketpair()
+    return SocketLink(here), SocketLink(there)
+
+
+def stream_pair() -> tuple[StreamLink, StreamLink]:
+    here, there = trio.testing.memory_stream_pair()
+    return StreamLink(here), StreamLink(there)
+
+
+@pytest.fixture(params=[socket_pair, stream_pair])
+async def pair(request: pytest.FixtureRequest) -> AsyncIterator[Pair]:
+    ours, theirs = request.param()
+    yield ours, theirs
+    await ours.aclose()
+    await theirs.aclose()
+
+
+@pytest.fixture
+async def sockets() -> AsyncIterator[tuple[SocketLink, SocketLink]]:
+    ours, theirs = socket_pair()
+    yield ours, theirs
+    await ours.aclose()
+    await theirs.aclose()
+
+
+async def receive_all(link: Link) -> bytes:
+    received = bytearray()
+    while data := await link.receive():
+        received += data
+    return bytes(received)
+
+
+class Turns:
+    """Counts the turns that other tasks get."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    async def take(self) -> None:
+        while True:
+            await trio.lowlevel.checkpoint()
+            self.count += 1
+
+
+# -- the contract --------------------------------------------------------------------------------------------
+
+
+async def test_what_is_sent_is_received_however_much_it_is(pair: Pair) -> None:
+    ours, theirs = pair
+    received = b""
+    async with trio.open_nursery() as nursery:
+
+        @nursery.start_soon
+        async def receive() -> None:
+            nonlocal received
+            received = await receive_all(theirs)
+
+        await ours.send_all(MANY)
+        await ours.send_all(memoryview(b"and a view"))
+        await ours.send_eof()
+    assert received == MANY + b"and a view"
+
+
+async def test_a_receive_brings_no_more_than_its_limit(pair: Pair) -> None:
+    ours, theirs = pair
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(ours.send_all, MANY)
+        left = len(MANY)
+        while left:
+            data = await theirs.receive()
+            assert 0 < len(data) <= RECEIVE_BYTES_MAX
+            left -= len(data)
+
+
+async def test_nothing_is_there_before_something_was_sent(pair: Pair) -> None:
+    _, theirs = pair
+    assert theirs.try_receive() is None
+
+
+async def test_after_its_end_one_side_is_silent_and_the_other_may_still_speak(pair: Pair) -> None:
+    ours, theirs = pair
+    await ours.send_eof()
+    assert await theirs.receive() == b""
+    await theirs.send_all(b"still here")
+    assert await ours.receive() == b"still here"
+
+
+async def test_a_peer_that_closes_is_an_end(pair: Pair) -> None:
+    ours, theirs = pair
+    await theirs.send_all(b"last")
+    await theirs.aclose()
+    assert await receive_all(ours) == b"last"
+
+
+async def test_sending_to_a_peer_that_has_closed_breaks(pair: Pair) -> None:
+    ours, theirs = pair
+    await theirs.aclose()
+    with pytest.raises(trio.BrokenResourceError):
+        await ours.send_all(b"hello")
+
+
+async def test_a_cancelled_receive_loses_nothing(pair: Pair) -> None:
+    ours, theirs = pair
+    with trio.move_on_after(0.001) as scope:
+        await theirs.receive()
+    assert scope.cancelled_caught
+    await ours.send_all(b"after all")
+    assert await theirs.receive() == b"after all"
+
+
+async def test_closing_twice_is_fine(pair: Pair) -> None:
+    ours, _ = pair
+    await ours.aclose()
+    await ours.aclose()
+
+
+# -- sockets -------------------------------------------------------------------------------------------------
+
+
+async def test_what_has_arrived_is_received_without_waiting(sockets: tuple[SocketLink, SocketLink]) -> None:
+    ours, theirs = sockets
+    await ours.send_all(b"abc")
+    assert theirs.try_receive() == b"abc"
+    assert theirs.try_receive() is None
+    await ours.send_eof()
+    assert theirs.try_receive() == b""
+
+
+async def test_who_never_has_to_wait_lets_others_run_all_the_same(sockets: tuple[SocketLink, SocketLink]) -> None:
+    ours, theirs = sockets
+    turns = Turns()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(turns.take)
+        await trio.lowlevel.checkpoint()
+        before = turns.count
+        for _ in range(2 * TRIES_MAX):
+            await ours.send_all(b"x")
+            assert await theirs.receive() == b"x"
+        nursery.cancel_scope.cancel()
+    assert turns.count - before >= 2
+
+
+async def test_trying_gives_up_after_a_while_so_that_others_run(sockets: tuple[SocketLink, SocketLink]) -> None:
+    ours, theirs = sockets
+    tries = 0
+    await ours.send_all(b"x")
+    while theirs.try_receive() is not None:
+        tries += 1
+        assert tries <= TRIES_MAX
+        await ours.send_all(b"x")
+    assert tries == TRIES_MAX
+    assert await theirs.receive() == b"x"
+
+
+async def test_closing_wakes_who_waits_on_our_side(sockets: tuple[SocketLink, SocketLink]) -> None:
+    ours, _ = sockets
+    async with trio.open_nursery() as nursery:
+
+        @nursery.start_soon
+        async def wait() -> None:
+            with pytest.raises(trio.BrokenResourceError):
+                await ours.receive()
+
+        await trio.testing.wait_all_tasks_blocked()
+        await ours.aclose()
+
+
+async def test_everything_breaks_on_a_closed_link(sockets: tuple[SocketLink, SocketLink]) -> None:
+    ours, _ = sockets
+    await ours.aclose()
+    with pytest.raises(trio.BrokenResourceError):
+        await ours.receive()
+    with pytest.raises(trio.BrokenResourceError):
+        ours.try_receive()
+    with pytest.raises(trio.BrokenResourceError):
+        await ours.send_all(b"x")
+    with pytest.raises(trio.BrokenResourceError):
+        await ours.send_eof()
+
+
+async def test_a_connection_that_was_reset_breaks() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        there = socket.create_connection(server.getsockname())
+        ours = SocketLink(server.accept()[0])
+    there.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+    there.close()  # with this linger, a reset
+    with pytest.raises(trio.BrokenResourceError):
+        await ours.receive()
+    await ours.aclose()
+
+
+async def test_small_messages_over_tcp_are_not_held_back() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server, socket.create_connection(server.getsockname()):
+        accepted, _ = server.accept()
+        ours = SocketLink(accepted)
+        assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+        assert not accepted.getblocking()
+        await ours.aclose()
