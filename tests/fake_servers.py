@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 import trio
 
+from walkeeper.errors import Malformed
 from walkeeper.formats.backend import (
     BackendMessage,
     Column,
@@ -30,7 +31,7 @@ from walkeeper.formats.replication import (
     encode_xlog_data_head,
     parse_standby_message,
 )
-from walkeeper.formats.session import TRUST_REPLIES, EndOfStream, ServerSession
+from walkeeper.formats.session import TRUST_REPLIES, EndOfStream, ServerSession, ServerState
 from walkeeper.formats.startup import EncryptionAnswer, SslRequest, StartupMessage
 from walkeeper.formats.xlog import RecordScanner
 from walkeeper.ids import NodeId
@@ -66,6 +67,9 @@ class Client:
         self._session = ServerSession()
 
     async def next(self) -> object:
+        """The next message; EndOfStream for ever after the client has left."""
+        if self._session.state is ServerState.CLOSED:
+            return EndOfStream()
         while (event := self._session.next_event()) is None:
             self._session.feed(await self._stream.receive_some())
         return event
@@ -104,8 +108,8 @@ class Server:
             try:
                 async with stream:
                     await self._converse(Client(stream))
-            except (trio.BrokenResourceError, trio.ClosedResourceError):
-                pass
+            except (trio.BrokenResourceError, trio.ClosedResourceError, Malformed):
+                pass  # the client hung up, perhaps in the middle of a word
             finally:
                 self._scopes.discard(scope)
 

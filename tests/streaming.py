@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import trio
-import trio.testing
+from trio.testing import lockstep_stream_one_way_pair, memory_stream_one_way_pair
 
 from walkeeper.formats.backend import BackendMessage, CopyBothResponse, parse_backend_message
 from walkeeper.formats.commands import StartReplication
@@ -79,22 +79,22 @@ class Client:
 
 @dataclass(frozen=True)
 class Connection:
-    """A connection and its two ends.  In lockstep the keeper can send only what the client receives."""
+    """A connection and its two ends."""
 
     link: StreamLink
     client: Client
 
     @classmethod
-    def new(cls, *, lockstep: bool = False) -> "Connection":
-        to_keeper, keeper_receives = trio.testing.memory_stream_one_way_pair()
-        to_client: trio.abc.SendStream
-        client_receives: trio.abc.ReceiveStream
-        if lockstep:
-            to_client, client_receives = trio.testing.lockstep_stream_one_way_pair()
-        else:
-            to_client, client_receives = trio.testing.memory_stream_one_way_pair()
+    def new(cls, *, keeper_in_lockstep: bool = False, client_in_lockstep: bool = False) -> "Connection":
+        """Whoever is in lockstep can send only what the other end receives; otherwise there is room for all."""
+        to_client, client_receives = one_way(lockstep=keeper_in_lockstep)
+        to_keeper, keeper_receives = one_way(lockstep=client_in_lockstep)
         keeper = trio.StapledStream(to_client, keeper_receives)
         return cls(StreamLink(keeper), Client(trio.StapledStream(to_keeper, client_receives)))
+
+
+def one_way(*, lockstep: bool) -> tuple[trio.abc.SendStream, trio.abc.ReceiveStream]:
+    return lockstep_stream_one_way_pair() if lockstep else memory_stream_one_way_pair()
 
 
 def copying_session() -> ServerSession:

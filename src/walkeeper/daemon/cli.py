@@ -7,16 +7,18 @@ Exit codes: 0 done, 1 failed, 2 wrong options or environment, 3 fenced by a newe
 Does not do the work of any command.
 """
 
+import getpass
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Generic, NoReturn, TypeVar
 
 import walkeeper
-from walkeeper.daemon.config import ServeConfig
+from walkeeper.daemon.config import ProposeOptions, ServeConfig
 from walkeeper.daemon.options import FlagParser, add_flags, options_of, read_environment, read_flags, settle
-from walkeeper.errors import ConfigError, DurabilityLost, WalkeeperError
+from walkeeper.errors import ConfigError, DurabilityLost, Fenced, WalkeeperError
 
 Config = TypeVar("Config")
 
@@ -40,8 +42,30 @@ def serve(config: ServeConfig) -> None:
         run_keeper(config)
 
 
+def propose(options: ProposeOptions) -> None:
+    import structlog
+    import trio
+
+    from walkeeper.daemon.logs import configure_logs
+    from walkeeper.links.conninfo import parse_conninfo
+    from walkeeper.sidecar.config import ProposeConfig
+    from walkeeper.sidecar.run import run_sidecar
+
+    configure_logs(options.log.format, sys.stdout)
+    config = ProposeConfig(
+        primary=parse_conninfo(options.primary, os.environ, login=getpass.getuser()),
+        keepers=options.quorum.keepers,
+        tenant_id=options.quorum.tenant_id,
+        timeline_id=options.quorum.timeline_id,
+        slot_name=options.slot_name,
+        unsafe_slot=options.unsafe_slot,
+    )
+    trio.run(partial(run_sidecar, config, log=structlog.get_logger()))
+
+
 COMMANDS: Sequence[Command[Any]] = (
     Command("serve", "keep WAL: the daemon that writers and readers connect to", ServeConfig, serve),
+    Command("propose", "push an unmodified PostgreSQL's WAL to keepers: the sidecar", ProposeOptions, propose),
 )
 
 
@@ -88,6 +112,8 @@ def exit_code(error: WalkeeperError) -> int:
     match error:
         case ConfigError():
             return 2
+        case Fenced():
+            return 3
         case DurabilityLost():
             return 4
         case _:

@@ -1,7 +1,7 @@
 """What the daemon can be told, in parts: each room is handed its part, or the two numbers it needs.
 
 Names and defaults of the flags are Neon's safekeeper's wherever both have the option, so that its tooling starts
-a keeper unchanged.  Ours alone: ``--config`` and ``--shutdown-timeout``.
+a keeper unchanged.  Ours alone: ``--config`` and ``--shutdown-timeout``, and everything of the sidecar and the tools.
 
 Does not read anything: ``options`` does.
 """
@@ -18,9 +18,11 @@ from walkeeper.daemon.values import (
     parse_duration_seconds,
     parse_node_id,
     parse_path,
+    parse_system_id,
     parse_text,
 )
-from walkeeper.ids import NodeId
+from walkeeper.ids import NodeId, TenantId, TimelineId
+from walkeeper.links.keeper import KeeperAddress, parse_keepers
 
 LOG_FORMATS: Final = ("plain", "json")
 
@@ -95,3 +97,54 @@ class ServeConfig:
     dump_control_file: Path | None = option(
         "dump-control-file", parse_path, metavar="FILE", help="print this control file as JSON, then exit"
     )
+
+
+@dataclass(frozen=True, slots=True)
+class QuorumConfig:
+    """The keepers, and which WAL of theirs is meant."""
+
+    keepers: tuple[KeeperAddress, ...] = option(
+        "keepers", parse_keepers, metavar="HOST:PORT,...", required=True,
+        help="every keeper of the quorum; a majority of them must be up",
+    )  # fmt: skip
+    tenant_id: TenantId | None = option(
+        "tenant", TenantId.parse, metavar="ID", help="the tenant; if not said, PostgreSQL's system identifier"
+    )
+    timeline_id: TimelineId | None = option(
+        "timeline", TimelineId.parse, metavar="ID",
+        help="the timeline; if not said, PostgreSQL's system identifier",
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class ProposeOptions:
+    """Everything ``walkeeper propose`` can be told."""
+
+    quorum: QuorumConfig
+    log: LogConfig
+    primary: str = option(
+        "primary", parse_text, default="application_name=walkeeper", metavar="CONNINFO",
+        help="how to reach PostgreSQL, as libpq has it: 'host=... user=...' or a URI; PG* variables count too",
+    )  # fmt: skip
+    slot_name: str = option(
+        "slot", parse_text, default="walkeeper", metavar="NAME", help="the physical replication slot to make or use"
+    )
+    unsafe_slot: bool = switch(
+        "unsafe-slot", help="make the slot although it may fill the primary's disk (max_slot_wal_keep_size = -1)"
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class SyncOptions:
+    """Everything ``walkeeper sync`` can be told."""
+
+    quorum: QuorumConfig
+    log: LogConfig
+    system_id: int | None = option(
+        "system-id", parse_system_id, metavar="N",
+        help="the system identifier that tenant and timeline are named after; pg_controldata tells it",
+    )  # fmt: skip
+    seconds_max: float = option(
+        "timeout", parse_duration_seconds, default="60s", metavar="DURATION",
+        help="give up when a majority has not answered by then",
+    )  # fmt: skip

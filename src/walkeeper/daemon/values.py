@@ -86,6 +86,13 @@ def parse_node_id(text: str) -> NodeId:
     return NodeId(int(text))
 
 
+def parse_system_id(text: str) -> int:
+    """PostgreSQL's system identifier: a positive number of at most 64 bits."""
+    if not (text.isascii() and text.isdigit()) or not 0 < int(text) <= U64_MAX:
+        raise ValueError(f"expected PostgreSQL's system identifier, a positive number of 64 bits, got {text!r}")
+    return int(text)
+
+
 def parse_switch(text: str) -> bool:
     """``true`` or ``false``, nothing else."""
     if text not in ("true", "false"):

@@ -89,18 +89,22 @@ class Stage:
     async def vote(self, term: int) -> None:
         await self.timeline.process(VoteRequest(NO_GENERATION, Term(term)))
 
-    async def replace_wal(self, term: int, at: Lsn, size: int) -> bytes:
-        """Let the leader of ``term`` truncate at ``at`` and write; returns its WAL from there on."""
-        leader = Leader(self.timeline, term, at)
+    async def elect(self, term: int, at: Lsn) -> Leader:
+        """Let the leader of ``term``, which was voted for, truncate the WAL at ``at``."""
         history = TermHistory.of((1, START), (term, at))
         await self.timeline.process(ProposerElected(NO_GENERATION, Term(term), at, history))
+        return Leader(self.timeline, term, at)
+
+    async def replace_wal(self, term: int, at: Lsn, size: int) -> bytes:
+        """Elect, and write; returns the WAL from ``at`` on."""
+        leader = await self.elect(term, at)
         await leader.append(size)
         return leader.wal.wal
 
     def connect(
         self, start: int, term: int | None = None, *, name: str | None = None, lockstep: bool = False
     ) -> Client:
-        connection = Connection.new(lockstep=lockstep)
+        connection = Connection.new(keeper_in_lockstep=lockstep)
         command = StartReplication(Lsn(start), None if term is None else Term(term))
         self._nursery.start_soon(connection.client.serve, connection.link, self.timeline, command, name)
         return connection.client
@@ -158,6 +162,13 @@ async def end_of(client: Client) -> object:
         return client.said.reason
 
 
+async def last_words(client: Client) -> object:
+    """Why the keeper ended the stream, before anything else was sent."""
+    with pytest.raises(EOFError):
+        await client.next_message()
+    return await end_of(client)
+
+
 # -- what is sent --------------------------------------------------------------------------------------------
 
 
@@ -210,7 +221,7 @@ async def test_such_a_proposer_is_sent_away_by_a_newer_term(stage: Stage, autoju
     await hear_until(client, flushed)
     await hear_keepalive(client)
     await stage.vote(3)
-    await stage.replace_wal(3, flushed, 500)
+    await stage.elect(3, flushed)
     error = await end_of(client)
     assert isinstance(error, TermChanged)
 
@@ -393,7 +404,7 @@ async def test_an_idle_stream_ends_when_another_leader_takes_over(stage: Stage, 
     await stage.vote(2)
     await hear_keepalive(client)  # a vote alone changes no WAL
     before = trio.current_time()
-    await stage.replace_wal(2, end, 500)
+    await stage.elect(2, end)
     error = await end_of(client)
     assert isinstance(error, TermChanged)
     assert error.requested == 1
@@ -409,10 +420,7 @@ async def test_nothing_is_sent_of_a_read_during_which_the_term_changes(
     await trio.sleep(6)
     stage.hops.seconds = 0.0
     await stage.vote(2)
-    with pytest.raises(EOFError):
-        await client.next_message()
-    assert client.said is not None
-    assert isinstance(client.said.reason, TermChanged)
+    assert isinstance(await last_words(client), TermChanged)
 
 
 async def test_nothing_is_sent_of_a_read_during_which_wal_is_replaced(
@@ -500,7 +508,7 @@ async def test_an_idle_client_leaves_at_once(
     await trio.testing.wait_all_tasks_blocked()
     before = trio.current_time()
     await client.send(last_word)
-    assert await end_of(client) is reason
+    assert await last_words(client) is reason
     assert trio.current_time() == before
 
 
@@ -514,10 +522,7 @@ async def test_a_client_that_leaves_amid_wal_gets_its_last_message_whole(
     await trio.testing.wait_all_tasks_blocked()
     message = await hear_wal(client)
     assert message.wal == stage.wal[: len(message.wal)]
-    with pytest.raises(EOFError):
-        await client.next_message()
-    assert client.said is not None
-    assert client.said.reason is CopyEnd.DONE
+    assert await last_words(client) is CopyEnd.DONE
 
 
 async def test_a_client_that_leaves_without_reading_is_not_waited_for(
