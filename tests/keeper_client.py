@@ -27,7 +27,7 @@ from walkeeper.formats.startup import StartupMessage, encode_options
 from walkeeper.ids import TenantTimelineId
 from walkeeper.messages import AcceptorMessage, AppendResponse, ProposerMessage
 
-ANSWER_SECONDS = 20.0  # one fsync of a busy disk, with much to spare
+ANSWER_SECONDS = 10.0  # one fsync of a busy disk, with much to spare
 RECEIVE_BYTES = 64 * 1024
 
 

@@ -18,7 +18,7 @@ import postgres
 from keeper_client import Client, Ended, Refused, connect
 from programs import Keeper
 from stored_wal import StoredTimeline
-from walkeeper.formats.backend import ErrorResponse
+from walkeeper.formats.backend import CopyBothResponse, ErrorResponse
 from walkeeper.formats.frames import FRAME_BYTES_MAX, encode_frame
 from walkeeper.formats.frontend import CopyFail, Query
 from walkeeper.formats.proposer import encode_append_head, encode_proposer_message
@@ -34,6 +34,7 @@ from walkeeper.messages import (
     ProposerGreeting,
     ProposerMessage,
     VoteRequest,
+    VoteResponse,
 )
 from walkeeper.terms import Term, TermHistory
 from writer import Writer
@@ -43,12 +44,15 @@ SYNTAX_ERROR = "42601"
 UNDEFINED_OBJECT = "42704"
 UNDEFINED_FILE = "58P01"
 NOT_IN_PREREQUISITE_STATE = "55000"
-CANNOT_CONNECT_NOW = "57P03"
+SUCCESSFUL_COMPLETION = "00000"
 FEATURE_NOT_SUPPORTED = "0A000"
 
 MIB = 1 << 20
 GROWTH_BYTES_MAX = 40 * MIB
 """How much a keeper may grow under a flood: its inbox may pin 16 MiB, and Python's allocator keeps some more."""
+
+FLOOD_BYTES = 128 * MIB
+TAKES_NOTHING_SECONDS = 1.0  # a keeper that works takes something in much less
 
 IDLE_STRANGERS = 200
 
@@ -96,6 +100,8 @@ def served() -> Iterator[Scene]:
                 scene.writer.lead(client, scene.writer.win(client), START)
                 scene.writer.append(client, 300_000)
                 scene.writer.hear_all(client)
+                scene.writer.heartbeat(client)  # says that all of it is committed
+                scene.writer.hear(client)
             yield scene
 
 
@@ -120,7 +126,7 @@ def directory_names(data: Path) -> set[str]:
     return {str(path.relative_to(data)) for path in data.rglob("*")}
 
 
-def refusal_lines(lines: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+def complaints(lines: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Those that say that something was wrong."""
     return [line for line in lines if line["level"] != "info"]
 
@@ -130,10 +136,18 @@ def one_line_in_the_log(scene: Scene) -> Iterator[None]:
     """The block makes the keeper complain once, and without a traceback."""
     before = len(scene.log_lines())
     yield
-    (line,) = refusal_lines(scene.log_lines()[before:])
+    (line,) = complaints(scene.log_lines()[before:])
     assert line["level"] == "warning"
     assert line["error"]
     assert "exception" not in line
+
+
+@contextmanager
+def no_complaint_in_the_log(scene: Scene) -> Iterator[None]:
+    """The block is nothing that anybody has to know."""
+    before = len(scene.log_lines())
+    yield
+    assert complaints(scene.log_lines()[before:]) == []
 
 
 def assert_refused_and_closed(client: Client, sqlstate: str) -> None:
@@ -180,11 +194,9 @@ def test_a_stranger_that_begins_wrongly_is_told_so_and_sent_away(beginning: byte
 
 
 def test_a_connection_that_ends_before_it_says_anything_is_no_news(scene: Scene) -> None:
-    before = len(scene.log_lines())
-    with scene.client() as client:
+    with no_complaint_in_the_log(scene), scene.client() as client:
         client.end()
         assert client.last_words() == []
-    assert refusal_lines(scene.log_lines()[before:]) == []
 
 
 def test_strangers_that_say_nothing_keep_nobody_out(scene: Scene) -> None:
@@ -195,6 +207,7 @@ def test_strangers_that_say_nothing_keep_nobody_out(scene: Scene) -> None:
         with scene.client() as client:
             client.start_up(TTID)
             assert client.query("TIMELINE_STATUS")
+        print("GREW", scene.resident_bytes() - before)
         assert scene.resident_bytes() - before < GROWTH_BYTES_MAX
 
 
@@ -307,7 +320,6 @@ WRONG_FIRST_WORDS: dict[str, tuple[Words, str]] = {
     "an append": (lambda scene: append(scene), PROTOCOL_VIOLATION),
     "a vote": (lambda scene: VoteRequest(NO_GENERATION, Term(9)), PROTOCOL_VIOLATION),
     "a greeting that is cut off": (lambda scene: encoded(greeting(scene))[:-3], PROTOCOL_VIOLATION),
-    "a greeting with more behind it": (lambda scene: encoded(greeting(scene)) + b"more", PROTOCOL_VIOLATION),
     "a greeting in protocol 2": (lambda scene: encode_proposer_message(greeting(scene), 2), PROTOCOL_VIOLATION),
     "noise": (lambda scene: bytes(range(256)), PROTOCOL_VIOLATION),
     "nothing": (lambda scene: b"", PROTOCOL_VIOLATION),
@@ -408,10 +420,106 @@ def encoded(message: ProposerMessage) -> bytes:
     return encode_proposer_message(message, 3)
 
 
-@pytest.mark.parametrize("frame", BAD_FRAMES.values(), ids=BAD_FRAMES)
-def test_a_bad_frame_in_a_copy_ends_it(frame: bytes, scene: Scene) -> None:
-    with scene.client() as client:
+WHOLE_BAD_FRAMES = {name: frame for name, frame in BAD_FRAMES.items() if name != "half a query"}
+
+
+@pytest.mark.parametrize("frame", WHOLE_BAD_FRAMES.values(), ids=WHOLE_BAD_FRAMES)
+def test_a_bad_frame_in_a_copy_is_told_and_ends_the_connection(frame: bytes, scene: Scene) -> None:
+    with one_line_in_the_log(scene), scene.client() as client:
         greeted(client, scene)
         client.send(frame)
+        assert_refused_and_closed(client, PROTOCOL_VIOLATION)
+
+
+def test_of_a_stream_that_is_cut_off_inside_an_append_nothing_is_kept(scene: Scene) -> None:
+    (frame,) = scene.client().encode([append(scene, wal=bytes(5000))])
+    with no_complaint_in_the_log(scene), scene.client() as client:
+        greeted(client, scene)
+        client.send(frame[:-1])
         client.end()
-        assert all(isinstance(last, ErrorResponse) for last in client.last_words())
+        assert client.last_words() == []
+
+
+def test_a_proposer_that_fails_its_copy_hears_that_it_was_heard(scene: Scene) -> None:
+    with no_complaint_in_the_log(scene), scene.client() as client:
+        greeted(client, scene)
+        client.send(CopyFail("had enough").encode())
+        assert_refused_and_closed(client, SUCCESSFUL_COMPLETION)
+
+
+def test_a_protocol_version_that_nobody_speaks_is_refused(scene: Scene) -> None:
+    with one_line_in_the_log(scene), scene.client() as client:
+        client.start_up(TTID)
+        client.send(Query("START_WAL_PUSH (proto_version '9')").encode())
+        say(client, greeting(scene))
+        assert_refused_and_closed(client, PROTOCOL_VIOLATION)
+
+
+def test_a_stale_writer_hears_the_newer_term_and_changes_nothing(scene: Scene) -> None:
+    stale, current = Term(scene.writer.term - 1), scene.writer.term
+    with no_complaint_in_the_log(scene), scene.client() as client:
+        greeted(client, scene)
+        client.say(VoteRequest(NO_GENERATION, current))
+        vote = client.hear()
+        assert isinstance(vote, VoteResponse)
+        assert (vote.term, vote.vote_given) == (current, False)
+        client.say(ProposerElected(NO_GENERATION, stale, START, TermHistory.of((stale, START))))
+        client.say(append(scene, term=stale, wal=bytes(100)))
+        assert client.hear() == AppendResponse(NO_GENERATION, current)
+
+
+@pytest.mark.parametrize("changes", [{"wal_seg_size": 12345}, {"pg_version": 90624}, {"pg_version": 0}], ids=str)
+def test_a_timeline_that_could_not_be_kept_is_not_made(changes: dict[str, int], scene: Scene) -> None:
+    with one_line_in_the_log(scene), scene.client() as client:
+        client.start_push(NOBODYS)
+        say(client, greeting(scene, ttid=NOBODYS, server=server(scene, **changes)))
+        assert_refused_and_closed(client, NOT_IN_PREREQUISITE_STATE)
+
+
+def test_a_timeline_that_must_not_be_made_is_not_made(scene: Scene) -> None:
+    with scene.client() as client:
+        client.start_up(NOBODYS)
+        client.send(Query("START_WAL_PUSH (proto_version '3', allow_timeline_creation 'false')").encode())
+        say(client, greeting(scene, ttid=NOBODYS))
+        assert [type(message) for message in client.last_words()] == [CopyBothResponse]
+
+
+# ---------------------------------------------------------------------------------------------------- floods
+
+
+@pytest.mark.parametrize("beginning", [b"GET / HTTP/1.1", b""], ids=["a stranger", "a client"])
+def test_what_a_peer_sends_after_it_was_refused_is_not_kept(beginning: bytes, scene: Scene) -> None:
+    before = scene.resident_bytes()
+    with scene.client() as client:
+        if not beginning:
+            client.start_up(TTID)
+        flood(client, beginning or BAD_FRAMES["a frame that claims two gigabytes"], bytes(FLOOD_BYTES))
+        print("GREW", scene.resident_bytes() - before)
+        assert scene.resident_bytes() - before < GROWTH_BYTES_MAX
+
+
+def test_a_proposer_that_does_not_listen_is_not_listened_to(scene: Scene) -> None:
+    before = scene.resident_bytes()
+    (heartbeat,) = scene.client().encode([append(scene)])
+    with scene.client() as client:
+        greeted(client, scene)
+        sent_bytes = flood(client, b"", heartbeat * (FLOOD_BYTES // len(heartbeat)))
+        assert sent_bytes < FLOOD_BYTES // 2
+        print("GREW", scene.resident_bytes() - before)
+        assert scene.resident_bytes() - before < GROWTH_BYTES_MAX
+        with scene.client() as other:
+            other.start_up(TTID)
+            assert other.query("TIMELINE_STATUS")
+
+
+def flood(client: Client, beginning: bytes, rest: bytes) -> int:
+    """Send as much as the keeper takes; how much that was."""
+    client.send(beginning)
+    client.sock.settimeout(TAKES_NOTHING_SECONDS)
+    left = memoryview(rest)
+    try:
+        while left:
+            left = left[client.sock.send(left) :]
+    except (ConnectionError, TimeoutError):
+        pass
+    return len(rest) - len(left)

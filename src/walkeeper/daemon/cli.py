@@ -47,6 +47,7 @@ def propose(options: ProposeOptions) -> None:
     import trio
 
     from walkeeper.daemon.logs import configure_logs
+    from walkeeper.daemon.stop import until_stopped
     from walkeeper.links.conninfo import parse_conninfo
     from walkeeper.sidecar.config import ProposeConfig
     from walkeeper.sidecar.run import run_sidecar
@@ -60,7 +61,7 @@ def propose(options: ProposeOptions) -> None:
         slot_name=options.slot_name,
         unsafe_slot=options.unsafe_slot,
     )
-    trio.run(partial(run_sidecar, config, log=structlog.get_logger()))
+    trio.run(until_stopped, partial(run_sidecar, config, log=structlog.get_logger()))
 
 
 COMMANDS: Sequence[Command[Any]] = (

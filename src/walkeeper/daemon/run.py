@@ -14,7 +14,6 @@ Source of the order: Neon's ``bin/safekeeper.rs``.
 
 import json
 import os
-import signal
 import socket
 import sys
 from contextlib import AbstractAsyncContextManager, closing
@@ -35,6 +34,7 @@ from walkeeper.daemon.config import ServeConfig, TimingConfig
 from walkeeper.daemon.logs import configure_logs
 from walkeeper.daemon.notify import READY, STOPPING, notify
 from walkeeper.daemon.sockets import bind, bound_address
+from walkeeper.daemon.stop import wait_for_stop
 from walkeeper.daemon.watch import WatchedOffload
 from walkeeper.errors import ConfigError, DurabilityLost, Malformed
 from walkeeper.formats.control_file import control_file_as_json, parse_control_file
@@ -43,8 +43,6 @@ from walkeeper.storage.data_directory import DataDirectory, claim
 from walkeeper.storage.disk import OsDisk
 from walkeeper.storage.offload import ThreadOffload
 from walkeeper.timeline.timelines import Timelines, open_timelines
-
-STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 
 TIMELINES: Final = "timelines read from disk"
 LISTENER: Final = "writers and readers let in"
@@ -131,15 +129,3 @@ async def serve(
 
 async def raise_error(error: DurabilityLost) -> None:
     raise error
-
-
-async def wait_for_stop() -> None:
-    """Return at the first SIGTERM or SIGINT; from then on a second one kills the process.
-
-    Cancellation: at any time.
-    """
-    with trio.open_signal_receiver(*STOP_SIGNALS) as signals:
-        number = await anext(signals)
-    for each in STOP_SIGNALS:
-        signal.signal(each, signal.SIG_DFL)
-    log.info("stopping", signal=signal.Signals(number).name)
