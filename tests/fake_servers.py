@@ -56,7 +56,10 @@ from walkeeper.testing.wal import WalGenerator
 SYSTEM_ID = 7241562384010203040
 SEGMENT_BYTES = 1 << 20
 CHUNK_BYTES = 128 * 1024
-LOOK_SECONDS = 0.005  # how often a sender looks for more to send
+KEEPALIVE_SECONDS = 1.0
+
+NEWS = trio.lowlevel.ParkingLot()
+"""Everybody who waits for something to change: senders, whoever is held, and tests."""
 
 
 class Client:
@@ -126,10 +129,11 @@ class Server:
             yield
         finally:
             self.held = False
+            NEWS.unpark_all()
 
     async def while_held(self) -> None:
         while self.held:
-            await trio.sleep(LOOK_SECONDS)
+            await NEWS.park()
 
     async def _converse(self, client: Client) -> None:
         while True:
@@ -154,17 +158,16 @@ class Server:
         await client.send(CopyBothResponse())
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._hear_standby, client, nursery.cancel_scope)
-            idle = 0
             while True:
                 await self.while_held()
                 if wal := read(begin)[:CHUNK_BYTES]:
                     await client.send(CopyData(encode_xlog_data_head(begin, end(), 0) + wal))
                     begin = Lsn(begin + len(wal))
-                else:
-                    idle += 1
-                    if idle % 50 == 0:
-                        await client.send(CopyData(encode_keepalive(PrimaryKeepalive(end(), 0, False))))
-                    await trio.sleep(LOOK_SECONDS)
+                    continue
+                with trio.move_on_after(KEEPALIVE_SECONDS) as limit:
+                    await NEWS.park()
+                if limit.cancelled_caught:
+                    await client.send(CopyData(encode_keepalive(PrimaryKeepalive(end(), 0, False))))
 
     async def _hear_standby(self, client: Client, scope: trio.CancelScope) -> None:
         while True:
@@ -238,6 +241,7 @@ class FakePrimary(Server):
 
     async def hear_status(self, client: Client, status: StandbyStatusUpdate) -> None:
         self.confirmed_lsn = status.flush_lsn
+        NEWS.unpark_all()
         self.statuses += 1
         if status.reply_requested:
             await client.send(CopyData(encode_keepalive(PrimaryKeepalive(self.wal.lsn, 0, False))))
@@ -306,6 +310,7 @@ class FakeKeeper(Server):
             assert isinstance(event, CopyData)
             await self.while_held()
             reply = self._hear(parse_proposer_message(event.payload, 3))
+            NEWS.unpark_all()
             if reply is not None:
                 await client.send(CopyData(encode_acceptor_message(reply, 3)))
 
@@ -365,15 +370,21 @@ class RecordingLog:
 
     def info(self, event: str, **fields: object) -> None:
         self.lines.append((event, fields))
+        NEWS.unpark_all()
 
     def warning(self, event: str, **fields: object) -> None:
-        self.lines.append((event, fields))
+        self.info(event, **fields)
 
     def said(self, event: str) -> list[dict[str, object]]:
         return [fields for said, fields in self.lines if said == event]
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    """Return when it holds.  Looks often; a test's time limit ends a wait in vain."""
+    """Tell everybody what the test has changed, and return when ``condition`` holds.
+
+    What nobody tells is looked at every second; a test's time limit ends a wait in vain.
+    """
+    NEWS.unpark_all()
     while not condition():
-        await trio.sleep(LOOK_SECONDS)
+        with trio.move_on_after(1):
+            await NEWS.park()

@@ -7,7 +7,6 @@ Not here: processes (see programs.py), assertions.
 """
 
 import socket
-from collections.abc import Iterable
 from types import TracebackType
 from typing import Self
 
@@ -28,6 +27,7 @@ from walkeeper.ids import TenantTimelineId
 from walkeeper.messages import AcceptorMessage, AppendResponse, ProposerMessage
 
 ANSWER_SECONDS = 10.0  # one fsync of a busy disk, with much to spare
+TAKES_NOTHING_SECONDS = 1.0  # a keeper that still takes what it is sent takes something in much less
 RECEIVE_BYTES = 64 * 1024
 
 
@@ -68,6 +68,18 @@ class Client:
             self.sock.sendall(data)
         except ConnectionError as error:
             raise Ended(str(error)) from error
+
+    def flood(self, data: bytes) -> int:
+        """As much of `data` as the keeper takes, whether it is listened to or not; how many bytes that were."""
+        left = memoryview(data)
+        self.sock.settimeout(TAKES_NOTHING_SECONDS)
+        try:
+            while left:
+                left = left[self.sock.send(left) :]
+        except (ConnectionError, TimeoutError):
+            pass
+        self.sock.settimeout(ANSWER_SECONDS)
+        return len(data) - len(left)
 
     def end(self) -> None:
         """End our side; the keeper may still speak."""
@@ -134,12 +146,8 @@ class Client:
 
     def say(self, *messages: ProposerMessage) -> None:
         """Send messages, each in a CopyData of its own."""
-        self.send(b"".join(self.encode(messages)))
-
-    def encode(self, messages: Iterable[ProposerMessage]) -> Iterable[bytes]:
-        """Each message as a whole frame."""
-        for message in messages:
-            yield encode_frame(b"d", encode_proposer_message(message, self.version))
+        payloads = (encode_proposer_message(message, self.version) for message in messages)
+        self.send(b"".join(encode_frame(b"d", payload) for payload in payloads))
 
     def hear(self) -> AcceptorMessage:
         """The next reply to a proposer; raises Refused or Ended."""

@@ -81,10 +81,14 @@ class Program:
             self._process.wait(END_SECONDS)
             self._process = None
 
+    def signal(self, number: signal.Signals) -> None:
+        """Send it a signal."""
+        assert self._process is not None
+        self._process.send_signal(number)
+
     def stop(self) -> int:
         """SIGTERM, and its exit code."""
-        assert self._process is not None
-        self._process.send_signal(signal.SIGTERM)
+        self.signal(signal.SIGTERM)
         return self.wait()
 
     def wait(self, seconds: float = END_SECONDS) -> int:
@@ -145,6 +149,19 @@ class Keeper(Program):
                 return json.loads(answer.read())
         except (urllib.error.URLError, ConnectionError, TimeoutError):
             return None
+
+    def status(self, path: str) -> int:
+        """The HTTP status of its answer; 0 when there is none."""
+        try:
+            with urllib.request.urlopen(
+                f"http://127.0.0.1:{self.http_port}{path}", timeout=ANSWER_SECONDS
+            ) as answer:
+                return int(answer.status)
+        except urllib.error.HTTPError as error:
+            with error:
+                return error.code
+        except (urllib.error.URLError, ConnectionError, TimeoutError):
+            return 0
 
     def flush_lsn(self, tenant: str, timeline: str) -> int:
         """How far it has fsynced, as a number; 0 when it cannot say."""

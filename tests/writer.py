@@ -85,7 +85,13 @@ class Writer:
     """
 
     def __init__(
-        self, ttid: TenantTimelineId, *, start_lsn: Lsn, seed: int, pg_major: int = 15, segment_bytes: int = 1 << 20
+        self,
+        ttid: TenantTimelineId,
+        *,
+        start_lsn: Lsn,
+        seed: int,
+        pg_major: int = 15,
+        segment_bytes: int = 1 << 20,
     ) -> None:
         self.ttid = ttid
         self.server = ServerInfo(pg_major * 10_000, SYSTEM_ID, segment_bytes)

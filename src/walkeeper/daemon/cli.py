@@ -16,7 +16,7 @@ from functools import partial
 from typing import Any, Generic, NoReturn, TypeVar
 
 import walkeeper
-from walkeeper.daemon.config import ProposeOptions, ServeConfig
+from walkeeper.daemon.config import ProposeOptions, ServeConfig, SyncOptions
 from walkeeper.daemon.options import FlagParser, add_flags, options_of, read_environment, read_flags, settle
 from walkeeper.errors import ConfigError, DurabilityLost, Fenced, WalkeeperError
 
@@ -64,9 +64,23 @@ def propose(options: ProposeOptions) -> None:
     trio.run(until_stopped, partial(run_sidecar, config, log=structlog.get_logger()))
 
 
+def sync(options: SyncOptions) -> None:
+    import structlog
+    import trio
+
+    from walkeeper.daemon.logs import configure_logs
+    from walkeeper.lsn import format_lsn
+    from walkeeper.tools.sync import SyncConfig, sync_keepers
+
+    configure_logs(options.log.format, sys.stderr)
+    config = SyncConfig(options.quorum.keepers, options.ttid(), timeout_seconds=options.seconds_max)
+    print(format_lsn(trio.run(partial(sync_keepers, config, log=structlog.get_logger()))))
+
+
 COMMANDS: Sequence[Command[Any]] = (
     Command("serve", "keep WAL: the daemon that writers and readers connect to", ServeConfig, serve),
     Command("propose", "push an unmodified PostgreSQL's WAL to keepers: the sidecar", ProposeOptions, propose),
+    Command("sync", "fence every writer, make a majority whole, print where the WAL ends", SyncOptions, sync),
 )
 
 

@@ -21,7 +21,8 @@ from walkeeper.daemon.values import (
     parse_system_id,
     parse_text,
 )
-from walkeeper.ids import NodeId, TenantId, TimelineId
+from walkeeper.errors import ConfigError
+from walkeeper.ids import NodeId, TenantId, TenantTimelineId, TimelineId
 from walkeeper.links.keeper import KeeperAddress, parse_keepers
 
 LOG_FORMATS: Final = ("plain", "json")
@@ -148,3 +149,13 @@ class SyncOptions:
         "timeout", parse_duration_seconds, default="60s", metavar="DURATION",
         help="give up when a majority has not answered by then",
     )  # fmt: skip
+
+    def ttid(self) -> TenantTimelineId:
+        """Which WAL is meant.  Raises ConfigError when that was not said."""
+        tenant_id, timeline_id = self.quorum.tenant_id, self.quorum.timeline_id
+        if self.system_id is not None:
+            derived = TenantTimelineId.of_system(self.system_id)
+            tenant_id, timeline_id = tenant_id or derived.tenant_id, timeline_id or derived.timeline_id
+        if tenant_id is None or timeline_id is None:
+            raise ConfigError("say whose WAL: --system-id (pg_controldata tells it), or --tenant and --timeline")
+        return TenantTimelineId(tenant_id, timeline_id)

@@ -8,7 +8,8 @@ Does not know frames or PostgreSQL, and has no time limits: the caller wraps.
 """
 
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from typing import Final, Protocol
 
 import trio
@@ -121,10 +122,8 @@ class SocketLink:
 
     async def _wait(self, ready: Callable[[socket.socket], Awaitable[None]]) -> None:
         self._tries = 0
-        try:
+        with _closed_is_broken():
             await ready(self._socket)
-        except trio.ClosedResourceError as closed:
-            raise trio.BrokenResourceError("connection closed on this side") from closed
 
 
 class StreamLink:
@@ -140,19 +139,31 @@ class StreamLink:
         return 0
 
     async def receive(self) -> bytes:
-        return bytes(await self._stream.receive_some(RECEIVE_BYTES_MAX))
+        with _closed_is_broken():
+            return bytes(await self._stream.receive_some(RECEIVE_BYTES_MAX))
 
     async def send_all(self, data: bytes | memoryview) -> None:
-        await self._stream.send_all(data)
+        with _closed_is_broken():
+            await self._stream.send_all(data)
 
     async def send_eof(self) -> None:
-        if isinstance(self._stream, trio.abc.HalfCloseableStream):
-            await self._stream.send_eof()
-        else:  # TLS cannot end one side only
-            await self._stream.aclose()
+        with _closed_is_broken():
+            if isinstance(self._stream, trio.abc.HalfCloseableStream):
+                await self._stream.send_eof()
+            else:  # TLS cannot end one side only
+                await self._stream.aclose()
 
     async def aclose(self) -> None:
         await trio.aclose_forcefully(self._stream)
+
+
+@contextmanager
+def _closed_is_broken() -> Iterator[None]:
+    """Whoever still waits when another task closes the link sees what it would see if the peer had gone."""
+    try:
+        yield
+    except trio.ClosedResourceError as closed:
+        raise trio.BrokenResourceError("connection closed on this side") from closed
 
 
 def _broken(error: OSError) -> trio.BrokenResourceError:

@@ -62,14 +62,15 @@ async def accepting(
 ) -> AsyncIterator[None]:
     """Let clients in at ``listener`` for as long as the block runs; connections end in ``connections``.
 
-    When the block ends nobody is let in any more, readers stop reading and senders stop sending; what has been
-    received is still kept and answered.
+    When the block ends ``listener`` is closed, so that nobody waits in its queue for a keeper that is leaving,
+    readers stop reading and senders stop sending; what has been received is still kept and answered.
     """
     draining = Draining()
     async with trio.open_nursery() as nursery:
         nursery.start_soon(accept_connections, listener, timelines, connections, draining, instruments)
         yield
         nursery.cancel_scope.cancel(reason="shutdown")
+    listener.close()
     draining.begin()
 
 

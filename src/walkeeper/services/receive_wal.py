@@ -15,7 +15,7 @@ Does not decide and does not know files.  Source: the START_WAL_PUSH side of Neo
 """
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from typing import Final
 
@@ -138,20 +138,27 @@ async def read_messages(
 ) -> None:
     """Turn what arrives into messages and runs, until the peer ends or speaks wrongly, or the keeper stops."""
     async with to_acceptor:
-        try:
-            payloads: list[memoryview] | CopyEnd = early
-            with while_serving() as scope:
-                while not isinstance(payloads, CopyEnd):
-                    await _pass_on(coalesce(payloads, version), source.received_bytes, to_acceptor, pinned)
-                    payloads = await source.next_payloads()
-            if scope.cancelled_caught:
-                return
-            if payloads is not CopyEnd.GONE:
-                await to_acceptor.send(Received(Goodbye(payloads), 0))
-        except PeerError as error:
-            await to_acceptor.send(Received(Goodbye(error), 0))
-        except trio.BrokenResourceError:
-            return  # the acceptor has said no and ended its side
+        with suppress(trio.BrokenResourceError), while_serving():  # broken: the acceptor has said no and left
+            end = await _read_to_the_end(source, early, version, to_acceptor, pinned)
+            if end is not CopyEnd.GONE:
+                await to_acceptor.send(Received(Goodbye(end), 0))
+
+
+async def _read_to_the_end(
+    source: CopyReader,
+    early: list[memoryview],
+    version: int,
+    to_acceptor: "trio.MemorySendChannel[Inbox]",
+    pinned: PinnedBytes,
+) -> CopyEnd | PeerError:
+    payloads: list[memoryview] | CopyEnd = early
+    try:
+        while not isinstance(payloads, CopyEnd):
+            await _pass_on(coalesce(payloads, version), source.received_bytes, to_acceptor, pinned)
+            payloads = await source.next_payloads()
+    except PeerError as error:
+        return error
+    return payloads
 
 
 async def _pass_on(
@@ -160,10 +167,14 @@ async def _pass_on(
     to_acceptor: "trio.MemorySendChannel[Inbox]",
     pinned: PinnedBytes,
 ) -> None:
-    """Queue the messages of one receive; the last one carries the weight of the buffer they all point into."""
+    """Queue the messages of one receive; the last one carries the weight of the buffer they all point into.
+
+    A message that came in several receives was joined in a buffer of its own, and its last part may be small.
+    """
     for count, message in enumerate(messages, start=1):
-        weight = buffer_bytes if count == len(messages) and isinstance(message, AppendRun) else 0
-        if weight:
+        weight = 0
+        if count == len(messages) and isinstance(message, AppendRun):
+            weight = max(buffer_bytes, message.wal_bytes)
             await pinned.take(weight)
         item: Inbox = Received(message, weight)
         try:
@@ -236,9 +247,11 @@ class ReplyWriter:
             if sent == len(data):
                 return True
             seconds = GOODBYE_SECONDS_MAX if isinstance(replies[-1], Goodbye) else SILENCE_SECONDS_MAX
-            with trio.move_on_after(seconds) as limit:
+            with trio.move_on_after(seconds):
                 await self._link.send_all(data[sent:])
-            return not limit.cancelled_caught
+                return True
+            await self._link.aclose()  # reading on would only gather what is never acknowledged
+            return False
         except trio.BrokenResourceError:
             return False
 

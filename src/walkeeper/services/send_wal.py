@@ -90,8 +90,9 @@ def require_start(state: AcceptorState, start_lsn: Lsn) -> None:
     if readable == kept.timeline_start_lsn:
         readable = segment_start(readable, kept.server.wal_seg_size)
     if start_lsn < readable:
-        begin = f"before the start of the timeline {format_lsn(kept.local_start_lsn)}"
-        raise WalNotAvailable(start_lsn, f"Requested streaming from {format_lsn(start_lsn)}, which is {begin}")
+        asked, begin = format_lsn(start_lsn), format_lsn(kept.local_start_lsn)
+        why = f"Requested streaming from {asked}, which is before the start of the timeline here, {begin}"
+        raise WalNotAvailable(start_lsn, why)
 
 
 # -- who may see what ----------------------------------------------------------------------------------------

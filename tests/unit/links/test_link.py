@@ -66,13 +66,13 @@ class Turns:
 async def test_what_is_sent_is_received_however_much_it_is(pair: Pair) -> None:
     ours, theirs = pair
     received = b""
+
+    async def receive() -> None:
+        nonlocal received
+        received = await receive_all(theirs)
+
     async with trio.open_nursery() as nursery:
-
-        @nursery.start_soon
-        async def receive() -> None:
-            nonlocal received
-            received = await receive_all(theirs)
-
+        nursery.start_soon(receive)
         await ours.send_all(MANY)
         await ours.send_all(memoryview(b"and a view"))
         await ours.send_eof()
@@ -119,11 +119,34 @@ async def test_sending_to_a_peer_that_has_closed_breaks(pair: Pair) -> None:
 
 async def test_a_cancelled_receive_loses_nothing(pair: Pair) -> None:
     ours, theirs = pair
-    with trio.move_on_after(0.001) as scope:
-        await theirs.receive()
-    assert scope.cancelled_caught
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(theirs.receive)
+        await trio.testing.wait_all_tasks_blocked()
+        nursery.cancel_scope.cancel()
     await ours.send_all(b"after all")
     assert await theirs.receive() == b"after all"
+
+
+async def test_closing_wakes_who_waits_on_our_side(pair: Pair) -> None:
+    ours, _ = pair
+
+    async def wait() -> None:
+        with pytest.raises(trio.BrokenResourceError):
+            await ours.receive()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(wait)
+        await trio.testing.wait_all_tasks_blocked()
+        await ours.aclose()
+
+
+async def test_everything_breaks_on_a_closed_link(pair: Pair) -> None:
+    ours, _ = pair
+    await ours.aclose()
+    with pytest.raises(trio.BrokenResourceError):
+        await ours.receive()
+    with pytest.raises(trio.BrokenResourceError):
+        await ours.send_all(b"x")
 
 
 async def test_closing_twice_is_fine(pair: Pair) -> None:
@@ -142,6 +165,35 @@ async def test_what_has_arrived_is_received_without_waiting(sockets: tuple[Socke
     assert theirs.try_receive() is None
     await ours.send_eof()
     assert theirs.try_receive() == b""
+
+
+async def test_sending_without_waiting_takes_what_fits_and_says_how_much(
+    sockets: tuple[SocketLink, SocketLink],
+) -> None:
+    ours, theirs = sockets
+    sent = ours.try_send(MANY)
+    assert 0 < sent < len(MANY)
+    assert ours.try_send(MANY) == 0
+    await ours.send_eof()
+    assert await receive_all(theirs) == MANY[:sent]
+
+
+async def test_trying_and_ending_break_on_a_closed_link(sockets: tuple[SocketLink, SocketLink]) -> None:
+    ours, _ = sockets
+    await ours.aclose()
+    with pytest.raises(trio.BrokenResourceError):
+        ours.try_receive()
+    with pytest.raises(trio.BrokenResourceError):
+        ours.try_send(b"x")
+    with pytest.raises(trio.BrokenResourceError):
+        await ours.send_eof()
+
+
+async def test_streams_cannot_be_tried() -> None:
+    ours, theirs = stream_pair()
+    await ours.send_all(b"x")
+    assert (theirs.try_receive(), theirs.try_send(b"y")) == (None, 0)
+    assert await theirs.receive() == b"x"
 
 
 async def test_who_never_has_to_wait_lets_others_run_all_the_same(sockets: tuple[SocketLink, SocketLink]) -> None:
@@ -168,32 +220,6 @@ async def test_trying_gives_up_after_a_while_so_that_others_run(sockets: tuple[S
         await ours.send_all(b"x")
     assert tries == TRIES_MAX
     assert await theirs.receive() == b"x"
-
-
-async def test_closing_wakes_who_waits_on_our_side(sockets: tuple[SocketLink, SocketLink]) -> None:
-    ours, _ = sockets
-    async with trio.open_nursery() as nursery:
-
-        @nursery.start_soon
-        async def wait() -> None:
-            with pytest.raises(trio.BrokenResourceError):
-                await ours.receive()
-
-        await trio.testing.wait_all_tasks_blocked()
-        await ours.aclose()
-
-
-async def test_everything_breaks_on_a_closed_link(sockets: tuple[SocketLink, SocketLink]) -> None:
-    ours, _ = sockets
-    await ours.aclose()
-    with pytest.raises(trio.BrokenResourceError):
-        await ours.receive()
-    with pytest.raises(trio.BrokenResourceError):
-        ours.try_receive()
-    with pytest.raises(trio.BrokenResourceError):
-        await ours.send_all(b"x")
-    with pytest.raises(trio.BrokenResourceError):
-        await ours.send_eof()
 
 
 async def test_a_connection_that_was_reset_breaks() -> None:

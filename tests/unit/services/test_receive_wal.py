@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractContextManager, asynccontextmanager
+from itertools import pairwise
 from typing import TypeVar, TypeVarTuple
 
 import pytest
@@ -28,6 +29,7 @@ from walkeeper.messages import (
     ProposerElected,
     ProposerGreeting,
     ProposerMessage,
+    Slice,
     VoteRequest,
     VoteResponse,
 )
@@ -131,16 +133,25 @@ class Proposer:
         self.wal.record(b"w" * size)
         return self.append(begin, self.wal.lsn)
 
-    def append(self, begin: Lsn, end: Lsn, commit: Lsn = INVALID_LSN) -> AppendRequest:
-        piece = self.wal.wal[begin - START : end - START]
-        return AppendRequest(NO_GENERATION, self.term, begin, end, commit, INVALID_LSN, piece)
+    def append(self, begin: Lsn, end: Lsn) -> AppendRequest:
+        return self._append(begin, self.wal.wal[begin - START : end - START])
+
+    def heartbeat(self) -> AppendRequest:
+        return self._append(self.wal.lsn, b"")
 
     def flood(self, size: int) -> list[AppendRequest]:
         """``size`` bytes of WAL and a little, in the largest messages there are."""
         begin = self.wal.lsn
         self.wal.record(bytes(size))
-        cuts = [*range(begin, self.wal.lsn, APPEND_BYTES_MAX), self.wal.lsn]
-        return [self.append(Lsn(a), Lsn(b)) for a, b in zip(cuts, cuts[1:], strict=False)]
+        wal = memoryview(self.wal.wal)[begin - START :]
+        return [
+            self._append(Lsn(begin + at), wal[at : at + APPEND_BYTES_MAX])
+            for at in range(0, len(wal), APPEND_BYTES_MAX)
+        ]
+
+    def _append(self, begin: Lsn, wal: Slice) -> AppendRequest:
+        end = Lsn(begin + len(wal))
+        return AppendRequest(NO_GENERATION, self.term, begin, end, INVALID_LSN, INVALID_LSN, wal)
 
     async def last_words(self) -> object:
         """What ended the connection on the keeper's side, after everything else that it said."""
@@ -204,7 +215,8 @@ class Keeper:
 
 def encode_goodbye(goodbye: Goodbye) -> bytes:
     """Last words that name their reason."""
-    return ErrorResponse(getattr(goodbye.reason, "name", type(goodbye.reason).__name__)).encode()
+    name = goodbye.reason.name if isinstance(goodbye.reason, CopyEnd) else type(goodbye.reason).__name__
+    return ErrorResponse(name, "00000").encode()
 
 
 @asynccontextmanager
@@ -250,7 +262,7 @@ async def test_messages_that_come_with_the_greeting_are_not_lost(
 async def test_a_heartbeat_is_answered(keeper: Keeper, autojump_clock: MockClock) -> None:
     proposer = keeper.connect()
     await proposer.be_elected()
-    await proposer.say(proposer.append(START, START))
+    await proposer.say(proposer.heartbeat())
     assert (await proposer.hear_append()).flush_lsn == START
 
 
@@ -400,6 +412,18 @@ async def test_a_proposer_that_does_not_listen_to_the_goodbye_is_not_waited_for(
     assert trio.current_time() - before == pytest.approx(GOODBYE_SECONDS_MAX)
 
 
+async def test_gibberish_after_a_refusal_is_of_no_interest(keeper: Keeper, autojump_clock: MockClock) -> None:
+    proposer = keeper.connect(keeper_in_lockstep=True)
+    await proposer.be_elected()
+    skipped, sent = proposer.next_append(), proposer.next_append()
+    assert skipped.end_lsn == sent.begin_lsn
+    await proposer.say(sent)
+    await wait_all_tasks_blocked()  # the goodbye waits for somebody who listens
+    await proposer.client.say(b"gibberish")
+    await wait_all_tasks_blocked()
+    assert await proposer.last_words() == "WalGap"
+
+
 async def test_a_silent_proposer_is_given_up_in_the_end(keeper: Keeper, autojump_clock: MockClock) -> None:
     proposer = keeper.connect()
     await proposer.be_elected()
@@ -496,7 +520,7 @@ async def test_a_slow_disk_stops_the_reader_within_the_budget(keeper: Keeper, au
 
     async def push() -> None:
         nonlocal sent
-        for append in proposer.flood(2 * INBOX_BYTES_MAX):
+        for append in proposer.flood(INBOX_BYTES_MAX + 2 * BATCH_BYTES_MAX):
             await proposer.say(append)
             sent += append.end_lsn - append.begin_lsn
 
@@ -528,7 +552,7 @@ async def test_a_flood_on_a_slow_disk_is_acknowledged_at_least_every_second(
             await proposer.hear_append()
             heard.append(trio.current_time())
     assert heard[-1] - heard[0] > 3
-    assert max(later - earlier for earlier, later in zip(heard, heard[1:], strict=False)) < 1
+    assert max(later - earlier for earlier, later in pairwise(heard)) < 1
 
 
 async def test_a_proposer_that_reads_no_replies_is_read_no_further(
@@ -558,10 +582,11 @@ async def test_a_proposer_that_never_reads_its_replies_is_dropped_in_the_end(
     await proposer.be_elected()
     append = proposer.next_append()
     await proposer.say(append)
-    with trio.fail_after(3 * SILENCE_SECONDS_MAX):
-        while not proposer.has_ended.is_set():
-            await proposer.say(proposer.append(append.end_lsn, append.end_lsn))
+    with trio.fail_after(3 * SILENCE_SECONDS_MAX), pytest.raises(trio.BrokenResourceError):
+        while True:
+            await proposer.say(proposer.heartbeat())
             await trio.sleep(SILENCE_SECONDS_MAX / 10)
+    await proposer.has_ended.wait()
     assert keeper.flush_lsn == append.end_lsn
 
 

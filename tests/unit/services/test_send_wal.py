@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import TypeVar, TypeVarTuple
 
 import pytest
@@ -35,6 +36,7 @@ from walkeeper.services.send_wal import (
     RECOVERY_APPLICATION_NAME,
     STRETCH_BYTES_MAX,
     Bounds,
+    require_start,
 )
 from walkeeper.storage.wal import segment_path
 from walkeeper.terms import Term, TermHistory
@@ -309,6 +311,19 @@ async def test_wal_of_before_the_first_segment_is_refused(stage: Stage, autojump
     error = await end_of(stage.connect(SEGMENT_START - 1))
     assert isinstance(error, WalNotAvailable)
     assert error.lsn == SEGMENT_START - 1
+    assert stage.hops.reads == 0
+
+
+async def test_a_keeper_that_joined_later_serves_what_it_has_from_its_own_start(
+    stage: Stage, autojump_clock: MockClock
+) -> None:
+    """The bytes before it, in its first segment, are none of the timeline's."""
+    state = stage.timeline.require_state()
+    joined_at = Lsn(START + SEGMENT)
+    joined_later = replace(state, kept=replace(state.kept, local_start_lsn=joined_at))
+    require_start(joined_later, joined_at)
+    with pytest.raises(WalNotAvailable):
+        require_start(joined_later, Lsn(joined_at - 1))
 
 
 async def test_wal_that_is_gone_ends_the_stream(stage: Stage, autojump_clock: MockClock) -> None:
