@@ -73,7 +73,7 @@ def sync(options: SyncOptions) -> None:
     from walkeeper.tools.sync import SyncConfig, sync_keepers
 
     configure_logs(options.log.format, sys.stderr)
-    config = SyncConfig(options.quorum.keepers, options.ttid(), timeout_seconds=options.seconds_max)
+    config = SyncConfig(options.quorum.keepers, options.ttid(), options.server(), options.seconds_max)
     print(format_lsn(trio.run(partial(sync_keepers, config, log=structlog.get_logger()))))
 
 

@@ -18,12 +18,14 @@ from walkeeper.daemon.values import (
     parse_duration_seconds,
     parse_node_id,
     parse_path,
-    parse_system_id,
+    parse_positive,
+    parse_size_bytes,
     parse_text,
 )
 from walkeeper.errors import ConfigError
 from walkeeper.ids import NodeId, TenantId, TenantTimelineId, TimelineId
 from walkeeper.links.keeper import KeeperAddress, parse_keepers
+from walkeeper.messages import ServerInfo
 
 LOG_FORMATS: Final = ("plain", "json")
 
@@ -128,7 +130,11 @@ class ProposeOptions:
         help="how to reach PostgreSQL, as libpq has it: 'host=... user=...' or a URI; PG* variables count too",
     )  # fmt: skip
     slot_name: str = option(
-        "slot", parse_text, default="walkeeper", metavar="NAME", help="the physical replication slot to make or use"
+        "slot",
+        parse_text,
+        default="walkeeper",
+        metavar="NAME",
+        help="the physical replication slot to make or use",
     )
     unsafe_slot: bool = switch(
         "unsafe-slot", help="make the slot although it may fill the primary's disk (max_slot_wal_keep_size = -1)"
@@ -142,8 +148,16 @@ class SyncOptions:
     quorum: QuorumConfig
     log: LogConfig
     system_id: int | None = option(
-        "system-id", parse_system_id, metavar="N",
+        "system-id", parse_positive, metavar="N",
         help="the system identifier that tenant and timeline are named after; pg_controldata tells it",
+    )  # fmt: skip
+    pg_version: int | None = option(
+        "pg-version", parse_positive, metavar="N",
+        help="PostgreSQL's version, such as 150005, for keepers that do not tell it",
+    )  # fmt: skip
+    wal_segment_bytes: int | None = option(
+        "wal-segment-size", parse_size_bytes, metavar="SIZE",
+        help="the size of a WAL segment, such as 16MB, for keepers that do not tell it",
     )  # fmt: skip
     seconds_max: float = option(
         "timeout", parse_duration_seconds, default="60s", metavar="DURATION",
@@ -159,3 +173,11 @@ class SyncOptions:
         if tenant_id is None or timeline_id is None:
             raise ConfigError("say whose WAL: --system-id (pg_controldata tells it), or --tenant and --timeline")
         return TenantTimelineId(tenant_id, timeline_id)
+
+    def server(self) -> ServerInfo | None:
+        """Whose WAL it is, if that was said.  Raises ConfigError when half of it was."""
+        if self.pg_version is None and self.wal_segment_bytes is None:
+            return None
+        if self.pg_version is None or self.wal_segment_bytes is None:
+            raise ConfigError("--pg-version and --wal-segment-size go together")
+        return ServerInfo(self.pg_version, self.system_id or 0, self.wal_segment_bytes)

@@ -31,6 +31,7 @@ _UNITS: Final = (
     (365.25 * _DAY, ("y", "year", "years")),
 )
 _SECONDS_OF_UNIT: Final = {name: seconds for seconds, names in _UNITS for name in names}
+_SHIFT_OF_SIZE: Final = {"B": 0, "kB": 10, "MB": 20, "GB": 30}
 _DURATION_PART: Final = re.compile(r"\s*([0-9]+)\s*([A-Za-z]+)\s*")
 
 
@@ -86,11 +87,19 @@ def parse_node_id(text: str) -> NodeId:
     return NodeId(int(text))
 
 
-def parse_system_id(text: str) -> int:
-    """PostgreSQL's system identifier: a positive number of at most 64 bits."""
+def parse_positive(text: str) -> int:
+    """A whole number from 1 to 2**64 - 1."""
     if not (text.isascii() and text.isdigit()) or not 0 < int(text) <= U64_MAX:
-        raise ValueError(f"expected PostgreSQL's system identifier, a positive number of 64 bits, got {text!r}")
+        raise ValueError(f"expected a whole number above 0 of at most 64 bits, got {text!r}")
     return int(text)
+
+
+def parse_size_bytes(text: str) -> int:
+    """``16MB``, ``1GB`` or a number of bytes, as PostgreSQL has them."""
+    match = re.fullmatch(r"\s*([0-9]{1,12})\s*(B|kB|MB|GB)?\s*", text)
+    if match is None:
+        raise ValueError(f"expected a size such as 16MB, got {text!r}")
+    return int(match[1]) << _SHIFT_OF_SIZE[match[2] or "B"]
 
 
 def parse_switch(text: str) -> bool:

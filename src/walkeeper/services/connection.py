@@ -192,7 +192,7 @@ class Connection:
                     case SetDateStyle():
                         await self._send(CommandComplete("SELECT 1"), ReadyForQuery())
                     case Show(name):
-                        raise BadCommand("unrecognized configuration parameter", name)
+                        await self._send(*self._show(name), ReadyForQuery())
                     case _:
                         assert_never(command)
             finally:
@@ -238,6 +238,17 @@ class Connection:
             pass
         columns = (Column("flush_lsn"), Column("commit_lsn"))
         return [RowDescription(columns), *rows, CommandComplete("TIMELINE_STATUS")]
+
+    def _show(self, name: str) -> list[BackendMessage]:
+        """Settings of the server whose WAL this is, as that server would show them."""
+        server = self._timeline().require_state().kept.server
+        settings = {
+            "server_version_num": str(server.pg_version),
+            "wal_segment_size": format_size(server.wal_seg_size),
+        }
+        if name not in settings:
+            raise BadCommand("unrecognized configuration parameter", name)
+        return [RowDescription((Column(name),)), DataRow.of(settings[name]), CommandComplete("SHOW")]
 
     # -- streams ----------------------------------------------------------------------------------------------
 
@@ -334,3 +345,9 @@ class Connection:
             await self._link.send_eof()
             while await self._link.receive():
                 pass
+
+
+def format_size(size_bytes: int) -> str:
+    """``16777216`` -> ``16MB``, as PostgreSQL's SHOW prints sizes of whole megabytes."""
+    gigabytes, rest = divmod(size_bytes, 1 << 30)
+    return f"{size_bytes >> 20}MB" if rest else f"{gigabytes}GB"

@@ -3,7 +3,7 @@
 The clock is Trio's fake one and jumps when nobody has anything to do, so that minutes of silence take no time.
 """
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -24,6 +24,23 @@ from walkeeper.sidecar.config import ProposeConfig
 from walkeeper.sidecar.run import run_sidecar
 from walkeeper.terms import Term
 from walkeeper.testing.wal import WalGenerator
+
+
+VIRTUAL_SECONDS = 600.0
+
+
+def run_on_fake_clock(test: Callable[..., Awaitable[None]], *arguments: object, **settings: Any) -> None:
+    """Trio's loop with a clock that jumps, and a limit that it jumps to when a test waits in vain."""
+
+    async def limited() -> None:
+        with trio.fail_after(VIRTUAL_SECONDS):
+            await test(*arguments)
+
+    settings["clock"] = trio.testing.MockClock(autojump_threshold=0)
+    trio.run(limited, **settings)
+
+
+pytestmark = pytest.mark.trio(run=run_on_fake_clock)
 
 
 @dataclass
@@ -62,7 +79,7 @@ class World:
 
 
 @pytest.fixture
-async def world(autojump_clock: trio.testing.MockClock, nursery: trio.Nursery) -> World:
+async def world(nursery: trio.Nursery) -> World:
     world = World()
     for server in (world.primary, *world.keepers):
         await nursery.start(server.serve)
