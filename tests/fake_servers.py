@@ -57,6 +57,7 @@ SYSTEM_ID = 7241562384010203040
 SEGMENT_BYTES = 1 << 20
 CHUNK_BYTES = 128 * 1024
 KEEPALIVE_SECONDS = 1.0
+UNTIL_SECONDS = 300.0  # longer than any deadline of a writer
 
 NEWS = trio.lowlevel.ParkingLot()
 """Everybody who waits for something to change: senders, whoever is held, and tests."""
@@ -68,6 +69,7 @@ class Client:
     def __init__(self, stream: trio.SocketStream) -> None:
         self._stream = stream
         self._session = ServerSession()
+        self._sending = trio.Lock()
 
     async def next(self) -> object:
         """The next message; EndOfStream for ever after the client has left."""
@@ -78,7 +80,8 @@ class Client:
         return event
 
     async def send(self, *messages: BackendMessage | EncryptionAnswer) -> None:
-        await self._stream.send_all(self._session.send(*messages))
+        async with self._sending:
+            await self._stream.send_all(self._session.send(*messages))
 
     async def answer(self, *values: str | None) -> None:
         """One row of text."""
@@ -153,7 +156,9 @@ class Server:
     async def answer(self, client: Client, text: str) -> None:
         raise NotImplementedError
 
-    async def send_wal(self, client: Client, begin: Lsn, read: Callable[[Lsn], bytes], end: Callable[[], Lsn]) -> None:
+    async def send_wal(
+        self, client: Client, begin: Lsn, read: Callable[[Lsn], bytes], end: Callable[[], Lsn]
+    ) -> None:
         """Stream from ``begin`` on what ``read`` gives, for ever."""
         await client.send(CopyBothResponse())
         async with trio.open_nursery() as nursery:
@@ -227,7 +232,9 @@ class FakePrimary(Server):
                 await client.answer(str(self.wal.system_id), str(self.wal.tli), format_lsn(self.wal.lsn), None)
             case ["READ_REPLICATION_SLOT", name]:
                 restart = self.slots.get(name.strip('"'))
-                found = (None, None, None) if restart is None else ("physical", format_lsn(restart), str(self.wal.tli))
+                found = (
+                    (None, None, None) if restart is None else ("physical", format_lsn(restart), str(self.wal.tli))
+                )
                 await client.answer(*found)
             case ["CREATE_REPLICATION_SLOT", name, *_]:
                 self.slots[name.strip('"')] = self.wal.lsn
@@ -382,9 +389,10 @@ class RecordingLog:
 async def until(condition: Callable[[], bool]) -> None:
     """Tell everybody what the test has changed, and return when ``condition`` holds.
 
-    What nobody tells is looked at every second; a test's time limit ends a wait in vain.
+    What nobody tells is looked at every second.
     """
     NEWS.unpark_all()
-    while not condition():
-        with trio.move_on_after(1):
-            await NEWS.park()
+    with trio.fail_after(UNTIL_SECONDS):
+        while not condition():
+            with trio.move_on_after(1):
+                await NEWS.park()

@@ -174,15 +174,20 @@ class Keeper(Program):
         return sorted(path for path in names if path.suffix in ("", ".partial"))
 
 
-def run_tool(*arguments: str, seconds: float) -> str:
-    """Run one of walkeeper's commands to its end; what it printed."""
+def run_command(*arguments: str, seconds: float, **environment: str) -> "subprocess.CompletedProcess[str]":
+    """Run one of walkeeper's commands to its end, however that is."""
     try:
-        done = subprocess.run(
+        return subprocess.run(
             [PROGRAM, *arguments], capture_output=True, text=True, check=False, timeout=seconds,
-            stdin=subprocess.DEVNULL, env=plain_environment(),
+            stdin=subprocess.DEVNULL, env=plain_environment() | environment,
         )  # fmt: skip
     except subprocess.TimeoutExpired:
-        raise ProgramFailed(f"walkeeper {arguments[0]} did not end in {seconds} s") from None
+        raise ProgramFailed(f"walkeeper {' '.join(arguments[:1])} did not end in {seconds} s") from None
+
+
+def run_tool(*arguments: str, seconds: float) -> str:
+    """Run one of walkeeper's commands to its good end; what it printed."""
+    done = run_command(*arguments, seconds=seconds)
     if done.returncode != 0:
         raise ProgramFailed(f"walkeeper {arguments[0]} ended with code {done.returncode}: {done.stderr[-2000:]}")
     return done.stdout

@@ -28,8 +28,10 @@ What cannot be run says so, and the exit code is 1 then.
 import argparse
 import signal
 import sys
+import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -38,7 +40,8 @@ import postgres
 import programs
 from bench.commits import measure_commits
 from bench.load import ServerFailed, run_load
-from bench.report import commits_table, micro_table
+from bench.machine import describe
+from bench.report import commits_table, figures_table, ratios_table
 from bench.servers import MeasuredKeeper
 from bench.side_by_side import compare, in_child
 from bench.workloads import WORKLOADS, Frames, bulk_frames, small_frames
@@ -60,6 +63,7 @@ class Options:
     seconds: float
     commit_rounds: int
     commit_seconds: int
+    directory: Path | None
     profile: str | None
 
 
@@ -70,10 +74,19 @@ def parse_arguments() -> Options:
     parser.add_argument("--seconds", type=float, default=1.0, help="of each run that is not pipelined (1.0)")
     parser.add_argument("--commit-rounds", type=int, default=4, help="of the commits (4)")
     parser.add_argument("--commit-seconds", type=int, default=3, help="of each pgbench run (3)")
+    parser.add_argument("--directory", type=Path, help="on the disk to measure (the temporary directory)")
     parser.add_argument(
         "--profile", choices=NAMES[:-1], metavar="NAME", help="only explain where a keeper's time goes"
     )
     return Options(**vars(parser.parse_args()))
+
+
+@contextmanager
+def workspace_in(directory: Path) -> Iterator[Path]:
+    """A throw-away directory that other accounts can pass through, if ``directory`` lets them."""
+    with tempfile.TemporaryDirectory(prefix="wk-", dir=directory) as path:
+        Path(path).chmod(0o755)
+        yield Path(path)
 
 
 def say(text: str) -> None:
@@ -106,7 +119,8 @@ def run_micro(options: Options, scratch: Path) -> None:
                 )
     finally:
         if results:
-            print(f"\nPushing WAL, medians of {options.rounds} rounds\n\n{micro_table(results)}\n", flush=True)
+            print(f"\nPushing WAL, medians of {options.rounds} rounds\n\n{ratios_table(results)}\n")
+            print(f"For orientation\n\n{figures_table(results)}\n", flush=True)
 
 
 def run_commits(options: Options, scratch: Path) -> None:
@@ -128,22 +142,35 @@ def run_profile(options: Options, scratch: Path) -> None:
     print(f"{run.appends} appends, {run.appends_per_second:.0f}/s, {run.bytes_per_second / 1e6:.1f} MB/s\n")
 
 
+Part = tuple[str, Callable[[Options, Path], None]]
+
+
+def parts_of(options: Options) -> Sequence[Part]:
+    """What is to be run, each with a name to say if it cannot be."""
+    if options.profile is not None:
+        return [("profile", run_profile)]
+    parts: list[Part] = []
+    if set(options.only) - {COMMITS}:
+        parts.append(("pushing WAL", run_micro))
+    if COMMITS in options.only:
+        parts.append(("committing", run_commits))
+    return parts
+
+
 def main() -> int:
     """The exit code: 0 everything was measured, 1 something could not be."""
     options = parse_arguments()
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    parts = [run_profile] if options.profile else [run_micro, run_commits]
-    if COMMITS not in options.only and run_commits in parts:
-        parts.remove(run_commits)
-    failed = False
-    with postgres.workspace() as scratch:
-        for part in parts:
+    is_complete = True
+    with postgres.workspace() if options.directory is None else workspace_in(options.directory) as scratch:
+        print(describe(scratch), flush=True)
+        for name, part in parts_of(options):
             try:
                 part(options, scratch)
             except FAILURES as error:
-                failed = True
-                print(f"\nNOT MEASURED ({part.__name__.removeprefix('run_')}): {error}\n", flush=True)
-    return int(failed)
+                is_complete = False
+                print(f"\nNOT MEASURED: {name}: {error}\n", flush=True)
+    return 0 if is_complete else 1
 
 
 if __name__ == "__main__":

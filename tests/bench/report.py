@@ -9,28 +9,42 @@ from bench.commits import Standings
 from bench.side_by_side import BLOCKING, DISK, KEEPER, Comparison
 from bench.stage import ALONE, CONTENDERS, RECEIVEWAL, SIDECAR_1
 
-MICRO_HEAD = (
-    "workload", "keeper/blocking", "aim", "", "keeper/disk", "blocking/disk",
-    "keeper", "blocking", "disk", "keeper p50/p99", "blocking p50/p99", "CPU keeper", "CPU blocking",
+RATIOS_HEAD = ("workload", "keeper / blocking", "of all rounds", "aim", "", "keeper / disk", "blocking / disk")
+FIGURES_HEAD = (
+    "workload", "keeper", "blocking", "disk", "keeper p50/p99", "blocking p50/p99", "keeper CPU", "blocking CPU",
 )  # fmt: skip
 
 
-def micro_table(comparisons: Sequence[Comparison]) -> str:
-    """One line for each workload."""
-    return table([MICRO_HEAD, *map(_micro_row, comparisons)])
+def ratios_table(comparisons: Sequence[Comparison]) -> str:
+    """Throughputs compared, one line for each workload."""
+    return table([RATIOS_HEAD, *map(_ratios, comparisons)])
 
 
-def _micro_row(one: Comparison) -> tuple[str, ...]:
+def _ratios(one: Comparison) -> tuple[str, ...]:
     ratio, aim = one.ratio(KEEPER, BLOCKING), one.workload.aim
+    to_disk = (f"{one.ratio(contender, DISK):.2f}" for contender in (KEEPER, BLOCKING))
+    return (one.workload.name, f"{ratio:.2f}", _spread(one), f"{aim:.1f}", verdict(ratio >= aim), *to_disk)
+
+
+def figures_table(comparisons: Sequence[Comparison]) -> str:
+    """Absolute figures, one line for each workload."""
+    return table([FIGURES_HEAD, *map(_figures, comparisons)])
+
+
+def _figures(one: Comparison) -> tuple[str, ...]:
     rate = _megabytes if one.workload.is_pipelined else _appends
     return (
         one.workload.name,
-        f"{ratio:.2f}", f"{aim:.1f}", verdict(ratio >= aim),
-        f"{one.ratio(KEEPER, DISK):.2f}", f"{one.ratio(BLOCKING, DISK):.2f}",
         *(rate(one, contender) for contender in (KEEPER, BLOCKING, DISK)),
         *(_latencies(one, contender) for contender in (KEEPER, BLOCKING)),
         *(_cpu(one, contender) for contender in (KEEPER, BLOCKING)),
-    )  # fmt: skip
+    )
+
+
+def _spread(one: Comparison) -> str:
+    """The lowest and the highest ratio of any round: how far to trust the median."""
+    ratios = one.ratios(KEEPER, BLOCKING)
+    return f"{min(ratios):.2f}-{max(ratios):.2f}"
 
 
 def verdict(is_met: bool) -> str:
@@ -99,4 +113,5 @@ def _commit_row(one: Standings, contender: str) -> tuple[str, ...]:
 
 def _commit_verdict(one: Standings) -> str:
     ratio = one.ratio(SIDECAR_1, RECEIVEWAL, lambda run: run.mean_ms)
-    return f"aim with {one.clients} clients: {SIDECAR_1} / pg_receivewal <= {COMMIT_AIM}: {ratio:.2f} {verdict(ratio <= COMMIT_AIM)}"
+    judged = verdict(ratio <= COMMIT_AIM)
+    return f"{SIDECAR_1} / {RECEIVEWAL} at {one.clients} clients: {ratio:.2f}, aim {COMMIT_AIM} at most: {judged}"

@@ -39,9 +39,13 @@ class Comparison:
     workload: Workload
     rounds: Sequence[Mapping[str, Measured]]
 
+    def ratios(self, contender: str, peer: str) -> Sequence[float]:
+        """How the two throughputs compare, by round."""
+        return [one[contender].bytes_per_second / one[peer].bytes_per_second for one in self.rounds]
+
     def ratio(self, contender: str, peer: str) -> float:
-        """The median over the rounds of how the two throughputs compare."""
-        return median(one[contender].bytes_per_second / one[peer].bytes_per_second for one in self.rounds)
+        """The median over the rounds."""
+        return median(self.ratios(contender, peer))
 
     def middle(self, contender: str, figure: Callable[[Measured], float]) -> float:
         """The median over the rounds of one figure of one contender."""

@@ -86,7 +86,7 @@ class Proposer:
 
     ``held_term`` is the highest term this writer campaigned with in an earlier leadership: a keeper beyond it has
     heard of another writer since, so instead of outbidding that one the campaign ends with ``Fenced``.
-    Raises ConfigError for no keepers or too many.
+    Raises ConfigError for no keepers, too many, or one listed twice.
     """
 
     def __init__(
@@ -98,6 +98,8 @@ class Proposer:
     ) -> None:
         if not 1 <= len(keepers) <= KEEPERS_MAX:
             raise ConfigError(f"between 1 and {KEEPERS_MAX} keepers are needed, got {len(keepers)}")
+        if len(set(keepers)) < len(keepers):
+            raise ConfigError(f"each keeper counts once, but one is listed twice: {', '.join(keepers)}")
         self.followers = tuple(map(Follower, keepers))
         self.stage = Stage.COLLECTING
         self.term = INITIAL_TERM

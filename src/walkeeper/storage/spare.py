@@ -3,8 +3,9 @@
 A segment whose blocks are allocated and written makes the fdatasync of a small append about twice as fast as a
 sparse one, but filling it takes tens of milliseconds: too long for a commit.  So it is filled on another thread,
 without the timeline's lock, under a name that means nothing; only ``install``, under the lock, makes it a segment.
+While WAL pours in, writing everything twice would cost more than it gains: the spare is then a sparse file.
 
-Rules: zero-filled, never an old segment under a new name (invariant 26).  Filled and synced in bounded pieces, so
+Rules: nothing but zeroes, never an old segment under a new name (invariant 26).  Filled and synced in bounded pieces, so
 that no commit's sync waits behind all of it.  Every file has a name of its own, so that one that is being filled
 can neither be installed nor be mistaken for another; what is never installed, recovery deletes.
 """
@@ -38,7 +39,7 @@ class SpareSegments:
     def is_ready(self) -> bool:
         return bool(self._ready)
 
-    def prepare(self) -> None:
+    def prepare(self, *, sparse: bool = False) -> None:
         """Make a spare unless one is ready.  On any thread, without the timeline's lock.
 
         Raises StorageError, DiskFull among them; no file is left then, unless it cannot be removed either.
@@ -47,7 +48,7 @@ class SpareSegments:
             return
         path = self._unused_name()
         try:
-            self._fill(path)
+            self._fill(path, sparse=sparse)
         except DiskFull:
             remove_if_there(self._disk, path)
             raise
@@ -57,9 +58,13 @@ class SpareSegments:
         """A name that nobody else fills: whoever does is alive, and so has another id than we."""
         return self._directory / f"{SPARE_PREFIX}{id(self):x}.{next(self._numbers)}"
 
-    def _fill(self, path: Path) -> None:
+    def _fill(self, path: Path, *, sparse: bool) -> None:
         zeroes = bytes(min(PIECE_BYTES, self._segment_bytes))
         with self._disk.create(path) as file:
+            if sparse:
+                file.truncate(self._segment_bytes)
+                file.fsync()
+                return
             for offset in range(0, self._segment_bytes, len(zeroes)):
                 file.pwritev((zeroes,), offset)
                 file.fsync()

@@ -134,12 +134,7 @@ class TimelineStore:
     def prepare_spare(self) -> None:
         """Make the segment that will be needed next.  On any thread, without the lock.  Raises StorageError."""
         _, wal = self._opened()
-        wal.spares.prepare()
-
-    def remove_wal_before(self, lsn: Lsn) -> int:
-        """Remove the segments that end at or before ``lsn`` and say how many; without the lock.  Raises StorageError."""
-        _, wal = self._opened()
-        return wal.remove_before(lsn)
+        wal.prepare_spare()
 
     def close(self) -> None:
         """Give the files back; ``recover`` opens them again.  Raises StorageError."""

@@ -12,7 +12,7 @@ Rules:
 * ``.partial`` is tried first, then the final name: completion renames in this direction.
 * DiskFull means that everything is as before the call.  Where that cannot be had, it is another StorageError.
 
-Not for several threads, except ``spares.prepare``.  Does not know records, terms or what is committed.
+Not for several threads, except ``prepare_spare``.  Does not know records, terms or what is committed.
 Source: Neon's ``wal_storage.rs``; PostgreSQL ``access/transam/xlog.c`` (XLogFileInit).
 """
 
@@ -41,6 +41,9 @@ NO_TLI: Final = TimelineNumber(0)
 
 SEGMENT_BEING_MADE: Final = "waltmp"
 """The name of a segment that is not one yet, as Neon has it: leftovers are ignored by everybody."""
+
+BULK_BYTES_PER_SECOND: Final = 64 * 1024 * 1024
+"""WAL that comes faster is a load or a catch-up, not commits: the disk's bandwidth is worth more than latency."""
 
 Observe = Callable[[str, float, int], None]
 """Told about each operation that succeeded: its name, seconds, bytes."""
@@ -130,6 +133,7 @@ class Wal:
         self._end_lsn: Lsn | None = None  # None: not known, or what is behind it is not known to be zero
         self._file: File | None = None  # the segment that is being written
         self._is_dirty = False
+        self._segment_began_at = perf_counter()
 
     # -- writing --------------------------------------------------------------------------------------------
 
@@ -195,6 +199,7 @@ class Wal:
         with observed(self._observe, "initialize_segment", self._segment_bytes):
             if not self.spares.install(path):
                 self._make_sparse(path)
+        self._segment_began_at = perf_counter()
         return self._disk.open_for_writing(path)
 
     def _make_sparse(self, path: Path, head: bytes = b"") -> None:
@@ -285,20 +290,12 @@ class Wal:
             return False
         return segment_offset(end_lsn, self._segment_bytes) > self._segment_bytes // 2
 
-    def remove_before(self, lsn: Lsn) -> int:
-        """Remove the segments that end at or before ``lsn``, the lowest first, and say how many.  Needs no lock.
-
-        What may be removed is the caller's to know (invariant 31).
-        """
-        last_kept = segment_number(lsn, self._segment_bytes)
-        old = [
-            segment
-            for segment in segments_in(self._disk, self._directory, self._segment_bytes)
-            if segment.segno < last_kept
-        ]
-        for segment in old:
-            remove_if_there(self._disk, segment.path)
-        return len(old)
+    def prepare_spare(self) -> None:
+        """Make the next segment.  On any thread, without the lock.  Raises StorageError."""
+        end_lsn = self._end_lsn or 0
+        written = segment_offset(end_lsn, self._segment_bytes)
+        pours_in = written > (perf_counter() - self._segment_began_at) * BULK_BYTES_PER_SECOND
+        self.spares.prepare(sparse=pours_in)
 
     def close(self) -> None:
         """Give the files back.  What was synced stays, and nothing else was promised."""

@@ -502,6 +502,11 @@ def test_a_sync_waits_longer_for_keepers_that_are_connected_and_lag() -> None:
 
 @pytest.mark.parametrize("count", [0, KEEPERS_MAX + 1])
 def test_a_writer_needs_between_one_and_thirty_one_keepers(count: int) -> None:
-    names: Sequence[str] = ["k"] * count
+    names: Sequence[str] = [f"k{place}" for place in range(count)]
     with pytest.raises(ConfigError):
         Proposer(names, GREETING)
+
+
+def test_a_keeper_listed_twice_is_refused() -> None:
+    with pytest.raises(ConfigError):
+        Proposer(["a", "b", "a"], GREETING)

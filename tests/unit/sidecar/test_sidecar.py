@@ -3,7 +3,7 @@
 The clock is Trio's fake one and jumps when nobody has anything to do, so that minutes of silence take no time.
 """
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import trio
-import trio.testing
+from trio.testing import MockClock
 
 from fake_servers import SEGMENT_BYTES, SYSTEM_ID, FakeKeeper, FakePrimary, RecordingLog, until
 from walkeeper.errors import ConfigError, Fenced
@@ -24,23 +24,6 @@ from walkeeper.sidecar.config import ProposeConfig
 from walkeeper.sidecar.run import run_sidecar
 from walkeeper.terms import Term
 from walkeeper.testing.wal import WalGenerator
-
-
-VIRTUAL_SECONDS = 600.0
-
-
-def run_on_fake_clock(test: Callable[..., Awaitable[None]], *arguments: object, **settings: Any) -> None:
-    """Trio's loop with a clock that jumps, and a limit that it jumps to when a test waits in vain."""
-
-    async def limited() -> None:
-        with trio.fail_after(VIRTUAL_SECONDS):
-            await test(*arguments)
-
-    settings["clock"] = trio.testing.MockClock(autojump_threshold=0)
-    trio.run(limited, **settings)
-
-
-pytestmark = pytest.mark.trio(run=run_on_fake_clock)
 
 
 @dataclass
@@ -93,7 +76,7 @@ def has_all(keeper: FakeKeeper, primary: FakePrimary) -> bool:
 # -- keeping -------------------------------------------------------------------------------------------------
 
 
-async def test_what_is_confirmed_is_on_a_majority_of_keepers(world: World) -> None:
+async def test_what_is_confirmed_is_on_a_majority_of_keepers(autojump_clock: MockClock, world: World) -> None:
     async with world.sidecar():
         for _ in range(20):
             end = await world.commit()
@@ -102,7 +85,9 @@ async def test_what_is_confirmed_is_on_a_majority_of_keepers(world: World) -> No
         assert bytes(keeper.wal) == world.primary.read(keeper.start_lsn)[: len(keeper.wal)]
 
 
-async def test_nothing_is_confirmed_while_only_a_minority_is_there(world: World) -> None:
+async def test_nothing_is_confirmed_while_only_a_minority_is_there(
+    autojump_clock: MockClock, world: World
+) -> None:
     async with world.sidecar():
         await world.commit()
         confirmed = world.primary.confirmed_lsn
@@ -113,7 +98,7 @@ async def test_nothing_is_confirmed_while_only_a_minority_is_there(world: World)
         await until(lambda: world.primary.confirmed_lsn == world.primary.wal.lsn)
 
 
-async def test_an_empty_quorum_starts_at_the_start_of_the_segment(world: World) -> None:
+async def test_an_empty_quorum_starts_at_the_start_of_the_segment(autojump_clock: MockClock, world: World) -> None:
     for _ in range(40):
         world.primary.wal.logical_message("before", bytes(50_000))
     async with world.sidecar():
@@ -123,7 +108,7 @@ async def test_an_empty_quorum_starts_at_the_start_of_the_segment(world: World) 
     assert start > world.primary.wal.start
 
 
-async def test_the_timeline_is_named_after_the_system(world: World) -> None:
+async def test_the_timeline_is_named_after_the_system(autojump_clock: MockClock, world: World) -> None:
     async with world.sidecar():
         await world.commit()
     ttid = TenantTimelineId.of_system(SYSTEM_ID)
@@ -131,14 +116,18 @@ async def test_the_timeline_is_named_after_the_system(world: World) -> None:
     assert world.keepers[0].parameters["options"] == expected
 
 
-async def test_the_sidecar_presents_itself_under_the_name_that_commits_wait_for(world: World) -> None:
+async def test_the_sidecar_presents_itself_under_the_name_that_commits_wait_for(
+    autojump_clock: MockClock, world: World
+) -> None:
     async with world.sidecar():
         await world.commit()
     assert world.primary.parameters["application_name"] == "walkeeper"
     assert world.primary.parameters["replication"] == "true"
 
 
-async def test_a_hung_keeper_delays_no_commit_and_is_dropped_then_catches_up(world: World) -> None:
+async def test_a_hung_keeper_delays_no_commit_and_is_dropped_then_catches_up(
+    autojump_clock: MockClock, world: World
+) -> None:
     async with world.sidecar():
         await world.commit()
         with world.keepers[0].hold():
@@ -150,7 +139,9 @@ async def test_a_hung_keeper_delays_no_commit_and_is_dropped_then_catches_up(wor
         await until(lambda: has_all(world.keepers[0], world.primary))
 
 
-async def test_a_keeper_that_was_cut_off_comes_back_and_gets_what_it_missed(world: World) -> None:
+async def test_a_keeper_that_was_cut_off_comes_back_and_gets_what_it_missed(
+    autojump_clock: MockClock, world: World
+) -> None:
     async with world.sidecar():
         await world.commit()
         world.keepers[2].cut()
@@ -158,7 +149,9 @@ async def test_a_keeper_that_was_cut_off_comes_back_and_gets_what_it_missed(worl
         await until(lambda: has_all(world.keepers[2], world.primary))
 
 
-async def test_a_keeper_that_lost_its_disk_is_filled_by_another_and_not_by_the_primary(world: World) -> None:
+async def test_a_keeper_that_lost_its_disk_is_filled_by_another_and_not_by_the_primary(
+    autojump_clock: MockClock, world: World
+) -> None:
     async with world.sidecar(window_bytes=10_000):
         for _ in range(10):
             await world.commit(20_000)
@@ -170,7 +163,9 @@ async def test_a_keeper_that_lost_its_disk_is_filled_by_another_and_not_by_the_p
     assert any("(term='1')" in query for keeper in world.keepers for query in keeper.queries)
 
 
-async def test_a_keeper_that_lags_counts_for_commits_as_soon_as_it_has_caught_up(world: World) -> None:
+async def test_a_keeper_that_lags_counts_for_commits_as_soon_as_it_has_caught_up(
+    autojump_clock: MockClock, world: World
+) -> None:
     async with world.sidecar(window_bytes=10_000):
         await world.commit()
         with world.keepers[0].hold():
@@ -182,7 +177,9 @@ async def test_a_keeper_that_lags_counts_for_commits_as_soon_as_it_has_caught_up
     assert world.keepers[0].flush_lsn >= world.primary.confirmed_lsn
 
 
-async def test_the_primary_hears_from_us_every_second_even_if_nothing_happens(world: World) -> None:
+async def test_the_primary_hears_from_us_every_second_even_if_nothing_happens(
+    autojump_clock: MockClock, world: World
+) -> None:
     async with world.sidecar():
         await world.commit()
         before = world.primary.statuses
@@ -190,7 +187,7 @@ async def test_the_primary_hears_from_us_every_second_even_if_nothing_happens(wo
         assert world.primary.statuses - before >= 55
 
 
-async def test_idle_keepers_hear_heartbeats(world: World) -> None:
+async def test_idle_keepers_hear_heartbeats(autojump_clock: MockClock, world: World) -> None:
     async with world.sidecar():
         await world.commit()
         await trio.sleep(1)
@@ -200,14 +197,18 @@ async def test_idle_keepers_hear_heartbeats(world: World) -> None:
     assert not world.log.said("keeper lost")
 
 
-async def test_keepers_learn_of_a_commit_soon_even_without_more_wal(world: World) -> None:
+async def test_keepers_learn_of_a_commit_soon_even_without_more_wal(
+    autojump_clock: MockClock, world: World
+) -> None:
     async with world.sidecar():
         end = await world.commit()
         await trio.sleep(0.1)
         assert [keeper.commit_lsn for keeper in world.keepers] == [end] * 3
 
 
-async def test_the_primary_waits_while_the_window_is_full_of_what_no_quorum_has(world: World) -> None:
+async def test_the_primary_waits_while_the_window_is_full_of_what_no_quorum_has(
+    autojump_clock: MockClock, world: World
+) -> None:
     async with world.sidecar(window_bytes=100_000):
         await world.commit()
         with world.keepers[0].hold(), world.keepers[1].hold():
@@ -218,13 +219,15 @@ async def test_the_primary_waits_while_the_window_is_full_of_what_no_quorum_has(
         await until(lambda: world.primary.confirmed_lsn == world.primary.wal.lsn)
 
 
-async def test_a_record_longer_than_the_window_passes(world: World) -> None:
+async def test_a_record_longer_than_the_window_passes(autojump_clock: MockClock, world: World) -> None:
     async with world.sidecar(window_bytes=100_000):
         await world.commit(3_000_000)
         await world.commit()
 
 
-async def test_a_switch_of_segments_is_confirmed_no_further_than_it_was_received(world: World) -> None:
+async def test_a_switch_of_segments_is_confirmed_no_further_than_it_was_received(
+    autojump_clock: MockClock, world: World
+) -> None:
     async with world.sidecar():
         await world.commit()
         world.primary.wal.switch()
@@ -235,7 +238,7 @@ async def test_a_switch_of_segments_is_confirmed_no_further_than_it_was_received
 # -- another leadership --------------------------------------------------------------------------------------
 
 
-async def test_a_primary_that_was_away_goes_on_in_a_new_term(world: World) -> None:
+async def test_a_primary_that_was_away_goes_on_in_a_new_term(autojump_clock: MockClock, world: World) -> None:
     async with world.sidecar():
         await world.commit()
         world.primary.cut()
@@ -244,7 +247,9 @@ async def test_a_primary_that_was_away_goes_on_in_a_new_term(world: World) -> No
     assert len(world.log.said("session ended")) == 1
 
 
-async def test_a_restarted_sidecar_continues_where_the_quorum_ends(world: World) -> None:
+async def test_a_restarted_sidecar_continues_where_the_quorum_ends(
+    autojump_clock: MockClock, world: World
+) -> None:
     async with world.sidecar():
         await world.commit()
     world.primary.wal.logical_message("meanwhile", b"x")
@@ -254,7 +259,7 @@ async def test_a_restarted_sidecar_continues_where_the_quorum_ends(world: World)
     assert max(keeper.term for keeper in world.keepers) == 2
 
 
-async def test_an_idle_primary_is_led_without_new_wal(world: World) -> None:
+async def test_an_idle_primary_is_led_without_new_wal(autojump_clock: MockClock, world: World) -> None:
     async with world.sidecar():
         await world.commit()
     world.primary.confirmed_lsn = Lsn(0)
@@ -262,7 +267,7 @@ async def test_an_idle_primary_is_led_without_new_wal(world: World) -> None:
         await until(lambda: world.primary.confirmed_lsn == world.primary.wal.lsn)
 
 
-async def test_a_second_sidecar_fences_the_first(world: World) -> None:
+async def test_a_second_sidecar_fences_the_first(autojump_clock: MockClock, world: World) -> None:
     async with trio.open_nursery() as nursery:
         fenced = trio.Event()
 
@@ -280,7 +285,9 @@ async def test_a_second_sidecar_fences_the_first(world: World) -> None:
             await world.commit()
 
 
-async def test_a_fenced_sidecar_does_not_come_back_after_its_primary_was_away(world: World) -> None:
+async def test_a_fenced_sidecar_does_not_come_back_after_its_primary_was_away(
+    autojump_clock: MockClock, world: World
+) -> None:
     async with trio.open_nursery() as nursery:
         ended = trio.Event()
 
@@ -298,7 +305,7 @@ async def test_a_fenced_sidecar_does_not_come_back_after_its_primary_was_away(wo
     assert {keeper.term for keeper in world.keepers} == {9}
 
 
-async def test_the_slot_of_a_predecessor_is_waited_for(world: World) -> None:
+async def test_the_slot_of_a_predecessor_is_waited_for(autojump_clock: MockClock, world: World) -> None:
     world.primary.refusals["START_REPLICATION"] = ("55006", 'replication slot "walkeeper" is active for PID 7')
     async with world.sidecar():
         await trio.sleep(3)
@@ -336,20 +343,24 @@ def rewritten(wal: WalGenerator, keep: int, sizes: list[int]) -> WalGenerator:
     return other
 
 
-async def test_a_primary_that_lost_what_the_quorum_has_is_refused(world: World) -> None:
+async def test_a_primary_that_lost_what_the_quorum_has_is_refused(autojump_clock: MockClock, world: World) -> None:
     await kept_before(world)
     world.primary.wal = WalGenerator(world.primary.wal.start, wal_seg_size=SEGMENT_BYTES, system_id=SYSTEM_ID)
     await assert_refused_and_keepers_untouched(world)
 
 
 @pytest.mark.parametrize("sizes", [[300], [100], [100, 100], [37, 500]])
-async def test_a_primary_whose_wal_went_another_way_is_refused(world: World, sizes: list[int]) -> None:
+async def test_a_primary_whose_wal_went_another_way_is_refused(
+    autojump_clock: MockClock, world: World, sizes: list[int]
+) -> None:
     await kept_before(world)
     world.primary.wal = rewritten(world.primary.wal, 0, sizes)
     await assert_refused_and_keepers_untouched(world)
 
 
-async def test_a_primary_that_differs_only_behind_a_segment_start_is_refused(world: World) -> None:
+async def test_a_primary_that_differs_only_behind_a_segment_start_is_refused(
+    autojump_clock: MockClock, world: World
+) -> None:
     """Nothing before the junction can be compared there: the first record's xl_prev tells."""
     wal = world.primary.wal
     async with world.sidecar():
@@ -363,7 +374,7 @@ async def test_a_primary_that_differs_only_behind_a_segment_start_is_refused(wor
     await assert_refused_and_keepers_untouched(world)
 
 
-async def test_a_quorum_that_ends_at_a_segment_start_is_continued(world: World) -> None:
+async def test_a_quorum_that_ends_at_a_segment_start_is_continued(autojump_clock: MockClock, world: World) -> None:
     wal = world.primary.wal
     async with world.sidecar():
         await world.commit()
@@ -373,27 +384,27 @@ async def test_a_quorum_that_ends_at_a_segment_start_is_continued(world: World) 
         await world.commit()
 
 
-async def test_another_cluster_is_refused(world: World) -> None:
+async def test_another_cluster_is_refused(autojump_clock: MockClock, world: World) -> None:
     await kept_before(world)
     world.primary.wal = WalGenerator(world.primary.wal.start, wal_seg_size=SEGMENT_BYTES, system_id=77)
     ttid = TenantTimelineId.of_system(SYSTEM_ID)
     await assert_refused_and_keepers_untouched(world, tenant_id=ttid.tenant_id, timeline_id=ttid.timeline_id)
 
 
-async def test_another_timeline_of_postgresql_is_refused(world: World) -> None:
+async def test_another_timeline_of_postgresql_is_refused(autojump_clock: MockClock, world: World) -> None:
     await kept_before(world)
     world.primary.wal.tli = 2
     await assert_refused_and_keepers_untouched(world)
 
 
-async def test_a_keeper_listed_twice_is_refused(world: World) -> None:
+async def test_a_keeper_listed_twice_is_refused(autojump_clock: MockClock, world: World) -> None:
     first = world.keepers[0].address
     with pytest.raises(ConfigError):
         await world.run_to_end(keepers=(first, first, world.keepers[1].address))
     world.assert_nothing_reached_keepers()
 
 
-async def test_wal_that_the_primary_has_no_more_is_refused(world: World) -> None:
+async def test_wal_that_the_primary_has_no_more_is_refused(autojump_clock: MockClock, world: World) -> None:
     await kept_before(world)
     world.primary.refusals["START_REPLICATION"] = (
         "58P01", "requested WAL segment 000000010000000000000001 has already been removed",
@@ -401,14 +412,14 @@ async def test_wal_that_the_primary_has_no_more_is_refused(world: World) -> None
     await assert_refused_and_keepers_untouched(world)
 
 
-async def test_a_slot_that_stays_in_use_is_refused(world: World) -> None:
+async def test_a_slot_that_stays_in_use_is_refused(autojump_clock: MockClock, world: World) -> None:
     world.primary.refusals["START_REPLICATION"] = ("55006", 'replication slot "walkeeper" is active for PID 7')
     with pytest.raises(ConfigError):
         await world.run_to_end()
     world.assert_nothing_reached_keepers()
 
 
-async def test_a_slot_without_a_limit_is_not_made(world: World) -> None:
+async def test_a_slot_without_a_limit_is_not_made(autojump_clock: MockClock, world: World) -> None:
     world.primary.settings["max_slot_wal_keep_size"] = "-1"
     with pytest.raises(ConfigError) as caught:
         await world.run_to_end()
@@ -416,14 +427,14 @@ async def test_a_slot_without_a_limit_is_not_made(world: World) -> None:
     assert world.primary.slots == {}
 
 
-async def test_a_slot_without_a_limit_is_made_for_who_insists(world: World) -> None:
+async def test_a_slot_without_a_limit_is_made_for_who_insists(autojump_clock: MockClock, world: World) -> None:
     world.primary.settings["max_slot_wal_keep_size"] = "-1"
     async with world.sidecar(unsafe_slot=True):
         await world.commit()
     assert set(world.primary.slots) == {"walkeeper"}
 
 
-async def test_a_slot_that_exists_is_used_whatever_its_limit(world: World) -> None:
+async def test_a_slot_that_exists_is_used_whatever_its_limit(autojump_clock: MockClock, world: World) -> None:
     world.primary.settings["max_slot_wal_keep_size"] = "-1"
     world.primary.slots["mine"] = world.primary.wal.lsn
     async with world.sidecar(slot_name="mine"):
@@ -432,12 +443,14 @@ async def test_a_slot_that_exists_is_used_whatever_its_limit(world: World) -> No
 
 
 @pytest.mark.parametrize("name", ["", "Upper", "with space", "x" * 64, "quote'"])
-async def test_what_postgresql_would_not_take_as_a_slot_name_is_refused(world: World, name: str) -> None:
+async def test_what_postgresql_would_not_take_as_a_slot_name_is_refused(
+    autojump_clock: MockClock, world: World, name: str
+) -> None:
     with pytest.raises(ConfigError):
         await world.run_to_end(slot_name=name)
 
 
-async def test_a_version_whose_wal_cannot_be_kept_is_refused(world: World) -> None:
+async def test_a_version_whose_wal_cannot_be_kept_is_refused(autojump_clock: MockClock, world: World) -> None:
     world.primary.settings["server_version_num"] = "130009"
     with pytest.raises(ConfigError):
         await world.run_to_end()
@@ -457,7 +470,7 @@ async def test_a_version_whose_wal_cannot_be_kept_is_refused(world: World) -> No
     ],
 )
 async def test_settings_that_make_the_sidecar_useless_are_warned_of(
-    world: World, settings: dict[str, str], warnings: int
+    autojump_clock: MockClock, world: World, settings: dict[str, str], warnings: int
 ) -> None:
     world.primary.settings |= settings
     async with world.sidecar():
@@ -465,7 +478,7 @@ async def test_settings_that_make_the_sidecar_useless_are_warned_of(
     assert len(world.log.said("commits do not wait for keepers")) == warnings
 
 
-async def test_a_primary_that_is_not_there_yet_is_waited_for(world: World) -> None:
+async def test_a_primary_that_is_not_there_yet_is_waited_for(autojump_clock: MockClock, world: World) -> None:
     world.primary.refusals["IDENTIFY_SYSTEM"] = ("57P03", "the database system is starting up")
     async with world.sidecar():
         await trio.sleep(30)
@@ -473,7 +486,7 @@ async def test_a_primary_that_is_not_there_yet_is_waited_for(world: World) -> No
         await world.commit()
 
 
-async def test_keepers_learn_what_server_the_wal_is_from(world: World) -> None:
+async def test_keepers_learn_what_server_the_wal_is_from(autojump_clock: MockClock, world: World) -> None:
     async with world.sidecar():
         await world.commit()
     assert world.keepers[0].server == ServerInfo(150005, SYSTEM_ID, SEGMENT_BYTES)

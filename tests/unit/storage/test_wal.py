@@ -360,9 +360,9 @@ def test_a_spare_does_not_stay_when_the_wal_is_closed(disk: MemoryDisk) -> None:
     assert disk.names(DIRECTORY) == [name(3, ".partial")]
 
 
-def test_segments_before_a_position_are_removed_and_the_one_that_holds_it_stays(disk: MemoryDisk) -> None:
-    wal = begun(disk, 3 * SEGMENT + 10)
-    assert wal.remove_before(Lsn(BEGIN + 2 * SEGMENT)) == 2
-    assert disk.names(DIRECTORY) == [name(5), name(6, ".partial")]
-    assert wal.remove_before(Lsn(BEGIN + 3 * SEGMENT - 1)) == 0
-    wal.write(Lsn(BEGIN + 3 * SEGMENT + 10), (b"x",), TLI)
+def test_wal_that_pours_in_gets_a_spare_that_costs_nothing(disk: MemoryDisk) -> None:
+    wal = begun(disk, SEGMENT // 2 + 1)
+    seen: list[str] = []
+    disk.on_operation = lambda operation, _path: seen.append(operation)
+    wal.prepare_spare()
+    assert seen == ["create", "truncate", "sync"]
