@@ -269,6 +269,8 @@ class FakeKeeper(Server):
     commit_lsn: Lsn = Lsn(0)
     scanner: RecordScanner | None = None
     appends: int = 0
+    answers_show: bool = True
+    steals_elections: bool = False
 
     @property
     def address(self) -> KeeperAddress:
@@ -304,9 +306,9 @@ class FakeKeeper(Server):
                 await client.fail("55000", f"failed to acquire term {command.term}, current term {self.term}")
             else:
                 await self.send_wal(client, command.start_lsn, self.read_flushed, lambda: self.flush_lsn)
-        elif text == "SHOW wal_segment_size":
+        elif self.answers_show and text == "SHOW wal_segment_size":
             await client.answer(f"{self.server.wal_seg_size >> 20}MB")
-        elif text == "SHOW server_version_num":
+        elif self.answers_show and text == "SHOW server_version_num":
             await client.answer(str(self.server.pg_version))
         else:
             await client.fail("42601", "unsupported command")
@@ -334,6 +336,8 @@ class FakeKeeper(Server):
                 return VoteResponse(NO_GENERATION, self.term, granted, self.flush_lsn, Lsn(0), history)
             case ProposerElected():
                 self.term = max(self.term, message.term)
+                if self.steals_elections:
+                    self.term = Term(self.term + 1)  # another candidate was faster
                 if self.term == message.term:
                     self._obey(message)
                 return None

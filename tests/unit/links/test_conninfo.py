@@ -1,5 +1,6 @@
 """Connection strings, as libpq reads them."""
 
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -54,7 +55,11 @@ def test_variables_stand_in_for_what_the_string_leaves_out() -> None:
 
 
 def test_the_user_defaults_to_the_login_and_the_database_to_the_user() -> None:
-    assert (parse("host=db").user, parse("host=db").dbname, parse("host=db user=u").dbname) == ("login", "login", "u")
+    assert (parse("host=db").user, parse("host=db").dbname, parse("host=db user=u").dbname) == (
+        "login",
+        "login",
+        "u",
+    )
 
 
 def test_a_host_that_is_a_directory_means_a_unix_socket() -> None:
@@ -69,7 +74,9 @@ def test_an_address_overrides_the_name_for_connecting_only() -> None:
     assert (info.host, info.hostaddr, info.is_unix_socket) == ("db", "10.0.0.1", False)
 
 
-@pytest.mark.parametrize(("text", "seconds"), [("", CONNECT_TIMEOUT_SECONDS), ("0", CONNECT_TIMEOUT_SECONDS), ("3", 3.0)])
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("", CONNECT_TIMEOUT_SECONDS), ("0", CONNECT_TIMEOUT_SECONDS), ("3", 3.0)]
+)
 def test_a_timeout_of_zero_means_the_default(text: str, seconds: float) -> None:
     assert parse(f"host=db connect_timeout='{text}'").connect_timeout_seconds == seconds
 
@@ -119,7 +126,5 @@ def test_any_value_survives_quoting(value: str) -> None:
 
 @given(st.text())
 def test_no_string_is_worse_than_refused(text: str) -> None:
-    try:
-        parse(text)
-    except ConfigError as error:
-        assert str(error)
+    with suppress(ConfigError):
+        assert parse(text).port > 0

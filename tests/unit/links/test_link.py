@@ -196,18 +196,19 @@ async def test_streams_cannot_be_tried() -> None:
     assert await theirs.receive() == b"x"
 
 
-async def test_who_never_has_to_wait_lets_others_run_all_the_same(sockets: tuple[SocketLink, SocketLink]) -> None:
-    ours, theirs = sockets
+async def test_who_sends_without_ever_having_to_wait_lets_others_run(
+    sockets: tuple[SocketLink, SocketLink],
+) -> None:
+    ours, _ = sockets
     turns = Turns()
     async with trio.open_nursery() as nursery:
         nursery.start_soon(turns.take)
         await trio.lowlevel.checkpoint()
         before = turns.count
-        for _ in range(2 * TRIES_MAX):
+        for _ in range(TRIES_MAX):
             await ours.send_all(b"x")
-            assert await theirs.receive() == b"x"
         nursery.cancel_scope.cancel()
-    assert turns.count - before >= 2
+    assert turns.count > before
 
 
 async def test_trying_gives_up_after_a_while_so_that_others_run(sockets: tuple[SocketLink, SocketLink]) -> None:

@@ -607,6 +607,8 @@ async def test_a_timeline_that_has_closed_begins_no_stream(stage: Stage, autojum
     end = await stage.commit()
     await stage.timeline.close()
     assert isinstance(await end_of(stage.connect(end)), Closing)
+    with pytest.raises(Closing):
+        await stage.timeline.read(START, 100)
 
 
 async def test_a_stream_survives_a_timeline_that_is_read_again_from_disk(

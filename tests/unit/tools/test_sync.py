@@ -1,0 +1,151 @@
+"""``walkeeper sync`` over keepers in memory; the clock is Trio's fake one."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from fake_servers import SEGMENT_BYTES, SYSTEM_ID, FakeKeeper, RecordingLog
+from walkeeper.errors import ConfigError, Fenced, Unreachable
+from walkeeper.formats.xlog import RecordScanner
+from walkeeper.ids import NodeId, TenantTimelineId
+from walkeeper.lsn import Lsn
+from walkeeper.messages import ServerInfo
+from walkeeper.terms import Term, TermHistory
+from walkeeper.testing.wal import WalGenerator
+from walkeeper.tools.sync import SyncConfig, sync_keepers
+
+START = Lsn(0x1000000)
+SERVER = ServerInfo(150005, SYSTEM_ID, SEGMENT_BYTES)
+TTID = TenantTimelineId.of_system(SYSTEM_ID)
+
+
+def wal_of(records: int) -> WalGenerator:
+    wal = WalGenerator(START, wal_seg_size=SEGMENT_BYTES, system_id=SYSTEM_ID)
+    for _ in range(records):
+        wal.logical_message("test", bytes(20_000))
+    return wal
+
+
+def fill(keeper: FakeKeeper, records: int, *history: tuple[int, int]) -> None:
+    """As if the leaders of ``history`` had written these records."""
+    wal = wal_of(records)
+    scanner = RecordScanner.start(START, pg_major=15, wal_seg_size=SEGMENT_BYTES, inside_record=True)
+    keeper.exists, keeper.server, keeper.start_lsn = True, SERVER, START
+    keeper.history = TermHistory.of(*(history or ((1, START),)))
+    keeper.term, keeper.wal = keeper.history.last_term, bytearray(wal.wal)
+    keeper.scanner, keeper.commit_lsn = scanner.scan([wal.wal]), START
+
+
+class Quorum:
+    def __init__(self) -> None:
+        self.keepers = [FakeKeeper(node_id=NodeId(number)) for number in (1, 2, 3)]
+        self.log = RecordingLog()
+
+    async def sync(self, **changes: Any) -> Lsn:
+        config = SyncConfig(tuple(keeper.address for keeper in self.keepers), TTID)
+        return await sync_keepers(replace(config, **changes), log=self.log)
+
+
+@pytest.fixture
+async def quorum(nursery: trio.Nursery) -> Quorum:
+    quorum = Quorum()
+    for keeper in quorum.keepers:
+        await nursery.start(keeper.serve)
+    return quorum
+
+
+async def test_all_keepers_are_brought_to_the_end_of_the_one_that_has_most(
+    autojump_clock: MockClock, quorum: Quorum
+) -> None:
+    for keeper, records in zip(quorum.keepers, (3, 40, 7), strict=True):
+        fill(keeper, records)
+    wal = wal_of(40)
+    assert await quorum.sync() == wal.lsn
+    assert [bytes(keeper.wal) for keeper in quorum.keepers] == [wal.wal] * 3
+    assert [keeper.commit_lsn for keeper in quorum.keepers] == [wal.lsn] * 3
+
+
+async def test_the_newest_term_wins_over_the_most_wal(autojump_clock: MockClock, quorum: Quorum) -> None:
+    short = wal_of(2).lsn
+    fill(quorum.keepers[0], 9)
+    fill(quorum.keepers[1], 2, (1, START), (2, short))
+    fill(quorum.keepers[2], 2, (1, START), (2, short))
+    assert await quorum.sync() == short
+    assert bytes(quorum.keepers[0].wal) == wal_of(2).wal
+
+
+async def test_a_majority_is_enough(autojump_clock: MockClock, quorum: Quorum) -> None:
+    fill(quorum.keepers[0], 3)
+    fill(quorum.keepers[1], 5)
+    with quorum.keepers[2].hold():
+        assert await quorum.sync() == wal_of(5).lsn
+    assert quorum.keepers[0].commit_lsn == wal_of(5).lsn
+
+
+async def test_a_keeper_that_lost_its_disk_is_filled(autojump_clock: MockClock, quorum: Quorum) -> None:
+    fill(quorum.keepers[0], 5)
+    with quorum.keepers[2].hold():
+        assert await quorum.sync() == wal_of(5).lsn
+    assert bytes(quorum.keepers[1].wal) == wal_of(5).wal
+
+
+async def test_whoever_wrote_before_is_fenced(autojump_clock: MockClock, quorum: Quorum) -> None:
+    for keeper in quorum.keepers:
+        fill(keeper, 3)
+        keeper.term = Term(7)
+    await quorum.sync()
+    assert [keeper.term for keeper in quorum.keepers] == [8, 8, 8]
+
+
+async def test_a_second_sync_gives_the_same_answer(autojump_clock: MockClock, quorum: Quorum) -> None:
+    for keeper in quorum.keepers:
+        fill(keeper, 3)
+    assert await quorum.sync() == await quorum.sync() == wal_of(3).lsn
+
+
+async def test_keepers_that_know_nothing_are_left_alone(autojump_clock: MockClock, quorum: Quorum) -> None:
+    assert await quorum.sync() == 0
+    assert not any(keeper.exists for keeper in quorum.keepers)
+
+
+async def test_keepers_that_never_got_wal_have_nothing(autojump_clock: MockClock, quorum: Quorum) -> None:
+    for keeper in quorum.keepers:
+        keeper.exists, keeper.server = True, SERVER
+    assert await quorum.sync() == 0
+    assert not any(keeper.history.entries for keeper in quorum.keepers)
+
+
+async def test_a_minority_is_a_clear_failure(autojump_clock: MockClock, quorum: Quorum) -> None:
+    fill(quorum.keepers[0], 3)
+    with quorum.keepers[1].hold(), quorum.keepers[2].hold(), pytest.raises(Unreachable):
+        await quorum.sync(timeout_seconds=30.0)
+    assert quorum.keepers[0].term == 1
+
+
+async def test_keepers_of_several_clusters_are_refused(autojump_clock: MockClock, quorum: Quorum) -> None:
+    for keeper in quorum.keepers:
+        fill(keeper, 3)
+    quorum.keepers[1].server = replace(SERVER, system_id=77)
+    with pytest.raises(ConfigError):
+        await quorum.sync()
+    assert [keeper.term for keeper in quorum.keepers] == [1, 1, 1]
+
+
+async def test_the_server_can_be_told_where_keepers_do_not_say(autojump_clock: MockClock, quorum: Quorum) -> None:
+    for keeper in quorum.keepers:
+        fill(keeper, 3)
+        keeper.answers_show = False
+    with pytest.raises(ConfigError):
+        await quorum.sync()
+    assert await quorum.sync(server=ServerInfo(150000, 0, SEGMENT_BYTES)) == wal_of(3).lsn
+
+
+async def test_a_writer_that_takes_over_meanwhile_ends_the_sync(autojump_clock: MockClock, quorum: Quorum) -> None:
+    for keeper in quorum.keepers:
+        fill(keeper, 3)
+    quorum.keepers[2].steals_elections = True
+    with pytest.raises(Fenced):
+        await quorum.sync()
