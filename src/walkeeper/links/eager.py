@@ -135,8 +135,8 @@ class TlsLink:
     async def wait_sent(self) -> None:
         await self._plain.wait_sent()
 
-    def try_send(self, data: bytes | memoryview) -> int:
-        return 0  # what is encrypted has to be sent whole: ``send_soon`` keeps the rest, a caller of this would not
+    def try_send(self, data: bytes | memoryview) -> int:  # noqa: ARG002
+        return 0  # what is encrypted has to be sent whole
 
     async def send_all(self, data: bytes | memoryview) -> None:
         self.send_soon(data)

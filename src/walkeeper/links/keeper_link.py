@@ -44,6 +44,9 @@ SEND_AHEAD_BYTES: Final = 1024 * 1024
 HANDSHAKE_SECONDS: Final = 10.0
 """For a keeper to say what it has and to begin the stream; making a timeline costs it some fsyncs."""
 
+SUCCESS_SECONDS: Final = 5.0
+"""A conversation that lasted so long was one; a shorter one may fail the same way each time, so pauses grow on."""
+
 DONOR_SILENCE_SECONDS: Final = 10.0
 DONOR_PAUSE_SECONDS: Final = 0.5
 """Before a donor is looked for again."""
@@ -134,13 +137,16 @@ class KeeperLink:
         """Converse for ever.  Raises groups of Fenced, ConfigError and StartOver."""
         backoff = Backoff()
         while True:
+            started_at = trio.current_time()
             try:
-                await self._converse(backoff)
+                await self._converse()
             except* (Unreachable, ServerError, PeerError) as lost:
                 self._tell_loss(_first(lost))
+            if trio.current_time() - started_at > SUCCESS_SECONDS:
+                backoff.succeeded()
             await trio.sleep(backoff.next_pause_seconds())
 
-    async def _converse(self, backoff: Backoff) -> None:
+    async def _converse(self) -> None:
         introduction = self._company.introduction
         async with connect_keeper(self.address, introduction.ttid, introduction.application_name) as connection:
             await self._introduce(connection)
@@ -148,7 +154,6 @@ class KeeperLink:
             self._connection = connection
             self._proposer.connected(self.place)
             self._company.log.info("keeper connected", keeper=str(self.address))
-            backoff.succeeded()
             try:
                 async with trio.open_nursery() as nursery:
                     self._scope = nursery.cancel_scope

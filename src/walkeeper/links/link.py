@@ -135,8 +135,8 @@ class StreamLink:
     def try_receive(self) -> bytes | None:
         return None
 
-    def try_send(self, data: bytes | memoryview) -> int:
-        return 0
+    def try_send(self, data: bytes | memoryview) -> int:  # noqa: ARG002
+        return 0  # a stream can only be waited for
 
     async def receive(self) -> bytes:
         with _closed_is_broken():

@@ -104,7 +104,7 @@ class Connection:
                     return payloads
             except PeerError as broken:
                 raise self._named(broken) from broken
-            match await self._next_event():
+            match await self._next_event_or_more():
                 case CopyData(payload):
                     return [memoryview(payload)]
                 case CopyDone() | CommandComplete():
@@ -182,23 +182,26 @@ class Connection:
         await self.wait_sent()
 
     async def _next_event(self) -> BackendMessage | EncryptionAnswer:
-        while True:
-            try:
-                event = self._session.next_event()
-                if event is None:
-                    self._session.feed(await self.link.receive())
-                    continue
-            except PeerError as error:
-                raise self._named(error) from error
-            except trio.BrokenResourceError as error:
-                raise Unreachable(self.name, str(error)) from error
-            match event:
-                case EndOfStream():
-                    raise Unreachable(self.name, "the server closed the connection")
-                case ParameterStatus(name, value):
-                    self.parameters[name] = value
-                case _:
-                    return event
+        while (event := await self._next_event_or_more()) is None:
+            pass
+        return event
+
+    async def _next_event_or_more(self) -> BackendMessage | EncryptionAnswer | None:
+        """The next event, or None when something was received that it may be made of."""
+        try:
+            event = self._session.next_event()
+            if event is None:
+                self._session.feed(await self.link.receive())
+                return None
+        except PeerError as error:
+            raise self._named(error) from error
+        except trio.BrokenResourceError as error:
+            raise Unreachable(self.name, str(error)) from error
+        if isinstance(event, EndOfStream):
+            raise Unreachable(self.name, "the server closed the connection")
+        if isinstance(event, ParameterStatus):
+            self.parameters[event.name] = event.value
+        return event
 
     def _named(self, error: PeerError) -> PeerError:
         return type(error)(f"{self.name}: {error}")

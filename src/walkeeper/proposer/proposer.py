@@ -258,6 +258,9 @@ class Proposer:
             )
         follower.acked_lsn = message.flush_lsn
         follower.persisted_commit_lsn = message.commit_lsn
+        if message.flush_lsn <= self.commit_lsn:  # it changes nothing for the quorum
+            self._advance_truncate()
+            return ()
         return self._advance_commit(now)
 
     def _expect(self, follower: Follower, phase: Phase, what: str) -> None:

@@ -7,6 +7,7 @@ answer, an unnamed one is logged with its traceback and ends this connection onl
 Does not authenticate and has no TLS.  Source: PostgreSQL, "Message Flow"; Neon's safekeeper for its answers.
 """
 
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from typing import Final, Protocol, assert_never
 
@@ -26,6 +27,7 @@ from walkeeper.formats.backend import (
     RowDescription,
 )
 from walkeeper.formats.commands import (
+    Command,
     IdentifySystem,
     SetDateStyle,
     Show,
@@ -53,8 +55,8 @@ from walkeeper.links.link import Link
 from walkeeper.lsn import format_lsn
 from walkeeper.messages import ProposerGreeting
 from walkeeper.services.copy_in import SILENCE_SECONDS_MAX, CopyEnd, CopyReader
-from walkeeper.services.receive_wal import Goodbye, read_greeting, serve_proposer
-from walkeeper.services.send_wal import send_wal
+from walkeeper.services.receive_wal import GOODBYE_SECONDS_MAX, Goodbye, read_greeting, serve_proposer
+from walkeeper.services.send_wal import RECOVERY_APPLICATION_NAME, send_wal
 from walkeeper.services.sqlstate import FEATURE_NOT_SUPPORTED, SUCCESSFUL_COMPLETION, error_response
 from walkeeper.timeline.timeline import Timeline
 from walkeeper.timeline.timelines import Timelines
@@ -64,6 +66,16 @@ STARTUP_SECONDS_MAX: Final = 30.0
 
 LINGER_SECONDS_MAX: Final = 2.0
 """How long what a client still sends is read away after the last word, so that a reset does not swallow that word."""
+
+COMMAND_NAMES: Final[Mapping[type[Command], str]] = {
+    StartWalPush: "START_WAL_PUSH",
+    StartReplication: "START_REPLICATION",
+    IdentifySystem: "IDENTIFY_SYSTEM",
+    TimelineStatus: "TIMELINE_STATUS",
+    Show: "SHOW",
+    SetDateStyle: "SET",
+}
+"""What commands are counted by; never the client's own words, since a label once used stays for ever."""
 
 log = structlog.stdlib.get_logger()
 
@@ -177,7 +189,7 @@ class Connection:
         """Answer; False when the query has taken the connection over and the connection is at its end."""
         try:
             command = parse_command(text)
-            word = text.split(maxsplit=1)[0].upper() if not isinstance(command, SetDateStyle) else "SET"
+            word = COMMAND_NAMES[type(command)]
             self._instruments.query_received(word)
             try:
                 match command:
@@ -221,7 +233,7 @@ class Connection:
         state = timeline.require_state()
         position = timeline.progress.position
         name = self._application_name or ""
-        is_recovery = name == "wal_proposer_recovery" or name.startswith("safekeeper")
+        is_recovery = name == RECOVERY_APPLICATION_NAME or name.startswith("safekeeper")
         lsn = position.flush_lsn if is_recovery else position.commit_lsn
         columns = (Column("systemid"), Column("timeline", INT4_OID, 4), Column("xlogpos"), Column("dbname"))
         tli = state.wal.tli or 1
@@ -261,7 +273,7 @@ class Connection:
         with self._draining.while_serving():
             greeting = await read_greeting(source, command.proto_version)
         if isinstance(greeting, CopyEnd):
-            await self._link.send_all(self._encode_goodbye(Goodbye(greeting)))
+            await self._say_goodbye(Goodbye(greeting))
             return False
         first, early = greeting
         try:
@@ -300,8 +312,12 @@ class Connection:
             said = await send_wal(self._link, source, timeline, command, application_name=self._application_name)
         if isinstance(said.reason, WalkeeperError):
             self._note(said.reason)
-        await self._link.send_all(self._encode_goodbye(said))
+        await self._say_goodbye(said)
         return False
+
+    async def _say_goodbye(self, goodbye: Goodbye) -> None:
+        with trio.move_on_after(GOODBYE_SECONDS_MAX):
+            await self._link.send_all(self._encode_goodbye(goodbye))
 
     def _encode_goodbye(self, goodbye: Goodbye) -> bytes:
         """The last words of a stream."""

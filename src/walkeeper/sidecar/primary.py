@@ -48,10 +48,13 @@ async def connect_primary(info: ConnectionInfo, application_name: str) -> AsyncI
     try:
         async with connect(sender, f"primary {info}", replication="true") as connection:
             yield connection
+            return
     except ServerError as error:
-        if error.sqlstate == _NO_WALSENDER_LEFT:
-            await _require_wal_level(info)
-        raise
+        if error.sqlstate != _NO_WALSENDER_LEFT:
+            raise
+        refusal = error
+    await _require_wal_level(info)
+    raise refusal
 
 
 async def _require_wal_level(info: ConnectionInfo) -> None:

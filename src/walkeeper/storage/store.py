@@ -120,10 +120,10 @@ class TimelineStore:
 
         Raises WalNotAvailable if it is not here, Corrupt if its segment is too short, or another StorageError.
         """
-        control_file, _ = self._opened()
+        assert self._control_file is not None, "recover() comes first"
         if self._tli == NO_TLI:
             raise WalNotAvailable(lsn, "there is no WAL yet")
-        reader = WalReader(self._disk, self._directory, control_file.server.wal_seg_size)
+        reader = WalReader(self._disk, self._directory, self._control_file.server.wal_seg_size)
         return reader.read(lsn, length, self._tli)
 
     @property
@@ -133,8 +133,8 @@ class TimelineStore:
 
     def prepare_spare(self) -> None:
         """Make the segment that will be needed next.  On any thread, without the lock.  Raises StorageError."""
-        _, wal = self._opened()
-        wal.prepare_spare()
+        if wal := self._wal:
+            wal.prepare_spare()
 
     def close(self) -> None:
         """Give the files back; ``recover`` opens them again.  Raises StorageError."""

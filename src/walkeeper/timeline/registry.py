@@ -36,11 +36,12 @@ class Registry:
     def __init__(self) -> None:
         self._receivers: list[Receiver] = []
         self._senders: list[trio.CancelScope] = []
+        self._is_closed = False
 
     @contextmanager
     def receiving(self, connection: int) -> Iterator[Receiver]:
         """Register a proposer; the block is cancelled when the timeline closes."""
-        with trio.CancelScope() as scope:
+        with self._scope() as scope:
             receiver = Receiver(connection, scope)
             self._receivers.append(receiver)
             try:
@@ -51,18 +52,26 @@ class Registry:
     @contextmanager
     def sending(self) -> Iterator[None]:
         """Register a reader of WAL; the block is cancelled when the timeline closes."""
-        with trio.CancelScope() as scope:
+        with self._scope() as scope:
             self._senders.append(scope)
             try:
                 yield
             finally:
                 self._senders.remove(scope)
 
+    def _scope(self) -> trio.CancelScope:
+        """Whoever comes after the end is cancelled at once."""
+        scope = trio.CancelScope()
+        if self._is_closed:
+            scope.cancel(reason="the timeline is closing")
+        return scope
+
     def receivers(self) -> tuple[Receiver, ...]:
         return tuple(self._receivers)
 
     def cancel_all(self) -> None:
-        """End every connection of this timeline."""
+        """End every connection of this timeline, and every one that is still to come."""
+        self._is_closed = True
         for receiver in self._receivers:
             receiver.scope.cancel(reason="the timeline is closing")
         for scope in self._senders:

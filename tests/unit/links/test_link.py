@@ -205,10 +205,10 @@ async def test_who_sends_without_ever_having_to_wait_lets_others_run(
         nursery.start_soon(turns.take)
         await trio.lowlevel.checkpoint()
         before = turns.count
-        for _ in range(TRIES_MAX):
+        for _ in range(4 * TRIES_MAX):
             await ours.send_all(b"x")
         nursery.cancel_scope.cancel()
-    assert turns.count > before
+    assert turns.count - before >= 2
 
 
 async def test_trying_gives_up_after_a_while_so_that_others_run(sockets: tuple[SocketLink, SocketLink]) -> None:

@@ -584,6 +584,8 @@ async def test_a_proposer_that_reads_its_replies_late_gets_them(keeper: Keeper, 
     await proposer.say(append)
     await trio.sleep(SILENCE_SECONDS_MAX / 2)
     assert (await proposer.hear_append()).flush_lsn == append.end_lsn
+    await proposer.say(proposer.heartbeat())
+    assert (await proposer.hear_append()).flush_lsn == append.end_lsn
 
 
 async def test_a_proposer_that_never_reads_its_replies_is_dropped_in_the_end(

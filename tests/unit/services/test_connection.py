@@ -1,0 +1,120 @@
+"""A client of the keeper from its first byte on: who is let in, for how long, and what is counted."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from keeping import TTID, new_disk, timelines_on
+from streaming import Client, Connection
+from walkeeper.control.metrics import Metrics
+from walkeeper.formats.backend import ErrorResponse, ReadyForQuery
+from walkeeper.formats.frontend import Query
+from walkeeper.formats.startup import StartupMessage, encode_options
+from walkeeper.services.connection import LINGER_SECONDS_MAX, STARTUP_SECONDS_MAX
+from walkeeper.services.connection import Connection as Service
+from walkeeper.services.copy_in import SILENCE_SECONDS_MAX
+from walkeeper.services.listener import Draining
+
+STARTUP = StartupMessage({"user": "test", "options": encode_options(TTID)})
+
+
+class Scene:
+    """One client and the keeper that serves it; ``ended_at`` is when the keeper had done with it."""
+
+    def __init__(self, client: Client) -> None:
+        self.client = client
+        self.draining = Draining()
+        self.metrics = Metrics("0")
+        self.ended = trio.Event()
+        self.ended_at = 0.0
+
+    async def seconds_until_end(self) -> float:
+        began = trio.current_time()
+        await self.ended.wait()
+        return self.ended_at - began
+
+    async def start_up(self) -> None:
+        await self.client.send(STARTUP)
+        while not isinstance(await self.client.next_message(), ReadyForQuery):
+            pass
+
+    def counted(self, word: str) -> float | None:
+        return self.metrics.registry.get_sample_value("safekeeper_pg_queries_received_total", {"query": word})
+
+
+@asynccontextmanager
+async def serving() -> AsyncIterator[Scene]:
+    pair = Connection.new()
+    scene = Scene(pair.client)
+
+    async def serve() -> None:
+        await Service(1, pair.link, timelines, scene.draining, scene.metrics).serve()
+        scene.ended_at = trio.current_time()
+        scene.ended.set()
+
+    async with timelines_on(new_disk()) as timelines, trio.open_nursery() as nursery:
+        nursery.start_soon(serve)
+        yield scene
+        nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("beginning", [b"", b"\x00", STARTUP.encode()[:-1]], ids=["nothing", "a byte", "most"])
+async def test_a_stranger_that_does_not_say_who_it_is_is_sent_away_in_time(
+    beginning: bytes, autojump_clock: MockClock
+) -> None:
+    async with serving() as scene:
+        await scene.client.stream.send_all(beginning)
+        assert STARTUP_SECONDS_MAX <= await scene.seconds_until_end() <= STARTUP_SECONDS_MAX + LINGER_SECONDS_MAX
+
+
+async def test_a_stranger_that_dribbles_gains_no_time(autojump_clock: MockClock) -> None:
+    async with serving() as scene, trio.open_nursery() as nursery:
+
+        async def dribble() -> None:
+            for byte in STARTUP.encode()[: int(STARTUP_SECONDS_MAX)]:
+                await scene.client.stream.send_all(bytes([byte]))
+                await trio.sleep(0.99)
+
+        nursery.start_soon(dribble)
+        assert await scene.seconds_until_end() <= STARTUP_SECONDS_MAX + LINGER_SECONDS_MAX
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_client_that_was_let_in_may_be_silent_for_longer(autojump_clock: MockClock) -> None:
+    async with serving() as scene:
+        await scene.start_up()
+        await trio.sleep(SILENCE_SECONDS_MAX - 1)
+        await scene.client.send(Query("TIMELINE_STATUS"))
+        await scene.client.next_message()
+        assert await scene.seconds_until_end() <= SILENCE_SECONDS_MAX + LINGER_SECONDS_MAX
+
+
+async def test_whoever_goes_on_sending_after_the_last_word_is_not_listened_to_for_long(
+    autojump_clock: MockClock,
+) -> None:
+    async with serving() as scene:
+        await scene.client.stream.send_all(b"GET / HTTP/1.1\r\n")
+        assert isinstance(await scene.client.next_message(), ErrorResponse)
+        assert await scene.seconds_until_end() <= LINGER_SECONDS_MAX
+
+
+async def test_an_idle_client_is_sent_away_when_the_keeper_stops(autojump_clock: MockClock) -> None:
+    async with serving() as scene:
+        await scene.start_up()
+        scene.draining.begin()
+        assert await scene.seconds_until_end() <= LINGER_SECONDS_MAX
+
+
+async def test_a_client_cannot_invent_names_to_be_counted() -> None:
+    """A prefix is enough for a command, and whatever follows it must not become a label: those are kept for ever."""
+    async with serving() as scene:
+        await scene.start_up()
+        for number in range(3):
+            await scene.client.send(Query(f"TIMELINE_STATUS{number}"))
+            while not isinstance(await scene.client.next_message(), ReadyForQuery):
+                pass
+        assert scene.counted("TIMELINE_STATUS") == 3
+        assert scene.counted("TIMELINE_STATUS0") is None
