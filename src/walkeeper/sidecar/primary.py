@@ -81,6 +81,12 @@ async def examine(connection: Connection) -> Primary:
     return Primary(server, TimelineNumber(int(tli or 0)), parse_lsn(flush_lsn or "0/0"))
 
 
+async def ask_flush_lsn(connection: Connection) -> Lsn:
+    """Up to where the primary has fsynced its WAL: nobody can have been sent more."""
+    ((_, _, flush_lsn, _),) = await connection.query("IDENTIFY_SYSTEM")
+    return parse_lsn(flush_lsn or "0/0")
+
+
 async def _show(connection: Connection, name: str) -> str:
     ((value,),) = await connection.query(f"SHOW {name}")
     return value or ""

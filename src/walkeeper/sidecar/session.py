@@ -38,7 +38,15 @@ from walkeeper.proposer.election import Election
 from walkeeper.proposer.proposer import Proposer, Stage
 from walkeeper.sidecar.config import ProposeConfig
 from walkeeper.sidecar.junction import Junction, Proof, fetch_junction
-from walkeeper.sidecar.primary import Primary, connect_primary, describe, examine, prepare_slot, warn_if_useless
+from walkeeper.sidecar.primary import (
+    Primary,
+    ask_flush_lsn,
+    connect_primary,
+    describe,
+    examine,
+    prepare_slot,
+    warn_if_useless,
+)
 from walkeeper.terms import Term
 
 STATUS_SECONDS: Final = 1.0
@@ -144,10 +152,11 @@ class _Session:
             self._log.info("the quorum is empty", term=election.term, keeping_from=format_lsn(first_lsn))
             return Junction(first_lsn)
         self._log.info("elected", term=election.term, quorum_ends_at=format_lsn(election.start_lsn))
-        if election.start_lsn > self._primary.flush_lsn:
+        flush_lsn = await ask_flush_lsn(self._connection)  # anew: whom we have just fenced may have gone on
+        if election.start_lsn > flush_lsn:
             raise ConfigError(
                 f"the keepers' WAL ends at {format_lsn(election.start_lsn)}, ahead of the primary's at"
-                f" {format_lsn(self._primary.flush_lsn)}: it has lost commits that they have; restore it from them"
+                f" {format_lsn(flush_lsn)}: it has lost commits that they have; restore it from them"
             )
         donor = self._config.keepers[election.donor]
         return await fetch_junction(

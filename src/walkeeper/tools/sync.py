@@ -10,7 +10,7 @@ little longer, a hung one is not.  Nothing is created on keepers unless one of t
 Does not write WAL of its own and needs no PostgreSQL.  Source: Neon's ``--sync-safekeepers``.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import trio
@@ -88,7 +88,8 @@ def _tolerable(group: BaseExceptionGroup) -> BaseException:
 
 
 async def _campaign(config: SyncConfig, server: ServerInfo, log: Log) -> Lsn:
-    greeting = ProposerGreeting(config.ttid, NO_CONFIGURATION, server)
+    # Without a system id: keepers would overwrite theirs with it.
+    greeting = ProposerGreeting(config.ttid, NO_CONFIGURATION, replace(server, system_id=0))
     proposer = Proposer([str(address) for address in config.keepers], greeting)
     introduction = Introduction(config.ttid, APPLICATION_NAME, lambda _keeper, _kept: None)
     ensemble = Ensemble(config.keepers, introduction, proposer, NoWal(), lambda _commit_lsn: None, log)
