@@ -191,7 +191,10 @@ class Server:
 
 @dataclass
 class FakePrimary(Server):
-    """A primary whose WAL the test writes with ``wal``; ``confirmed_lsn`` is what the sidecar has reported."""
+    """A primary whose WAL the test writes with ``wal``; ``confirmed_lsn`` is what the sidecar has reported.
+
+    ``earlier_lsns`` are told to the next that ask how far it is.
+    """
 
     wal: WalGenerator = field(
         default_factory=lambda: WalGenerator(Lsn(0x1000000), wal_seg_size=SEGMENT_BYTES, system_id=SYSTEM_ID)
@@ -200,6 +203,7 @@ class FakePrimary(Server):
     slots: dict[str, Lsn] = field(default_factory=dict)
     refusals: dict[str, tuple[str, str]] = field(default_factory=dict)
     confirmed_lsn: Lsn = Lsn(0)
+    earlier_lsns: list[Lsn] = field(default_factory=list)
     statuses: int = 0
 
     def __post_init__(self) -> None:
@@ -229,7 +233,8 @@ class FakePrimary(Server):
             case ["SHOW", name]:
                 await client.answer(self.settings[name])
             case ["IDENTIFY_SYSTEM"]:
-                await client.answer(str(self.wal.system_id), str(self.wal.tli), format_lsn(self.wal.lsn), None)
+                flushed = self.earlier_lsns.pop() if self.earlier_lsns else self.wal.lsn
+                await client.answer(str(self.wal.system_id), str(self.wal.tli), format_lsn(flushed), None)
             case ["READ_REPLICATION_SLOT", name]:
                 restart = self.slots.get(name.strip('"'))
                 found = (

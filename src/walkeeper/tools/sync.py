@@ -126,6 +126,7 @@ class _Survey:
         self._failures: dict[KeeperAddress, str] = {}
         self._refusal: ConfigError | None = None
         self._enough = trio.Event()
+        self._everyone = trio.Event()
 
     async def run(self) -> None:
         """Until a majority has answered, and a little longer for the rest.  Raises ConfigError."""
@@ -133,7 +134,9 @@ class _Survey:
             for address in self._config.keepers:
                 nursery.start_soon(self._ask, address)
             await self._enough.wait()
-            nursery.cancel_scope.deadline = trio.current_time() + PATIENCE_SECONDS
+            with trio.move_on_after(PATIENCE_SECONDS):
+                await self._everyone.wait()
+            nursery.cancel_scope.cancel()
         if self._refusal is not None:
             raise self._refusal
 
@@ -155,22 +158,30 @@ class _Survey:
 
     async def _ask(self, address: KeeperAddress) -> None:
         backoff = Backoff()
-        while True:
+        while not await self._try_to_ask(address):
+            self._look()
+            await trio.sleep(backoff.next_pause_seconds())
+        self._look()
+
+    async def _try_to_ask(self, address: KeeperAddress) -> bool:
+        """Whether there is no more to ask."""
+        with trio.move_on_after(ANSWER_SECONDS):
             try:
-                with trio.fail_after(ANSWER_SECONDS):
-                    self._answers[address] = await self._answer(address)
-                break
+                self._answers[address] = await self._answer(address)
             except ConfigError as error:
                 self._refusal = error
-                self._enough.set()
-                return
-            except trio.TooSlowError:
-                self._failures[address] = f"keeper {address}: no answer within {ANSWER_SECONDS:g} s"
             except (Unreachable, ServerError, PeerError) as error:
                 self._failures[address] = str(error)
-            await trio.sleep(backoff.next_pause_seconds())
-        if len(self._answers) >= majority(len(self._config.keepers)):
+                return False
+            return True
+        self._failures[address] = f"keeper {address}: no answer within {ANSWER_SECONDS:g} s"
+        return False
+
+    def _look(self) -> None:
+        if self._refusal is not None or len(self._answers) >= majority(len(self._config.keepers)):
             self._enough.set()
+        if self._refusal is not None or len(self._answers.keys() | self._failures) == len(self._config.keepers):
+            self._everyone.set()
 
     async def _answer(self, address: KeeperAddress) -> _Answer | None:
         async with connect_keeper(address, self._config.ttid, APPLICATION_NAME) as connection:

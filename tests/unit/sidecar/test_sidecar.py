@@ -259,6 +259,17 @@ async def test_a_restarted_sidecar_continues_where_the_quorum_ends(
     assert max(keeper.term for keeper in world.keepers) == 2
 
 
+async def test_a_primary_that_went_on_until_its_writer_was_fenced_is_not_behind(
+    autojump_clock: MockClock, world: World
+) -> None:
+    async with world.sidecar():
+        earlier = await world.commit()
+        await world.commit()
+    world.primary.earlier_lsns.append(earlier)
+    async with world.sidecar():
+        await world.commit()
+
+
 async def test_an_idle_primary_is_led_without_new_wal(autojump_clock: MockClock, world: World) -> None:
     async with world.sidecar():
         await world.commit()
