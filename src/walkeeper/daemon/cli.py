@@ -46,6 +46,7 @@ def propose(options: ProposeOptions) -> None:
     import structlog
     import trio
 
+    from walkeeper.daemon import memory
     from walkeeper.daemon.logs import configure_logs
     from walkeeper.daemon.stop import until_stopped
     from walkeeper.links.conninfo import parse_conninfo
@@ -53,6 +54,7 @@ def propose(options: ProposeOptions) -> None:
     from walkeeper.sidecar.run import run_sidecar
 
     configure_logs(options.log.format, sys.stdout)
+    memory.settle()
     config = ProposeConfig(
         primary=parse_conninfo(options.primary, os.environ, login=getpass.getuser()),
         keepers=options.quorum.keepers,

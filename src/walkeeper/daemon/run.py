@@ -30,6 +30,7 @@ from walkeeper.control.app import create_app
 from walkeeper.control.health import Readiness, health_routes
 from walkeeper.control.metrics import Metrics
 from walkeeper.control.server import serving_http
+from walkeeper.daemon import memory
 from walkeeper.daemon.config import ServeConfig, TimingConfig
 from walkeeper.daemon.logs import configure_logs
 from walkeeper.daemon.notify import READY, STOPPING, notify
@@ -116,6 +117,7 @@ async def serve(
                 api.begin(timelines)
                 metrics.watch(timelines)
                 readiness.reached(TIMELINES)
+                memory.settle()
                 async with trio.open_nursery() as connections:
                     async with letting_in(pg, timelines, connections):
                         readiness.reached(LISTENER)

@@ -15,7 +15,11 @@ from typing import Final, Protocol
 import trio
 
 RECEIVE_BYTES_MAX: Final = 128 * 1024 - 64
-"""Most to receive at once: above 128 KiB the C library maps fresh pages for every buffer."""
+"""Most to receive at once as a rule: above 128 KiB the C library maps fresh pages for every buffer."""
+
+FLOOD_BYTES_MAX: Final = 1024 * 1024
+"""Most to receive at once behind a full receive: in a flood of large messages, copying those that straddle two
+receives costs more than fresh pages."""
 
 TRIES_MAX: Final = 16
 """Receives or sends in a row without a turn of the scheduler: some 2 MiB, well under a millisecond."""
@@ -64,18 +68,21 @@ class SocketLink:
         self._socket = sock
         self._tries = 0
         self._is_drained = False
+        self._is_flooded = False
 
     def try_receive(self) -> bytes | None:
         if self._tries >= TRIES_MAX:
             return None
+        wanted = FLOOD_BYTES_MAX if self._is_flooded else RECEIVE_BYTES_MAX
         try:
-            data = self._socket.recv(RECEIVE_BYTES_MAX)
+            data = self._socket.recv(wanted)
         except (BlockingIOError, InterruptedError):
             return None
         except OSError as error:
             raise _broken(error) from error
         self._tries += 1
-        self._is_drained = 0 < len(data) < RECEIVE_BYTES_MAX  # asking again would only cost a system call
+        self._is_drained = 0 < len(data) < wanted  # asking again would only cost a system call
+        self._is_flooded = len(data) >= RECEIVE_BYTES_MAX
         return data
 
     async def receive(self) -> bytes:

@@ -17,7 +17,7 @@ Does not decide and does not know files.  Source: the START_WAL_PUSH side of Neo
 from collections.abc import Callable
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeVar
 
 import trio
 
@@ -73,6 +73,8 @@ class PinnedBytes:
         self._taken -= count
         self._freed.set()
 
+
+T = TypeVar("T")
 
 Inbox = Received[Batch | Goodbye]
 Outbox = AcceptorMessage | Goodbye
@@ -177,10 +179,15 @@ async def _pass_on(
             weight = max(buffer_bytes, message.wal_bytes)
             await pinned.take(weight)
         item: Inbox = Received(message, weight)
-        try:
-            to_acceptor.send_nowait(item)
-        except trio.WouldBlock:
-            await to_acceptor.send(item)
+        await _send(to_acceptor, item)
+
+
+async def _send(channel: "trio.MemorySendChannel[T]", item: T) -> None:
+    """Try, then wait: a channel with room costs no turn of the scheduler."""
+    try:
+        channel.send_nowait(item)
+    except trio.WouldBlock:
+        await channel.send(item)
 
 
 async def accept_messages(
@@ -197,7 +204,7 @@ async def accept_messages(
             reply = await _answer(timeline, receiver, received.message)
             pinned.give_back(received.pinned_bytes)
             if reply is not None:
-                await to_writer.send(reply)
+                await _send(to_writer, reply)
             if isinstance(reply, Goodbye):
                 return
 
