@@ -55,7 +55,8 @@ class TermHistory:
         """The prefix whose terms start at or below ``lsn``.
 
         The comparison is inclusive: a leader elected exactly at the end of the WAL counts as having written
-        nothing there, so that a keeper that lacks nothing takes over its term at once.
+        nothing there, so that a keeper that lacks nothing takes over its term at once, and no other does (invariant 15).
+        Equal last terms then mean that one log is a prefix of the other (invariant 21).
         """
         kept = tuple(self._entries_at_or_below(lsn))
         return self if len(kept) == len(self.entries) else TermHistory(kept)

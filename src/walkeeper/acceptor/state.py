@@ -41,7 +41,7 @@ class Ahead:
 
 @dataclass(frozen=True, slots=True)
 class Wal:
-    """Where the local WAL ends.  All of it is durable: an operation ends with its sync.
+    """Where the local WAL ends.  All of it is durable: an operation ends with its sync (invariant 23).
 
     ``scanner`` is None while there is no WAL.  ``tli`` is 0 while there is no segment.  After a start nothing may
     be written until a leader has said where it continues: ``awaits_truncation`` (invariant 27).
@@ -54,7 +54,7 @@ class Wal:
 
     @property
     def flush_lsn(self) -> Lsn:
-        """The end of the last complete record.  After an XLOG_SWITCH it runs ahead of ``write_lsn``."""
+        """The end of the last complete record (invariant 24).  After an XLOG_SWITCH it runs ahead of ``write_lsn``."""
         return self.scanner.record_end if self.scanner else INVALID_LSN
 
 
