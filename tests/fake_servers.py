@@ -193,7 +193,7 @@ class Server:
 class FakePrimary(Server):
     """A primary whose WAL the test writes with ``wal``; ``confirmed_lsn`` is what the sidecar has reported.
 
-    ``earlier_lsns`` are told to the next that ask how far it is.
+    ``earlier_lsns`` are told to the next that ask how far it is; WAL below ``removed_below`` is gone.
     """
 
     wal: WalGenerator = field(
@@ -204,6 +204,7 @@ class FakePrimary(Server):
     refusals: dict[str, tuple[str, str]] = field(default_factory=dict)
     confirmed_lsn: Lsn = Lsn(0)
     earlier_lsns: list[Lsn] = field(default_factory=list)
+    removed_below: Lsn = Lsn(0)
     statuses: int = 0
 
     def __post_init__(self) -> None:
@@ -247,7 +248,11 @@ class FakePrimary(Server):
             case ["START_REPLICATION", *_]:
                 command = parse_command(text)
                 assert isinstance(command, StartReplication)
-                await self.send_wal(client, command.start_lsn, self.read, lambda: self.wal.lsn)
+                if command.start_lsn < self.removed_below:
+                    gone = "requested WAL segment 000000010000000000000001 has already been removed"
+                    await client.send(CopyBothResponse(), ErrorResponse(gone, "58P01"))
+                else:
+                    await self.send_wal(client, command.start_lsn, self.read, lambda: self.wal.lsn)
             case _:
                 await client.fail("42601", "syntax error")
 

@@ -27,7 +27,7 @@ from walkeeper.ids import TenantTimelineId
 from walkeeper.messages import AcceptorMessage, AppendResponse, ProposerMessage
 
 ANSWER_SECONDS = 10.0  # one fsync of a busy disk, with much to spare
-TAKES_NOTHING_SECONDS = 1.0  # a keeper that still takes what it is sent takes something in much less
+TAKES_NOTHING_SECONDS = 1.0
 RECEIVE_BYTES = 64 * 1024
 
 
@@ -47,9 +47,10 @@ class Ended(Exception):
 class Client:
     """One connection.  As a context manager it ends closed."""
 
-    def __init__(self, port: int, *, version: int = 3) -> None:
+    def __init__(self, port: int, *, version: int = 3, room_bytes: int | None = None) -> None:
+        """`room_bytes`: how little the kernel shall keep of what nobody reads here."""
         self.version = version
-        self.sock = connect(port)
+        self.sock = connect(port, room_bytes)
         self._parser = FrameParser()
 
     def __enter__(self) -> Self:
@@ -69,17 +70,14 @@ class Client:
         except ConnectionError as error:
             raise Ended(str(error)) from error
 
-    def flood(self, data: bytes) -> int:
-        """As much of `data` as the keeper takes, whether it is listened to or not; how many bytes that were."""
-        left = memoryview(data)
+    def flood(self, data: bytes) -> None:
+        """Send until the keeper, or the kernel for it, takes nothing more for a moment."""
         self.sock.settimeout(TAKES_NOTHING_SECONDS)
         try:
-            while left:
-                left = left[self.sock.send(left) :]
+            self.sock.sendall(data)
         except (ConnectionError, TimeoutError):
             pass
         self.sock.settimeout(ANSWER_SECONDS)
-        return len(data) - len(left)
 
     def end(self) -> None:
         """End our side; the keeper may still speak."""
@@ -170,8 +168,16 @@ class Client:
                 return reply
 
 
-def connect(port: int) -> socket.socket:
+def connect(port: int, room_bytes: int | None = None) -> socket.socket:
     """A blocking connection with a limit on each of its calls."""
-    sock = socket.create_connection(("127.0.0.1", port), timeout=ANSWER_SECONDS)
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    sock = socket.socket()
+    try:
+        if room_bytes is not None:  # counts only when it is set before the connection is made
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, room_bytes)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        sock.settimeout(ANSWER_SECONDS)
+        sock.connect(("127.0.0.1", port))
+    except OSError:
+        sock.close()
+        raise
     return sock

@@ -117,7 +117,7 @@ def contenders(
 
 
 def in_child(work: Callable[P, T], *arguments: P.args, **more: P.kwargs) -> T:
-    """Call a function in a fork of this process, which must have no threads; raise ServerFailed if it does."""
+    """Call a function in a fork of this process, which must have no threads.  Raises ServerFailed if that does."""
     context = multiprocessing.get_context("fork")
     ours, theirs = context.Pipe(duplex=False)
 

@@ -25,6 +25,7 @@ TTID = TenantTimelineId(TenantId(b"\x0a" * 16), TimelineId(b"\x0b" * 16))
 START = Lsn(0x0200_0000)
 
 LOOKS_MAX = 200
+DEAF_BYTES = 4096  # of answers that the kernel keeps for whoever does not read them
 LONG_DRAIN = ("--shutdown-timeout", "60s")
 ENDS_SECONDS = 5.0
 """For what follows the drain: control files are saved, threads and the interpreter end."""
@@ -124,7 +125,7 @@ def test_a_client_that_stays_does_not_hold_the_keeper_up(
     linger: Callable[[Client], None], new_keeper: NewKeeper
 ) -> None:
     keeper = start(new_keeper(1, "--shutdown-timeout", "1s"))
-    with Client(keeper.pg_port) as client:
+    with Client(keeper.pg_port, room_bytes=DEAF_BYTES) as client:
         linger(client)
         assert seconds_to_stop(keeper) < 1.0 + ENDS_SECONDS
 
@@ -148,7 +149,7 @@ def test_while_it_drains_the_keeper_is_alive_and_not_ready_and_a_second_signal_e
     new_keeper: NewKeeper,
 ) -> None:
     keeper = start(new_keeper(1, *LONG_DRAIN))
-    with Client(keeper.pg_port) as client:
+    with Client(keeper.pg_port, room_bytes=DEAF_BYTES) as client:
         stop_listening(client)
         assert keeper.status("/readyz") == 200
         keeper.signal(signal.SIGTERM)

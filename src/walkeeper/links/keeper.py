@@ -7,7 +7,7 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Final
 
-from walkeeper.errors import ConfigError, Malformed, ServerError
+from walkeeper.errors import Malformed, ServerError
 from walkeeper.formats.commands import StartWalPush, encode_start_recovery, encode_start_wal_push
 from walkeeper.formats.startup import encode_options
 from walkeeper.ids import TenantTimelineId, TimelineNumber
@@ -16,6 +16,7 @@ from walkeeper.links.postgres import Connection, connect, parse_bytes
 from walkeeper.links.wal_stream import WalStream
 from walkeeper.lsn import Lsn, parse_lsn
 from walkeeper.messages import ServerInfo
+from walkeeper.proposer.proposer import KEEPERS_MAX
 from walkeeper.terms import Term
 
 DEFAULT_PORT: Final = 5454
@@ -37,8 +38,14 @@ class KeeperAddress:
 
 
 def parse_keepers(text: str) -> tuple[KeeperAddress, ...]:
-    """``a:5454,b,[::1]:5455`` -> addresses.  Raises ConfigError."""
-    return tuple(_parse_keeper(each.strip()) for each in text.split(","))
+    """``a:5454,b,[::1]:5455`` -> addresses.  Raises ValueError, also for too many and for one that is listed twice."""
+    found = tuple(_parse_keeper(each.strip()) for each in text.split(","))
+    if len(found) > KEEPERS_MAX:
+        raise ValueError(f"at most {KEEPERS_MAX} keepers form a quorum, got {len(found)}")
+    twice = next((each for each in found if found.count(each) > 1), None)
+    if twice is not None:
+        raise ValueError(f"{twice} is listed twice: a quorum counts each keeper once")
+    return found
 
 
 def _parse_keeper(text: str) -> KeeperAddress:
@@ -48,7 +55,7 @@ def _parse_keeper(text: str) -> KeeperAddress:
     else:
         host, _, port = text.partition(":")
     if not host or (port and not (port.isascii() and port.isdigit() and 0 < int(port) < 65536)):
-        raise ConfigError(f"{text!r} is not the address of a keeper, such as keeper1:{DEFAULT_PORT}")
+        raise ValueError(f"{text!r} is not the address of a keeper, such as keeper1:{DEFAULT_PORT}")
     return KeeperAddress(host, int(port or DEFAULT_PORT))
 
 

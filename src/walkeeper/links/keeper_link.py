@@ -29,7 +29,7 @@ from walkeeper.links.keeper import (
     start_push,
     start_recovery,
 )
-from walkeeper.links.postgres import Connection
+from walkeeper.links.postgres import Connection, time_limit
 from walkeeper.links.wal_stream import WalStream
 from walkeeper.links.window import Window
 from walkeeper.lsn import LSN_MAX, Lsn, format_lsn
@@ -167,11 +167,9 @@ class KeeperLink:
 
     async def _introduce(self, connection: Connection) -> None:
         """Look at what the keeper has before anything is said that it would remember."""
-        with trio.move_on_after(HANDSHAKE_SECONDS):
+        with time_limit(HANDSHAKE_SECONDS, str(self), "stream"):
             self._company.introduction.check(str(self), await identify(connection))
             await start_push(connection)
-            return
-        raise Unreachable(str(self), f"no stream within {HANDSHAKE_SECONDS:g} s")
 
     def drop(self, why: str) -> None:
         """End the connection; another one will be made."""
@@ -284,7 +282,8 @@ class KeeperLink:
     async def _copy_from(self, donor: KeeperAddress, begin_lsn: Lsn, connection: Connection) -> None:
         introduction = self._company.introduction
         async with connect_keeper(donor, introduction.ttid, introduction.application_name) as donor_connection:
-            stream = await start_recovery(donor_connection, begin_lsn, self._proposer.term)
+            with time_limit(HANDSHAKE_SECONDS, donor_connection.name, "stream"):
+                stream = await start_recovery(donor_connection, begin_lsn, self._proposer.term)
             self._is_copying = True
             try:
                 while self._needs_donor:
@@ -300,18 +299,13 @@ class KeeperLink:
             await connection.wait_sent()
 
     async def _receive_with_heartbeats(self, stream: WalStream, connection: Connection) -> Window:
-        """WAL from the donor; the keeper that waits for it hears that we are alive.
-
-        Raises Unreachable when the donor has no more, or says nothing.
-        """
+        """WAL from the donor; the keeper that waits for it hears that we are alive.  Raises Unreachable."""
         deadline = trio.current_time() + DONOR_SILENCE_SECONDS
         while (now := trio.current_time()) < deadline:
             with trio.move_on_at(min(deadline, max(now, self._proposer.wakes_at(self.place)))):
                 delivery = await stream.receive()
                 if delivery.slices:
                     return _window_of(delivery.begin_lsn, delivery.slices)
-                if delivery.sender_end_lsn <= stream.next_lsn:
-                    raise Unreachable(stream.connection.name, f"it ends at {format_lsn(delivery.sender_end_lsn)}")
                 continue
             self._say(connection, self._source, self._follower.streaming_at)
         raise Unreachable(stream.connection.name, f"no WAL within {DONOR_SILENCE_SECONDS:g} s")

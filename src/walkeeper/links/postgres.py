@@ -11,8 +11,8 @@ Source: PostgreSQL, "Message Flow".
 import re
 import socket
 import ssl
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from typing import Final
 
 import trio
@@ -39,6 +39,15 @@ from walkeeper.messages import Slice
 Row = tuple[str | None, ...]
 
 _UNITS: Final = {"B": 1, "kB": 1 << 10, "MB": 1 << 20, "GB": 1 << 30}
+
+
+@contextmanager
+def time_limit(seconds: float, server: str, what: str = "answer") -> Iterator[None]:
+    """Raises Unreachable when the block takes longer: ``what`` is expected of ``server`` in it."""
+    with trio.move_on_after(seconds) as limit:
+        yield
+    if limit.cancelled_caught:
+        raise Unreachable(server, f"no {what} within {seconds:g} s")
 
 
 class Connection:
@@ -220,26 +229,24 @@ async def connect(info: ConnectionInfo, name: str = "", **startup: str) -> Async
     link = await _open(info, name)
     connection = Connection(name, link)
     try:
-        with trio.move_on_after(info.connect_timeout_seconds) as limit:
+        with time_limit(info.connect_timeout_seconds, name, "login"):
             await connection.encrypt(info)
             await connection.log_in(info, startup)
-        if limit.cancelled_caught:
-            raise Unreachable(name, f"no login within {info.connect_timeout_seconds:g} s")
         yield connection
     finally:
         await connection.link.aclose()
 
 
 async def _open(info: ConnectionInfo, name: str) -> PlainLink:
-    with trio.move_on_after(info.connect_timeout_seconds):
-        try:
+    try:
+        with time_limit(info.connect_timeout_seconds, name, "connection"):
             if info.is_unix_socket:
-                return PlainLink(await _connect_unix(info.socket_path))
-            stream = await trio.open_tcp_stream(info.hostaddr or info.host, info.port)
-            return PlainLink(_detached(stream))
-        except OSError as error:
-            raise Unreachable(name, _reason(error)) from error
-    raise Unreachable(name, f"no connection within {info.connect_timeout_seconds:g} s")
+                sock = await _connect_unix(info.socket_path)
+            else:
+                sock = _detached(await trio.open_tcp_stream(info.hostaddr or info.host, info.port))
+    except OSError as error:
+        raise Unreachable(name, _reason(error)) from error
+    return PlainLink(sock)
 
 
 async def _connect_unix(path: str) -> socket.socket:

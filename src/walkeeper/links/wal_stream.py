@@ -16,19 +16,11 @@ from walkeeper.messages import Slice
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """What one look at the stream brought: ``slices`` of WAL from ``begin_lsn`` on, perhaps none.
-
-    ``sender_end_lsn`` is how far the sender's own WAL goes, as far as it has said.
-    """
+    """What one look at the stream brought: ``slices`` of WAL from ``begin_lsn`` on, perhaps none."""
 
     begin_lsn: Lsn
     slices: Sequence[Slice]
-    sender_end_lsn: Lsn
     reply_requested: bool
-
-    @property
-    def end_lsn(self) -> Lsn:
-        return Lsn(self.begin_lsn + sum(map(len, self.slices)))
 
 
 class WalStream:
@@ -37,7 +29,6 @@ class WalStream:
     def __init__(self, connection: Connection, next_lsn: Lsn) -> None:
         self.connection = connection
         self.next_lsn = next_lsn
-        self._sender_end_lsn = Lsn(0)
 
     async def receive(self) -> Delivery:
         """At least one message.  Raises Malformed when WAL is missing or repeated; otherwise as the connection does.
@@ -47,15 +38,13 @@ class WalStream:
         begin_lsn, slices, reply_requested = self.next_lsn, [], False
         for payload in await self.connection.receive_copies():
             match parse_sender_message(payload):
-                case XLogData(wal_start, wal_end, _, wal):
+                case XLogData(wal_start, _, _, wal):
                     self._require_next(wal_start)
                     slices.append(wal)
                     self.next_lsn = Lsn(wal_start + len(wal))
-                    self._sender_end_lsn = wal_end
-                case PrimaryKeepalive(wal_end, _, asked):
+                case PrimaryKeepalive(_, _, asked):
                     reply_requested |= asked
-                    self._sender_end_lsn = wal_end
-        return Delivery(begin_lsn, slices, self._sender_end_lsn, reply_requested)
+        return Delivery(begin_lsn, slices, reply_requested)
 
     def _require_next(self, lsn: Lsn) -> None:
         if lsn != self.next_lsn:

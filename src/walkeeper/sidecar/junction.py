@@ -14,13 +14,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-import trio
-
-from walkeeper.errors import ConfigError, Malformed, Unreachable
+from walkeeper.errors import ConfigError, Malformed
 from walkeeper.formats.segments import segment_start
 from walkeeper.formats.xlog import PAGE_BYTES, first_record_header, last_record_start
 from walkeeper.ids import TenantTimelineId
 from walkeeper.links.keeper import KeeperAddress, connect_keeper, start_recovery
+from walkeeper.links.postgres import time_limit
 from walkeeper.lsn import Lsn, format_lsn
 from walkeeper.messages import ServerInfo, Slice
 from walkeeper.proposer.election import Election
@@ -80,16 +79,12 @@ async def _fetch(
     """The donor's WAL of [begin_lsn, start of the new term)."""
     wanted = election.start_lsn - begin_lsn
     wal = bytearray()
-    with trio.move_on_after(FETCH_SECONDS):
+    with time_limit(FETCH_SECONDS, f"keeper {donor}", f"WAL from {format_lsn(begin_lsn)}"):
         async with connect_keeper(donor, ttid, name) as connection:
             stream = await start_recovery(connection, begin_lsn, election.term)
             while len(wal) < wanted:
                 for piece in (await stream.receive()).slices:
                     wal += piece
-    if len(wal) < wanted:
-        raise Unreachable(
-            f"keeper {donor}", f"WAL from {format_lsn(begin_lsn)} did not come within {FETCH_SECONDS:g} s"
-        )
     return bytes(wal[:wanted])
 
 

@@ -1,9 +1,10 @@
-"""The primary: what has to be true of it before anything is asked of keepers, and its replication slot.
+"""The primary: what has to be true of it before anything is asked of keepers.
 
 Everything that an operator has to put right is a ConfigError of one line that says what and how.  All of it is asked
 over one physical replication connection; an SQL connection is opened only where that cannot answer.
 
-Does not stream.  Source: PostgreSQL, "Streaming Replication Protocol", "Replication" settings.
+Does not know slots (``slot``) and does not stream.
+Source: PostgreSQL, "Streaming Replication Protocol", "Replication" settings.
 """
 
 import re
@@ -13,23 +14,15 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from walkeeper.errors import ConfigError, ServerError
-from walkeeper.formats.commands import quote_identifier
 from walkeeper.formats.xlog import MAGICS
 from walkeeper.ids import TimelineNumber
 from walkeeper.links.conninfo import ConnectionInfo
 from walkeeper.links.keeper_link import Log
 from walkeeper.links.postgres import Connection, connect, parse_bytes
-from walkeeper.lsn import INVALID_LSN, Lsn, format_lsn, parse_lsn
+from walkeeper.lsn import Lsn, format_lsn, parse_lsn
 from walkeeper.messages import ServerInfo
 
 _NO_WALSENDER_LEFT: Final = "53300"
-_DUPLICATE_OBJECT: Final = "42710"
-_READS_SLOTS_SINCE: Final = 15
-"""The first major version with READ_REPLICATION_SLOT."""
-
-_SLOT_NAME: Final = re.compile(r"[a-z0-9_]{1,63}")
-
-LIMIT_SLOT: Final = "ALTER SYSTEM SET max_slot_wal_keep_size = '10GB'; SELECT pg_reload_conf();"
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +53,7 @@ async def connect_primary(info: ConnectionInfo, application_name: str) -> AsyncI
 async def _require_wal_level(info: ConnectionInfo) -> None:
     """No walsender could be had.  With wal_level minimal there are none, and waiting for one would be in vain."""
     async with connect(replace(info, dbname=info.dbname or "postgres"), f"primary {info}") as connection:
-        if await _show(connection, "wal_level") == "minimal":
+        if await show(connection, "wal_level") == "minimal":
             raise ConfigError(
                 f"{connection.name} has wal_level minimal: ALTER SYSTEM SET wal_level = 'replica', set max_wal_senders,"
                 " and restart it"
@@ -71,13 +64,13 @@ async def examine(connection: Connection) -> Primary:
     """Raises ConfigError when this is no primary that WAL can be kept of."""
     if connection.parameters.get("in_hot_standby") == "on":
         raise ConfigError(f"{connection.name} is a standby: give the address of the primary")
-    version = int(await _show(connection, "server_version_num"))
+    version = int(await show(connection, "server_version_num"))
     if version // 10000 not in MAGICS:
         raise ConfigError(
             f"{connection.name} is PostgreSQL {version // 10000}; its WAL can be kept from {min(MAGICS)} to {max(MAGICS)}"
         )
     ((system_id, tli, flush_lsn, _),) = await connection.query("IDENTIFY_SYSTEM")
-    server = ServerInfo(version, int(system_id or 0), parse_bytes(await _show(connection, "wal_segment_size")))
+    server = ServerInfo(version, int(system_id or 0), parse_bytes(await show(connection, "wal_segment_size")))
     return Primary(server, TimelineNumber(int(tli or 0)), parse_lsn(flush_lsn or "0/0"))
 
 
@@ -87,15 +80,16 @@ async def ask_flush_lsn(connection: Connection) -> Lsn:
     return parse_lsn(flush_lsn or "0/0")
 
 
-async def _show(connection: Connection, name: str) -> str:
+async def show(connection: Connection, name: str) -> str:
+    """The value of a setting."""
     ((value,),) = await connection.query(f"SHOW {name}")
     return value or ""
 
 
 async def warn_if_useless(connection: Connection, application_name: str, log: Log) -> None:
     """Say when the primary's settings let commits return before keepers have them."""
-    level = await _show(connection, "synchronous_commit")
-    names = await _show(connection, "synchronous_standby_names")
+    level = await show(connection, "synchronous_commit")
+    names = await show(connection, "synchronous_standby_names")
     if level in ("off", "local"):
         log.warning(
             "commits do not wait for keepers",
@@ -114,63 +108,6 @@ def names_standby(setting: str, name: str) -> bool:
     """Whether the value of synchronous_standby_names includes ``name`` (compared as PostgreSQL does, without case)."""
     listed = re.findall(r'"(?:[^"]|"")*"|[^\s,()"]+', setting)
     return any(each == "*" or each.strip('"').replace('""', '"').lower() == name.lower() for each in listed)
-
-
-# -- the slot ------------------------------------------------------------------------------------------------
-
-
-async def prepare_slot(
-    connection: Connection, info: ConnectionInfo, name: str, primary: Primary, *, unsafe: bool, log: Log
-) -> Lsn:
-    """Find or make the physical slot ``name``; returns the first LSN whose WAL it keeps.
-
-    Raises ConfigError for a slot of another kind, and instead of making one that may fill the primary's disk.
-    """
-    if not _SLOT_NAME.fullmatch(name):
-        raise ConfigError(
-            f"{name!r} is not the name of a slot: 1 to 63 lower-case letters, digits and underscores"
-        )
-    restart_lsn = await _find_slot(connection, info, name, primary)
-    if restart_lsn is None:
-        await _make_slot(connection, name, unsafe=unsafe)
-        log.info("slot created", slot=name)
-        restart_lsn = await _find_slot(connection, info, name, primary)
-    # A slot that never reserved WAL does so from now on.
-    return restart_lsn or primary.flush_lsn
-
-
-async def _find_slot(connection: Connection, info: ConnectionInfo, name: str, primary: Primary) -> Lsn | None:
-    """The slot's restart_lsn (0 if it has none), None if there is no such slot."""
-    if primary.server.pg_major >= _READS_SLOTS_SINCE:
-        ((kind, restart_lsn, _),) = await connection.query(f"READ_REPLICATION_SLOT {quote_identifier(name)}")
-    else:
-        kind, restart_lsn = await _find_slot_by_sql(info, name)
-    if kind is None:
-        return None
-    if kind != "physical":
-        raise ConfigError(f"slot {name} of {connection.name} is {kind}: name another one (--slot)")
-    return parse_lsn(restart_lsn) if restart_lsn else INVALID_LSN
-
-
-async def _find_slot_by_sql(info: ConnectionInfo, name: str) -> tuple[str | None, str | None]:
-    async with connect(replace(info, dbname=info.dbname or "postgres"), f"primary {info}") as connection:
-        rows = await connection.query(
-            f"SELECT slot_type, restart_lsn FROM pg_replication_slots WHERE slot_name = '{name}'"  # noqa: S608 (checked)
-        )
-    return (rows[0][0], rows[0][1]) if rows else (None, None)
-
-
-async def _make_slot(connection: Connection, name: str, *, unsafe: bool) -> None:
-    if not unsafe and await _show(connection, "max_slot_wal_keep_size") == "-1":
-        raise ConfigError(
-            f"a slot would keep WAL on {connection.name} without limit while keepers are away, until its disk is full:"
-            f" limit it ({LIMIT_SLOT}) or accept that (--unsafe-slot)"
-        )
-    try:
-        await connection.query(f"CREATE_REPLICATION_SLOT {quote_identifier(name)} PHYSICAL RESERVE_WAL")
-    except ServerError as error:
-        if error.sqlstate != _DUPLICATE_OBJECT:
-            raise
 
 
 def describe(primary: Primary) -> dict[str, object]:

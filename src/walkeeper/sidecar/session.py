@@ -20,7 +20,7 @@ from typing import Final
 
 import trio
 
-from walkeeper.errors import ConfigError, Malformed, ServerError, Unreachable
+from walkeeper.errors import ConfigError, Malformed, ServerError, Unreachable, leaves
 from walkeeper.formats.commands import encode_start_replication
 from walkeeper.formats.replication import StandbyStatusUpdate, encode_standby_message
 from walkeeper.formats.segments import segment_start
@@ -28,7 +28,7 @@ from walkeeper.formats.xlog import LONG_HEADER_BYTES, PAGE_BYTES, first_record_h
 from walkeeper.links.ensemble import Ensemble
 from walkeeper.links.keeper import KeptTimeline
 from walkeeper.links.keeper_link import Introduction, Log
-from walkeeper.links.postgres import Connection
+from walkeeper.links.postgres import Connection, time_limit
 from walkeeper.links.wal_stream import WalStream
 from walkeeper.links.window import Window
 from walkeeper.lsn import Lsn, format_lsn
@@ -44,9 +44,9 @@ from walkeeper.sidecar.primary import (
     connect_primary,
     describe,
     examine,
-    prepare_slot,
     warn_if_useless,
 )
+from walkeeper.sidecar.slot import Slot
 from walkeeper.terms import Term
 
 STATUS_SECONDS: Final = 1.0
@@ -54,6 +54,9 @@ STATUS_SECONDS: Final = 1.0
 
 PRIMARY_SILENCE_SECONDS: Final = 30.0
 """It is asked to answer every STATUS_SECONDS, and does so even while it writes nothing."""
+
+ANSWER_SECONDS: Final = 30.0
+"""For a primary to answer a few questions; making a slot may have to wait for its disk."""
 
 SLOT_WAIT_SECONDS: Final = 30.0
 """For a predecessor, which has just been fenced, to let go of the slot."""
@@ -82,25 +85,31 @@ async def run_session(config: ProposeConfig, standing: Standing, log: Log) -> No
     Raises, perhaps in groups, what the links raise.
     """
     async with connect_primary(config.primary, config.application_name) as connection:
-        primary = await examine(connection)
-        log.info("primary connected", primary=str(config.primary), **describe(primary))
-        await warn_if_useless(connection, config.application_name, log)
-        kept_from = await prepare_slot(
-            connection, config.primary, config.slot_name, primary, unsafe=config.unsafe_slot, log=log
-        )
-        session = _Session(config, primary, connection, standing, log)
-        await session.run(segment_start(kept_from, primary.server.wal_seg_size))
+        with time_limit(ANSWER_SECONDS, connection.name):
+            primary = await examine(connection)
+            log.info("primary connected", primary=str(config.primary), **describe(primary))
+            await warn_if_useless(connection, config.application_name, log)
+            slot = Slot(connection, config.primary, config.slot_name, primary.server.pg_major, config.unsafe_slot)
+            await slot.check()
+        await _Session(config, primary, connection, slot, standing, log).run()
 
 
 class _Session:
     """The parts of one leadership and how they are tied together."""
 
     def __init__(
-        self, config: ProposeConfig, primary: Primary, connection: Connection, standing: Standing, log: Log
+        self,
+        config: ProposeConfig,
+        primary: Primary,
+        connection: Connection,
+        slot: Slot,
+        standing: Standing,
+        log: Log,
     ) -> None:
         self._config = config
         self._primary = primary
         self._connection = connection
+        self._slot = slot
         self._standing = standing
         self._log = log
         self._ttid = config.ttid(primary.server.system_id)
@@ -117,16 +126,18 @@ class _Session:
         introduction = Introduction(self._ttid, config.application_name, self._check_keeper)
         self._ensemble = Ensemble(config.keepers, introduction, self._proposer, self._window, self._on_commit, log)
 
-    async def run(self, first_lsn: Lsn) -> None:
-        """``first_lsn`` is where WAL starts if no keeper has any."""
+    async def run(self) -> None:
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._ensemble.run)
                 election = await self._ensemble.wait_elected()
-                junction = await self._find_junction(election, first_lsn)
+                junction = await self._find_junction(election)
                 stream = await self._start_stream(junction)
                 nursery.start_soon(self._report_regularly)
                 await self._pour(stream, junction)
+        except* ServerError as group:
+            self._explain(group)
+            raise
         finally:
             if self._standing.held_term is not None:
                 self._standing.held_term = max(self._standing.held_term, self._proposer.term)
@@ -147,8 +158,11 @@ class _Session:
                 " a promotion: name a new --timeline for it and take a base backup, or bring back the former primary"
             )
 
-    async def _find_junction(self, election: Election, first_lsn: Lsn) -> Junction:
+    async def _find_junction(self, election: Election) -> Junction:
         if election.is_first:
+            # A slot that has never kept WAL does so from now on.
+            kept_from = await self._slot.prepare(self._log) or self._primary.flush_lsn
+            first_lsn = segment_start(kept_from, self._primary.server.wal_seg_size)
             self._log.info("the quorum is empty", term=election.term, keeping_from=format_lsn(first_lsn))
             return Junction(first_lsn)
         self._log.info("elected", term=election.term, quorum_ends_at=format_lsn(election.start_lsn))
@@ -158,6 +172,7 @@ class _Session:
                 f"the keepers' WAL ends at {format_lsn(election.start_lsn)}, ahead of the primary's at"
                 f" {format_lsn(flush_lsn)}: it has lost commits that they have; restore it from them"
             )
+        await self._slot.prepare(self._log)
         donor = self._config.keepers[election.donor]
         return await fetch_junction(
             donor, self._ttid, self._config.application_name, election, self._primary.server
@@ -171,19 +186,25 @@ class _Session:
         deadline = trio.current_time() + SLOT_WAIT_SECONDS
         while True:
             try:
-                await self._connection.start_copy(command)
+                with time_limit(ANSWER_SECONDS, self._connection.name):
+                    await self._connection.start_copy(command)
                 return WalStream(self._connection, junction.compare_from)
             except ServerError as error:
-                if error.sqlstate in _WAL_REMOVED:
-                    raise ConfigError(
-                        f"{error}: the keepers' WAL ends at {format_lsn(junction.lsn)} and cannot be continued; drop the slot"
-                        f" {self._config.slot_name}, name a new --timeline and take a base backup"
-                    ) from error
                 if error.sqlstate != _OBJECT_IN_USE:
                     raise
                 if trio.current_time() > deadline:
                     raise ConfigError(f"{error}: end the other one, or name another slot (--slot)") from error
             await trio.sleep(SLOT_PAUSE_SECONDS)
+
+    def _explain(self, failures: BaseExceptionGroup[ServerError]) -> None:
+        """Raises ConfigError if the primary has no more what it was asked for, which it may say at any time."""
+        for error in leaves(failures):
+            assert isinstance(error, ServerError)
+            if error.server == self._connection.name and error.sqlstate in _WAL_REMOVED:
+                raise ConfigError(
+                    f"{error}: the keepers' WAL cannot be continued; drop the slot {self._config.slot_name}, name a new"
+                    " --timeline and take a base backup"
+                )
 
     # -- leading ----------------------------------------------------------------------------------------------
 

@@ -21,7 +21,7 @@ from walkeeper.links.backoff import Backoff
 from walkeeper.links.ensemble import Ensemble
 from walkeeper.links.keeper import KeeperAddress, KeptTimeline, ask_server, connect_keeper, identify
 from walkeeper.links.keeper_link import Introduction, Log, NoWal
-from walkeeper.links.postgres import Connection
+from walkeeper.links.postgres import Connection, time_limit
 from walkeeper.lsn import INVALID_LSN, Lsn, format_lsn
 from walkeeper.membership import NO_CONFIGURATION, majority
 from walkeeper.messages import ProposerGreeting, ServerInfo
@@ -165,17 +165,15 @@ class _Survey:
 
     async def _try_to_ask(self, address: KeeperAddress) -> bool:
         """Whether there is no more to ask."""
-        with trio.move_on_after(ANSWER_SECONDS):
-            try:
+        try:
+            with time_limit(ANSWER_SECONDS, f"keeper {address}"):
                 self._answers[address] = await self._answer(address)
-            except ConfigError as error:
-                self._refusal = error
-            except (Unreachable, ServerError, PeerError) as error:
-                self._failures[address] = str(error)
-                return False
-            return True
-        self._failures[address] = f"keeper {address}: no answer within {ANSWER_SECONDS:g} s"
-        return False
+        except ConfigError as error:
+            self._refusal = error
+        except (Unreachable, ServerError, PeerError) as error:
+            self._failures[address] = str(error)
+            return False
+        return True
 
     def _look(self) -> None:
         if self._refusal is not None or len(self._answers) >= majority(len(self._config.keepers)):

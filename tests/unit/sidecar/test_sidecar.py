@@ -417,10 +417,24 @@ async def test_a_keeper_listed_twice_is_refused(autojump_clock: MockClock, world
 
 async def test_wal_that_the_primary_has_no_more_is_refused(autojump_clock: MockClock, world: World) -> None:
     await kept_before(world)
-    world.primary.refusals["START_REPLICATION"] = (
-        "58P01", "requested WAL segment 000000010000000000000001 has already been removed",
-    )  # fmt: skip
+    world.primary.removed_below = Lsn(world.primary.wal.lsn + 1)
     await assert_refused_and_keepers_untouched(world)
+
+
+async def test_a_slot_that_was_invalidated_is_refused(autojump_clock: MockClock, world: World) -> None:
+    await kept_before(world)
+    world.primary.refusals["START_REPLICATION"] = ("55000", "cannot read from this invalidated slot")
+    await assert_refused_and_keepers_untouched(world)
+
+
+async def test_no_slot_is_made_on_a_primary_that_keepers_do_not_know(
+    autojump_clock: MockClock, world: World
+) -> None:
+    await kept_before(world)
+    world.primary.slots.clear()
+    world.primary.wal.tli = 2
+    await assert_refused_and_keepers_untouched(world)
+    assert world.primary.slots == {}
 
 
 async def test_a_slot_that_stays_in_use_is_refused(autojump_clock: MockClock, world: World) -> None:

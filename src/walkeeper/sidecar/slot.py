@@ -1,0 +1,98 @@
+"""The physical replication slot that makes the primary keep WAL until a quorum has it.
+
+Rules: a slot that may fill the primary's disk is only made for who insists; ``check`` refuses before any keeper is
+asked for a vote, ``prepare`` makes the slot when the campaign is won, so that a sidecar that has no business with this
+primary leaves nothing behind.  A slot that exists is used as it is.
+
+Source: PostgreSQL, "Streaming Replication Protocol" (READ_REPLICATION_SLOT since 15, CREATE_REPLICATION_SLOT).
+"""
+
+import re
+from dataclasses import dataclass, replace
+from typing import Final
+
+from walkeeper.errors import ConfigError, ServerError
+from walkeeper.formats.commands import quote_identifier
+from walkeeper.links.conninfo import ConnectionInfo
+from walkeeper.links.keeper_link import Log
+from walkeeper.links.postgres import Connection, connect
+from walkeeper.lsn import INVALID_LSN, Lsn, parse_lsn
+from walkeeper.sidecar.primary import show
+
+LIMIT_SLOT: Final = "ALTER SYSTEM SET max_slot_wal_keep_size = '10GB'; SELECT pg_reload_conf();"
+
+_DUPLICATE_OBJECT: Final = "42710"
+_READS_SLOTS_SINCE: Final = 15
+"""The first major version with READ_REPLICATION_SLOT."""
+
+_NAME: Final = re.compile(r"[a-z0-9_]{1,63}")
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """The slot ``name`` on the primary behind ``connection``, which ``info`` leads to.
+
+    ``unsafe`` allows one without a limit.  Raises ConfigError for a name that PostgreSQL does not take.
+    """
+
+    connection: Connection
+    info: ConnectionInfo
+    name: str
+    pg_major: int
+    unsafe: bool
+
+    def __post_init__(self) -> None:
+        if not _NAME.fullmatch(self.name):
+            raise ConfigError(
+                f"{self.name!r} is not the name of a slot: 1 to 63 lower-case letters, digits and underscores"
+            )
+
+    async def check(self) -> None:
+        """Raises ConfigError for a slot of another kind, and instead of making one that may fill the disk."""
+        if await self._find() is not None or self.unsafe:
+            return
+        if await show(self.connection, "max_slot_wal_keep_size") == "-1":
+            raise ConfigError(
+                f"a slot would keep WAL on {self.connection.name} without limit while keepers are away, until its disk is"
+                f" full: limit it ({LIMIT_SLOT}) or accept that (--unsafe-slot)"
+            )
+
+    async def prepare(self, log: Log) -> Lsn:
+        """Find or make it; returns the first LSN whose WAL it keeps, 0 if it keeps none yet."""
+        restart_lsn = await self._find()
+        if restart_lsn is None:
+            await self._make()
+            log.info("slot created", slot=self.name)
+            restart_lsn = await self._find()
+        return restart_lsn or INVALID_LSN
+
+    async def _make(self) -> None:
+        try:
+            await self.connection.query(
+                f"CREATE_REPLICATION_SLOT {quote_identifier(self.name)} PHYSICAL RESERVE_WAL"
+            )
+        except ServerError as error:
+            if error.sqlstate != _DUPLICATE_OBJECT:
+                raise
+
+    async def _find(self) -> Lsn | None:
+        """Its restart_lsn (0 if it has none), None if there is no such slot."""
+        if self.pg_major >= _READS_SLOTS_SINCE:
+            ((kind, restart_lsn, _),) = await self.connection.query(
+                f"READ_REPLICATION_SLOT {quote_identifier(self.name)}"
+            )
+        else:
+            kind, restart_lsn = await self._find_by_sql()
+        if kind is None:
+            return None
+        if kind != "physical":
+            raise ConfigError(f"slot {self.name} of {self.connection.name} is {kind}: name another one (--slot)")
+        return parse_lsn(restart_lsn) if restart_lsn else INVALID_LSN
+
+    async def _find_by_sql(self) -> tuple[str | None, str | None]:
+        info = replace(self.info, dbname=self.info.dbname or "postgres")
+        async with connect(info, self.connection.name) as connection:
+            rows = await connection.query(
+                f"SELECT slot_type, restart_lsn FROM pg_replication_slots WHERE slot_name = '{self.name}'"  # noqa: S608 (a checked name)
+            )
+        return (rows[0][0], rows[0][1]) if rows else (None, None)
