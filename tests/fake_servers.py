@@ -114,7 +114,7 @@ class Server:
             try:
                 async with stream:
                     await self._converse(Client(stream))
-            except (trio.BrokenResourceError, trio.ClosedResourceError, Malformed):
+            except* (trio.BrokenResourceError, trio.ClosedResourceError, Malformed):
                 pass  # the client hung up, perhaps in the middle of a word
             finally:
                 self._scopes.discard(scope)
@@ -204,6 +204,7 @@ class FakePrimary(Server):
     refusals: dict[str, tuple[str, str]] = field(default_factory=dict)
     confirmed_lsn: Lsn = Lsn(0)
     earlier_lsns: list[Lsn] = field(default_factory=list)
+    switched_at: Lsn = Lsn(0)
     removed_below: Lsn = Lsn(0)
     statuses: int = 0
 
@@ -236,6 +237,10 @@ class FakePrimary(Server):
             case ["IDENTIFY_SYSTEM"]:
                 flushed = self.earlier_lsns.pop() if self.earlier_lsns else self.wal.lsn
                 await client.answer(str(self.wal.system_id), str(self.wal.tli), format_lsn(flushed), None)
+            case ["TIMELINE_HISTORY", tli]:
+                await client.answer(
+                    f"{int(tli):08X}.history", f"1\t{format_lsn(self.switched_at)}\tno recovery target\n"
+                )
             case ["READ_REPLICATION_SLOT", name]:
                 restart = self.slots.get(name.strip('"'))
                 found = (
@@ -257,6 +262,7 @@ class FakePrimary(Server):
                 await client.fail("42601", "syntax error")
 
     async def hear_status(self, client: Client, status: StandbyStatusUpdate) -> None:
+        await self.while_held()
         self.confirmed_lsn = status.flush_lsn
         NEWS.unpark_all()
         self.statuses += 1
@@ -266,7 +272,10 @@ class FakePrimary(Server):
 
 @dataclass
 class FakeKeeper(Server):
-    """A keeper: real rules, no disk.  WAL lies in ``wal`` from ``start_lsn`` on."""
+    """A keeper: real rules, no disk.  WAL lies in ``wal`` from ``start_lsn`` on.
+
+    ``is_forgetful``: it never says that it has persisted a commit_lsn.
+    """
 
     node_id: NodeId = NodeId(1)
     exists: bool = False
@@ -281,6 +290,8 @@ class FakeKeeper(Server):
     appends: int = 0
     answers_show: bool = True
     steals_elections: bool = False
+    is_forgetful: bool = False
+    dies_after_voting: bool = False
 
     @property
     def address(self) -> KeeperAddress:
@@ -332,6 +343,7 @@ class FakeKeeper(Server):
             NEWS.unpark_all()
             if reply is not None:
                 await client.send(CopyData(encode_acceptor_message(reply, 3)))
+            self.held |= self.dies_after_voting and isinstance(reply, VoteResponse)
 
     def _hear(self, message: ProposerMessage) -> AcceptorMessage | None:
         match message:
@@ -380,7 +392,8 @@ class FakeKeeper(Server):
         self.wal += append.wal
         self.scanner = self.scanner.scan([append.wal]) if append.wal else self.scanner
         self.commit_lsn = max(self.commit_lsn, min(append.commit_lsn, self.flush_lsn))
-        return AppendResponse(NO_GENERATION, self.term, self.flush_lsn, self.commit_lsn)
+        persisted = Lsn(0) if self.is_forgetful else self.commit_lsn
+        return AppendResponse(NO_GENERATION, self.term, self.flush_lsn, persisted)
 
 
 @dataclass

@@ -270,7 +270,9 @@ class Acceptor:
         if wal.awaits_truncation or wal.scanner is None:  # invariant 27
             raise TruncationPending(run.begin_lsn)
         scanner = wal.scanner.scan(run.slices)
-        tli = wal.tli or scanner.tli or FIRST_TLI
+        tli = wal.tli or scanner.tli
+        if not tli:  # the first bytes of a segment must say whose they are: they give it its name
+            raise Malformed(f"{run.wal_bytes} bytes of WAL do not hold the first page header")
         if scanner.tli not in (0, tli):
             raise Malformed(f"WAL of PostgreSQL timeline {scanner.tli} after WAL of timeline {tli}")
         wal = Wal(run.end_lsn, scanner, tli, awaits_truncation=False)

@@ -76,7 +76,10 @@ def sync(options: SyncOptions) -> None:
 
     configure_logs(options.log.format, sys.stderr)
     config = SyncConfig(options.quorum.keepers, options.ttid(), options.server(), options.seconds_max)
-    print(format_lsn(trio.run(partial(sync_keepers, config, log=structlog.get_logger()))))
+    lsn = trio.run(partial(sync_keepers, config, log=structlog.get_logger()))
+    if not lsn:
+        raise ConfigError(f"no keeper that answered has WAL of {config.ttid}: is it the right name, or --system-id?")
+    print(format_lsn(lsn))
 
 
 COMMANDS: Sequence[Command[Any]] = (

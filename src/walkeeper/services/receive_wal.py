@@ -111,7 +111,7 @@ async def serve_proposer(
     """Serve a proposer until it leaves or is sent away; returns the goodbye that was said, None if it just went.
 
     ``early`` are payloads that arrived together with the greeting; ``connection`` is for those who look.  Reading
-    ends when ``while_serving`` says so, and what has been read is still kept and answered.
+    ends when ``while_serving`` says so, and what has been queued is still kept and answered.
 
     Cancellation: an operation that has begun is finished, the rest is dropped unanswered.
     """
@@ -175,8 +175,8 @@ async def _pass_on(
     """
     for count, message in enumerate(messages, start=1):
         weight = 0
-        if count == len(messages) and isinstance(message, AppendRun):
-            weight = max(buffer_bytes, message.wal_bytes)
+        if count == len(messages):
+            weight = max(buffer_bytes, message.wal_bytes if isinstance(message, AppendRun) else 0)
             await pinned.take(weight)
         item: Inbox = Received(message, weight)
         await _send(to_acceptor, item)

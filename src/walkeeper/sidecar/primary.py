@@ -14,12 +14,13 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from walkeeper.errors import ConfigError, ServerError
+from walkeeper.formats.segments import next_segment_start, segment_start
 from walkeeper.formats.xlog import MAGICS
 from walkeeper.ids import TimelineNumber
 from walkeeper.links.conninfo import ConnectionInfo
 from walkeeper.links.keeper_link import Log
 from walkeeper.links.postgres import Connection, connect, parse_bytes
-from walkeeper.lsn import Lsn, format_lsn, parse_lsn
+from walkeeper.lsn import INVALID_LSN, Lsn, format_lsn, parse_lsn
 from walkeeper.messages import ServerInfo
 
 _NO_WALSENDER_LEFT: Final = "53300"
@@ -78,6 +79,33 @@ async def ask_flush_lsn(connection: Connection) -> Lsn:
     """Up to where the primary has fsynced its WAL: nobody can have been sent more."""
     ((_, _, flush_lsn, _),) = await connection.query("IDENTIFY_SYSTEM")
     return parse_lsn(flush_lsn or "0/0")
+
+
+async def first_lsn_to_keep(connection: Connection, primary: Primary, kept_from: Lsn, flush_lsn: Lsn) -> Lsn:
+    """Where an empty quorum begins: the segment start below ``kept_from``, so that segments are whole files.
+
+    After a promotion it is the first segment that holds nothing of the timeline id before: a stream with pages of two
+    cannot be kept.  Raises ConfigError while the primary has not come that far.
+    """
+    segment_bytes = primary.server.wal_seg_size
+    switched_at = await _ask_switch_lsn(connection, primary.tli)
+    first_lsn = max(segment_start(kept_from, segment_bytes), next_segment_start(switched_at, segment_bytes))
+    if first_lsn > flush_lsn:
+        raise ConfigError(
+            f"{connection.name} is on PostgreSQL's timeline {primary.tli} since {format_lsn(switched_at)}, and keepers begin with"
+            f" the first segment after that: SELECT pg_switch_wal(); and start again"
+        )
+    return first_lsn
+
+
+async def _ask_switch_lsn(connection: Connection, tli: TimelineNumber) -> Lsn:
+    """Where PostgreSQL's timeline ``tli`` branched off from the one before; 0 for the first."""
+    if tli <= 1:
+        return INVALID_LSN
+    ((_, history),) = await connection.query(f"TIMELINE_HISTORY {tli}")
+    lines = [line.split() for line in (history or "").splitlines()]
+    *_, (_, switched_at, *_) = [line for line in lines if line and not line[0].startswith("#")]
+    return parse_lsn(switched_at)
 
 
 async def show(connection: Connection, name: str) -> str:

@@ -23,7 +23,6 @@ import trio
 from walkeeper.errors import ConfigError, Malformed, ServerError, Unreachable, leaves
 from walkeeper.formats.commands import encode_start_replication
 from walkeeper.formats.replication import StandbyStatusUpdate, encode_standby_message
-from walkeeper.formats.segments import segment_start
 from walkeeper.formats.xlog import LONG_HEADER_BYTES, PAGE_BYTES, first_record_header
 from walkeeper.links.ensemble import Ensemble
 from walkeeper.links.keeper import KeptTimeline
@@ -44,6 +43,7 @@ from walkeeper.sidecar.primary import (
     connect_primary,
     describe,
     examine,
+    first_lsn_to_keep,
     warn_if_useless,
 )
 from walkeeper.sidecar.slot import Slot
@@ -159,20 +159,22 @@ class _Session:
             )
 
     async def _find_junction(self, election: Election) -> Junction:
-        if election.is_first:
+        """Where the primary has to continue.  Raises ConfigError if it cannot."""
+        with time_limit(ANSWER_SECONDS, self._connection.name):
+            # Anew: it may have gone on while whom we have just fenced was still there.
+            flush_lsn = await ask_flush_lsn(self._connection)
+            if election.start_lsn > flush_lsn:
+                raise ConfigError(
+                    f"the keepers' WAL ends at {format_lsn(election.start_lsn)}, ahead of the primary's at"
+                    f" {format_lsn(flush_lsn)}: it has lost commits that they have; restore it from them"
+                )
             # A slot that has never kept WAL does so from now on.
-            kept_from = await self._slot.prepare(self._log) or self._primary.flush_lsn
-            first_lsn = segment_start(kept_from, self._primary.server.wal_seg_size)
+            kept_from = await self._slot.prepare(self._log) or flush_lsn
+        if election.is_first:
+            first_lsn = await first_lsn_to_keep(self._connection, self._primary, kept_from, flush_lsn)
             self._log.info("the quorum is empty", term=election.term, keeping_from=format_lsn(first_lsn))
             return Junction(first_lsn)
         self._log.info("elected", term=election.term, quorum_ends_at=format_lsn(election.start_lsn))
-        flush_lsn = await ask_flush_lsn(self._connection)  # anew: whom we have just fenced may have gone on
-        if election.start_lsn > flush_lsn:
-            raise ConfigError(
-                f"the keepers' WAL ends at {format_lsn(election.start_lsn)}, ahead of the primary's at"
-                f" {format_lsn(flush_lsn)}: it has lost commits that they have; restore it from them"
-            )
-        await self._slot.prepare(self._log)
         donor = self._config.keepers[election.donor]
         return await fetch_junction(
             donor, self._ttid, self._config.application_name, election, self._primary.server

@@ -12,11 +12,21 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from types import TracebackType
 
+import structlog
 import trio
 
 from walkeeper.acceptor.acceptor import Acceptor, AdminRequest, Checkpoint, Kept, new_acceptor
 from walkeeper.acceptor.state import AcceptorState
-from walkeeper.errors import Blown, Closing, DiskFull, DurabilityLost
+from walkeeper.errors import (
+    Blown,
+    Closing,
+    Corrupt,
+    DiskFull,
+    DurabilityLost,
+    Malformed,
+    StorageError,
+    TimelineUnavailable,
+)
 from walkeeper.ids import NodeId, TenantTimelineId
 from walkeeper.lsn import INVALID_LSN, Lsn
 from walkeeper.messages import AcceptorMessage, Batch
@@ -24,6 +34,8 @@ from walkeeper.storage.offload import Offload
 from walkeeper.storage.store import TimelineStore
 from walkeeper.timeline.progress import Position, Progress
 from walkeeper.timeline.registry import Receiver, Registry
+
+log = structlog.stdlib.get_logger()
 
 
 class Fuse:
@@ -105,7 +117,7 @@ class Timeline:
             kept = intent.keep(self._store)
             self._acceptor = kept.acceptor
         self.progress.publish(Position.of(kept.acceptor.state))
-        if self._wants_spare() or self._lags_a_segment(kept.acceptor.state):
+        if self._store.wants_spare or self._lags_a_segment(kept.acceptor.state):
             self._attention.set()
         return kept
 
@@ -140,9 +152,12 @@ class Timeline:
             self._fuse.replace()
             with self._fuse:
                 recovered = await self._offload(self._store.recover)
-                self._acceptor = new_acceptor(
-                    self._node_id, recovered.control_file, recovered.end_lsn, recovered.tli
-                )
+                try:
+                    self._acceptor = new_acceptor(
+                        self._node_id, recovered.control_file, recovered.end_lsn, recovered.tli
+                    )
+                except Malformed as error:  # no server that is known has such WAL
+                    raise Corrupt(str(error)) from error
             self.progress.publish(Position.of(self._acceptor.state))
 
     async def close(self) -> None:
@@ -151,8 +166,12 @@ class Timeline:
         Cancellation: at any time; what was kept before is safe, since no promise depends on a tidy end.
         """
         self.registry.cancel_all()
-        if self._acceptor is not None and self._acceptor.state.is_ahead:
-            await self.process(Checkpoint())
+        try:
+            await self.save_if_ahead()
+        except DurabilityLost:
+            raise
+        except (StorageError, TimelineUnavailable) as error:
+            log.warning("control file not saved", ttid=str(self.ttid), error=str(error))
         self._is_closing = True
         async with self._lock:
             await self._offload(self._store.close)
@@ -201,11 +220,8 @@ class Timeline:
 
         Cancellation: waits for the thread; a spare is not part of any promise.
         """
-        if self._wants_spare():
+        if self._store.wants_spare:
             await self._offload(self._store.prepare_spare)
-
-    def _wants_spare(self) -> bool:
-        return self._store.wants_spare
 
     def _lags_a_segment(self, state: AcceptorState) -> bool:
         return state.ahead.commit_lsn - state.kept.commit_lsn >= state.kept.server.wal_seg_size

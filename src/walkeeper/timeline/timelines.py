@@ -39,7 +39,9 @@ class Timelines:
         self._open: dict[TenantTimelineId, Timeline] = {}
         self._shut: dict[TenantTimelineId, StorageError] = {}
         self._creating = trio.Lock()
-        self._to_upkeep, self._for_upkeep = trio.open_memory_channel[Timeline](math.inf)
+        self._lost: DurabilityLost | None = None
+        self._has_lost = trio.Event()
+        self._to_upkeep, self._for_upkeep = trio.open_memory_channel[Timeline](math.inf)  # one item per timeline
 
     def ttids(self) -> list[TenantTimelineId]:
         """The names of all timelines that can be used."""
@@ -91,16 +93,22 @@ class Timelines:
             )
             try:
                 await self._offload(self._directory.create, control_file)
+                log.info("timeline created", ttid=str(ttid), pg_version=server.pg_version)
             except Exists:
                 log.info("timeline found on disk", ttid=str(ttid))
-            timeline = await self._open_one(ttid)
-            log.info("timeline created", ttid=str(ttid), pg_version=server.pg_version)
-            return timeline
+            except DurabilityLost as lost:
+                self._lose(lost)
+                raise
+            return await self._open_one(ttid)
 
     async def _open_one(self, ttid: TenantTimelineId) -> Timeline:
         store = self._directory.store(ttid, self._observe)
         timeline = Timeline(ttid, self._directory.node_id, store, self._offload)
-        await timeline.open()
+        try:
+            await timeline.open()
+        except DurabilityLost as lost:
+            self._lose(lost)
+            raise
         self._open[ttid] = timeline
         self._to_upkeep.send_nowait(timeline)
         return timeline
@@ -127,10 +135,24 @@ class Timelines:
             log.error("timeline stays shut", ttid=str(ttid), error=str(error))
 
     async def keep_up(self, save_seconds: float) -> None:
-        """Look after every timeline that gets opened, until cancelled.  Raises DurabilityLost."""
+        """Look after every timeline that gets opened, until cancelled.
+
+        Raises DurabilityLost, whoever met it: the process must end, and a connection or a request cannot end it.
+        """
         async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._raise_lost)
             async for timeline in self._for_upkeep:
                 nursery.start_soon(keep_up, timeline, save_seconds, name=f"upkeep {timeline.ttid}")
+
+    def _lose(self, lost: DurabilityLost) -> None:
+        """A failed sync of a timeline that upkeep does not know yet."""
+        self._lost = lost
+        self._has_lost.set()
+
+    async def _raise_lost(self) -> None:
+        await self._has_lost.wait()
+        assert self._lost is not None
+        raise self._lost
 
     async def close(self) -> None:
         """Close them all: control files are saved, files given back.

@@ -10,12 +10,15 @@ from typing import Final
 import structlog
 import trio
 
-from walkeeper.errors import StorageError, TimelineUnavailable
+from walkeeper.errors import DurabilityLost, StorageError, TimelineUnavailable
 from walkeeper.timeline.timeline import Timeline
 
 REOPEN_SECONDS_MIN: Final = 0.1
 REOPEN_SECONDS_MAX: Final = 30.0
 """Between attempts to read a timeline again: quick for a passing fault, calm for a broken disk."""
+
+FAILED_SECONDS: Final = 5.0
+"""After something else has failed: on a disk that is nearly full, spares must not compete with commits."""
 
 log = structlog.stdlib.get_logger()
 
@@ -31,10 +34,13 @@ async def keep_up(timeline: Timeline, save_seconds: float) -> None:
         if timeline.is_blown:
             await reopen(timeline)
         try:
-            await timeline.prepare_spare()
             await timeline.save_if_ahead()
+            await timeline.prepare_spare()
+        except DurabilityLost:
+            raise
         except (StorageError, TimelineUnavailable) as error:  # a blown fuse wakes this loop again
             log.warning("upkeep failed", ttid=str(timeline.ttid), error=str(error))
+            await trio.sleep(FAILED_SECONDS)
 
 
 async def reopen(timeline: Timeline) -> None:
@@ -48,6 +54,8 @@ async def reopen(timeline: Timeline) -> None:
         )
         try:
             await timeline.open()
+        except DurabilityLost:
+            raise
         except StorageError:
             await trio.sleep(pause_seconds)
             pause_seconds = min(pause_seconds * 2, REOPEN_SECONDS_MAX)

@@ -472,6 +472,15 @@ def test_wal_of_another_postgresql_timeline_is_refused() -> None:
     refuses(keeper.acceptor, AppendRun(NO_GENERATION, Term(1), page, end, Lsn(0), Lsn(0), (second,)), Malformed)
 
 
+def test_wal_that_does_not_say_its_postgresql_timeline_is_refused() -> None:
+    keeper = Keeper()
+    start = Lsn(0x1300000)
+    keeper.vote(1)
+    keeper.elect(1, start)
+    short = AppendRun(NO_GENERATION, Term(1), start, Lsn(start + 20), Lsn(0), Lsn(0), (bytes(20),))
+    refuses(keeper.acceptor, short, Malformed)
+
+
 # -- checkpoints, envelopes, creation -----------------------------------------------------------------------
 
 

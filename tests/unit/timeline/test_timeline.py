@@ -200,27 +200,69 @@ async def test_a_disk_that_stays_broken_keeps_the_timeline_shut_until_it_is_mend
 
 async def test_a_failed_fsync_ends_the_process(autojump_clock: trio.testing.MockClock) -> None:
     disk = new_disk()
-
-    class FailingSync(dict[int, Fault]):
-        def get(self, number: int, default: object = None) -> Fault | None:  # type: ignore[override]
-            return Fault.IO_ERROR if is_sync else None
-
-    is_sync = False
-
-    def describe(operation: str, path: object) -> None:
-        nonlocal is_sync
-        is_sync = operation == "sync"
-
     with pytest.RaisesGroup(DurabilityLost, flatten_subgroups=True):
         async with timelines_on(disk) as timelines:
             timeline = await timelines.create(TTID, SERVER)
             leader = Leader(timeline)
             await leader.be_elected()
-            disk.on_operation, disk.faults = describe, FailingSync()
+            fail_syncs(disk)
             with pytest.raises(DurabilityLost):
                 await leader.append()
             assert timeline.durability_lost is not None
             await trio.sleep_forever()
+
+
+async def test_a_failed_fsync_in_a_creation_ends_the_process_whoever_asked(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    disk = new_disk()
+    with pytest.RaisesGroup(DurabilityLost, flatten_subgroups=True):
+        async with timelines_on(disk) as timelines:
+            fail_syncs(disk)
+            with pytest.raises(DurabilityLost):
+                await timelines.create(TTID, SERVER)
+            await trio.sleep_forever()
+
+
+async def test_a_failed_fsync_of_a_spare_ends_the_process(autojump_clock: trio.testing.MockClock) -> None:
+    disk = new_disk()
+    with pytest.RaisesGroup(DurabilityLost, flatten_subgroups=True):
+        async with timelines_on(disk) as timelines:
+            timeline = await timelines.create(TTID, SERVER)
+            leader = Leader(timeline)
+            await leader.be_elected()
+            await leader.append(700_000)
+            fail_syncs(disk)
+            await trio.sleep_forever()
+
+
+async def test_a_spare_that_cannot_be_made_does_not_keep_the_control_file_from_being_saved(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    disk = new_disk()
+
+    async with timelines_on(disk) as timelines:
+        timeline = await timelines.create(TTID, SERVER)
+        leader = Leader(timeline)
+        await leader.be_elected()
+        flushed = (await leader.append(700_000)).flush_lsn
+        disk.on_operation = lambda operation, path: fail_next(disk, "spare" in path.name)
+        await leader.append(commit=flushed)
+        await trio.sleep(1000)
+        disk.on_operation = lambda operation, path: None
+        assert kept_commit(timeline) == flushed
+
+
+async def test_a_disk_that_is_full_does_not_keep_a_keeper_from_closing() -> None:
+    disk = new_disk()
+    async with timelines_on(disk) as timelines:
+        timeline = await timelines.create(TTID, SERVER)
+        leader = Leader(timeline)
+        await leader.be_elected()
+        flushed = (await leader.append()).flush_lsn
+        await leader.append(commit=flushed)
+        fail_soon(disk, Fault.NO_SPACE, within=3)
+    assert isinstance(timeline, Timeline)
 
 
 async def test_what_interrupts_an_operation_for_no_known_reason_blows_the_fuse() -> None:
@@ -310,6 +352,16 @@ async def test_the_next_segment_is_made_before_it_is_needed(autojump_clock: trio
         await leader.append(150_000)
         assert leader.wal.lsn > 4 * SERVER.wal_seg_size
         assert "create" not in created
+
+
+def fail_syncs(disk: MemoryDisk) -> None:
+    """From now on every sync fails."""
+    disk.on_operation = lambda operation, _path: fail_next(disk, operation == "sync")
+
+
+def fail_next(disk: MemoryDisk, is_to_fail: bool) -> None:
+    """Called before an operation: let this one fail, or not."""
+    disk.faults = {disk.operations - 1: Fault.IO_ERROR} if is_to_fail else {}
 
 
 def kept_commit(timeline: Timeline) -> Lsn:
