@@ -5,9 +5,10 @@ from typing import Any
 
 import pytest
 import trio
+import trio.testing
 from trio.testing import MockClock
 
-from fake_servers import SEGMENT_BYTES, SYSTEM_ID, FakeKeeper, RecordingLog
+from fake_servers import SEGMENT_BYTES, SYSTEM_ID, FakeKeeper, RecordingLog, until
 from walkeeper.errors import ConfigError, Fenced, Unreachable
 from walkeeper.formats.xlog import RecordScanner
 from walkeeper.ids import NodeId, TenantTimelineId
@@ -149,3 +150,41 @@ async def test_a_writer_that_takes_over_meanwhile_ends_the_sync(autojump_clock: 
     quorum.keepers[2].steals_elections = True
     with pytest.raises(Fenced):
         await quorum.sync()
+
+
+async def test_an_end_that_nobody_remembers_is_not_reported(autojump_clock: MockClock, quorum: Quorum) -> None:
+    for keeper in quorum.keepers:
+        fill(keeper, 3)
+        keeper.is_forgetful = True
+    with pytest.raises(Unreachable):
+        await quorum.sync(timeout_seconds=30.0)
+
+
+async def test_a_connected_keeper_that_does_not_get_there_is_waited_for_a_little(
+    autojump_clock: MockClock, quorum: Quorum
+) -> None:
+    for keeper in quorum.keepers:
+        fill(keeper, 3)
+    quorum.keepers[1].is_forgetful = True
+    before = trio.current_time()
+    assert await quorum.sync() == wal_of(3).lsn
+    assert 1 < trio.current_time() - before < 10
+
+
+async def test_a_donor_that_dies_with_what_only_it_has_does_not_block_the_others(
+    autojump_clock: MockClock, quorum: Quorum, nursery: trio.Nursery
+) -> None:
+    donor, second, third = quorum.keepers
+    for keeper, records in zip(quorum.keepers, (9, 3, 3), strict=True):
+        fill(keeper, records)
+    donor.dies_after_voting = True
+
+    async def let_third_in_late() -> None:
+        with third.hold():
+            await until(lambda: donor.held)
+
+    nursery.start_soon(let_third_in_late)
+    await trio.testing.wait_all_tasks_blocked()
+    assert await quorum.sync() == wal_of(3).lsn
+    assert quorum.log.said("sync starts over")
+    assert second.commit_lsn == third.commit_lsn == wal_of(3).lsn
