@@ -35,7 +35,7 @@ from walkeeper.formats.session import TRUST_REPLIES, EndOfStream, ServerSession,
 from walkeeper.formats.startup import EncryptionAnswer, SslRequest, StartupMessage
 from walkeeper.formats.xlog import RecordScanner
 from walkeeper.ids import NodeId
-from walkeeper.links.keeper import KeeperAddress
+from walkeeper.links.address import Address
 from walkeeper.lsn import Lsn, format_lsn
 from walkeeper.membership import NO_CONFIGURATION, NO_GENERATION
 from walkeeper.messages import (
@@ -98,6 +98,7 @@ class Server:
 
     port: int = 0
     held: bool = False
+    stutters: bool = False
     parameters: dict[str, str] = field(default_factory=dict)
     queries: list[str] = field(default_factory=list)
     _scopes: set[trio.CancelScope] = field(default_factory=set)
@@ -166,7 +167,9 @@ class Server:
             while True:
                 await self.while_held()
                 if wal := read(begin)[:CHUNK_BYTES]:
-                    await client.send(CopyData(encode_xlog_data_head(begin, end(), 0) + wal))
+                    message = CopyData(encode_xlog_data_head(begin, end(), 0) + wal)
+                    await client.send(*([message, message] if self.stutters else [message]))
+                    self.stutters = False
                     begin = Lsn(begin + len(wal))
                     continue
                 with trio.move_on_after(KEEPALIVE_SECONDS) as limit:
@@ -219,8 +222,8 @@ class FakePrimary(Server):
         self.settings = defaults | self.settings
 
     @property
-    def address(self) -> KeeperAddress:
-        return KeeperAddress("127.0.0.1", self.port)
+    def address(self) -> Address:
+        return Address("127.0.0.1", self.port)
 
     def read(self, begin: Lsn) -> bytes:
         """From ``begin`` on; nothing while that has not been written."""
@@ -294,8 +297,8 @@ class FakeKeeper(Server):
     dies_after_voting: bool = False
 
     @property
-    def address(self) -> KeeperAddress:
-        return KeeperAddress("127.0.0.1", self.port)
+    def address(self) -> Address:
+        return Address("127.0.0.1", self.port)
 
     @property
     def write_lsn(self) -> Lsn:

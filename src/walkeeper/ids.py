@@ -6,13 +6,19 @@ they name one WAL stream.  A *timeline* here is Neon's word for such a stream; P
 """
 
 from dataclasses import dataclass
-from typing import NewType, Self
+from typing import Final, NewType, Self
 
 NodeId = NewType("NodeId", int)
 """A keeper's number in its quorum: unsigned 64 bits, 0 is invalid."""
 
 TimelineNumber = NewType("TimelineNumber", int)
 """PostgreSQL's timeline id (``xlp_tli``), 1 until the first promotion; 0 means not known yet."""
+
+NO_TLI: Final = TimelineNumber(0)
+"""There is no WAL yet, or no page has said."""
+
+FIRST_TLI: Final = TimelineNumber(1)
+"""What it is when no page has said otherwise: a writer that starts in mid-page is Neon's, always 1."""
 
 
 @dataclass(frozen=True, slots=True, order=True)

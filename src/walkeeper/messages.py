@@ -7,7 +7,7 @@ Source: Neon's walproposer/safekeeper protocol.  Does not decide and does not pa
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from walkeeper.ids import NodeId, TenantTimelineId
 from walkeeper.lsn import INVALID_LSN, Lsn
@@ -195,11 +195,6 @@ class AppendResponse:
     commit_lsn: Lsn = INVALID_LSN
     hot_standby: HotStandbyFeedback = field(default=HotStandbyFeedback())
     pageserver: PageserverFeedback | None = None
-
-    def with_feedback(
-        self, hot_standby: HotStandbyFeedback, pageserver: PageserverFeedback | None = None
-    ) -> "AppendResponse":
-        return replace(self, hot_standby=hot_standby, pageserver=pageserver)
 
 
 AcceptorMessage = AcceptorGreeting | VoteResponse | AppendResponse

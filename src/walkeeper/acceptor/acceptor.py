@@ -34,7 +34,7 @@ from walkeeper.errors import (
 )
 from walkeeper.formats.control_file import ControlFile
 from walkeeper.formats.xlog import MAGICS
-from walkeeper.ids import NodeId, TimelineNumber
+from walkeeper.ids import FIRST_TLI, NO_TLI, NodeId, TimelineNumber
 from walkeeper.lsn import Lsn
 from walkeeper.membership import Generation
 from walkeeper.messages import (
@@ -49,9 +49,6 @@ from walkeeper.messages import (
     VoteResponse,
 )
 from walkeeper.terms import highest_common_point
-
-FIRST_TLI = TimelineNumber(1)
-"""PostgreSQL's timeline id when no page has said otherwise: a writer that starts in mid-page is Neon's, always 1."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,7 +227,7 @@ class Acceptor:
             return (), state
         effects: list[Effect] = []
         tli = wal.tli
-        if tli == 0 and start % state.kept.server.wal_seg_size:
+        if tli == NO_TLI and start % state.kept.server.wal_seg_size:
             tli = FIRST_TLI
             effects.append(InitializeFirstSegment(start, tli))
         effects.append(TruncateWal(start, tli))

@@ -12,17 +12,16 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from walkeeper.acceptor.effects import KeepControlFile
-from walkeeper.errors import InvalidTimeline
+from walkeeper.errors import InvalidTimeline, Malformed
 from walkeeper.formats.control_file import ControlFile
 from walkeeper.formats.segments import is_legal_segment_size
 from walkeeper.formats.xlog import MAGICS, PAGE_BYTES, RecordScanner
-from walkeeper.ids import TenantTimelineId, TimelineNumber
+from walkeeper.formats.xlog_pages import PageLayout
+from walkeeper.ids import NO_TLI, TenantTimelineId, TimelineNumber
 from walkeeper.lsn import INVALID_LSN, Lsn, format_lsn
 from walkeeper.membership import Configuration
 from walkeeper.messages import ServerInfo
 from walkeeper.terms import INITIAL_TERM, Term, TermHistory
-
-NO_TLI = TimelineNumber(0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,12 +139,16 @@ def new_control_file(
 ) -> ControlFile:
     """The control file of a timeline that does not exist yet.
 
-    A writer creates it with both LSNs 0 and says later where it starts; an operator may know that already.
+    A writer creates it with both LSNs 0 and says later where it starts; an operator may know that already, and
+    then names it twice: WAL behind the start would be promised and not be here.
     Raises InvalidTimeline for servers and positions that cannot be kept.
     """
     require_known_server(server)
-    if commit_lsn < start_lsn:
-        raise InvalidTimeline(f"commit_lsn {format_lsn(commit_lsn)} is below start_lsn {format_lsn(start_lsn)}")
+    if commit_lsn != start_lsn:
+        raise InvalidTimeline(
+            f"commit_lsn {format_lsn(commit_lsn)} is not start_lsn {format_lsn(start_lsn)}, but there is no WAL yet"
+        )
+    _require_record_boundary(start_lsn, server)
     return ControlFile(
         ttid=ttid,
         configuration=configuration,
@@ -163,6 +166,14 @@ def new_control_file(
         evicted_at=None,
         created_at=created_at,
     )
+
+
+def _require_record_boundary(lsn: Lsn, server: ServerInfo) -> None:
+    """Raises InvalidTimeline unless a record of this server can begin at ``lsn``: no scan could ever start there."""
+    try:
+        PageLayout.of(server.pg_major, server.wal_seg_size).check_start(lsn)
+    except Malformed as error:
+        raise InvalidTimeline(f"a timeline cannot start at {format_lsn(lsn)}: {error}") from error
 
 
 def require_known_server(server: ServerInfo) -> None:

@@ -38,9 +38,6 @@ class Readiness:
     def lost(self, condition: str, why: str) -> None:
         self._problems[condition] = why
 
-    def has_reached(self, condition: str) -> bool:
-        return not self._problems[condition]
-
     def checks(self) -> Sequence[Check]:
         return [Check(name, problem) for name, problem in self._problems.items()]
 

@@ -130,7 +130,7 @@ def parse_json(body: bytes, shape: type[T]) -> T:
         raise Malformed("missing request body")
     try:
         return msgspec.json.decode(body, type=shape)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise Malformed(f"failed to parse json request: {error}") from None
 
 

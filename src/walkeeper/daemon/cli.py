@@ -1,7 +1,7 @@
 """The command line: finds the command, settles its options, runs it, and turns errors into exit codes.
 
 A user's mistake is one line on standard error and never a traceback.  A command's room is loaded when the command
-runs, since ``walkeeper fetch`` is started once per WAL segment.
+runs: short-lived commands, and ``--help``, do not wait for what only the daemon needs.
 
 Exit codes: 0 done, 1 failed, 2 wrong options or environment, 3 fenced by a newer term, 4 durability lost.
 Does not do the work of any command.
@@ -10,7 +10,7 @@ Does not do the work of any command.
 import getpass
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Generic, NoReturn, TypeVar
@@ -18,7 +18,7 @@ from typing import Any, Generic, NoReturn, TypeVar
 import walkeeper
 from walkeeper.daemon.config import ProposeOptions, ServeConfig, SyncOptions
 from walkeeper.daemon.options import FlagParser, add_flags, options_of, read_environment, read_flags, settle
-from walkeeper.errors import ConfigError, DurabilityLost, Fenced, WalkeeperError
+from walkeeper.errors import ConfigError, DurabilityLost, Fenced, WalkeeperError, leaves
 
 Config = TypeVar("Config")
 
@@ -75,10 +75,12 @@ def sync(options: SyncOptions) -> None:
     from walkeeper.tools.sync import SyncConfig, sync_keepers
 
     configure_logs(options.log.format, sys.stderr)
-    config = SyncConfig(options.quorum.keepers, options.ttid(), options.server(), options.seconds_max)
+    config = SyncConfig(options.quorum.keepers, options.ttid(), options.timeout_seconds, options.server())
     lsn = trio.run(partial(sync_keepers, config, log=structlog.get_logger()))
     if not lsn:
-        raise ConfigError(f"no keeper that answered has WAL of {config.ttid}: is it the right name, or --system-id?")
+        raise ConfigError(
+            f"no keeper that answered has WAL of {config.ttid}: is it the right name, or --system-id?"
+        )
     print(format_lsn(lsn))
 
 
@@ -142,16 +144,8 @@ def exit_code(error: WalkeeperError) -> int:
 
 def _gravest(error: BaseException) -> WalkeeperError | None:
     """What to tell of an error, or of several at once; None if one of them has no name and needs its traceback."""
-    leaves = list(_leaves(error))
-    named = [leaf for leaf in leaves if isinstance(leaf, WalkeeperError)]
-    if len(named) < len(leaves):
+    found = list(leaves(error))
+    named = [leaf for leaf in found if isinstance(leaf, WalkeeperError)]
+    if len(named) < len(found):
         return None
     return max(named, key=exit_code)
-
-
-def _leaves(error: BaseException) -> Iterator[BaseException]:
-    if isinstance(error, BaseExceptionGroup):
-        for inner in error.exceptions:
-            yield from _leaves(inner)
-    else:
-        yield error

@@ -12,9 +12,7 @@ from typing import Final
 
 from walkeeper.daemon.options import option, switch
 from walkeeper.daemon.values import (
-    Address,
     one_of,
-    parse_address,
     parse_duration_seconds,
     parse_node_id,
     parse_path,
@@ -24,7 +22,8 @@ from walkeeper.daemon.values import (
 )
 from walkeeper.errors import ConfigError
 from walkeeper.ids import NodeId, TenantId, TenantTimelineId, TimelineId
-from walkeeper.links.keeper import KeeperAddress, parse_keepers
+from walkeeper.links.address import Address, parse_address
+from walkeeper.links.keeper import parse_keepers
 from walkeeper.messages import ServerInfo
 
 LOG_FORMATS: Final = ("plain", "json")
@@ -59,10 +58,10 @@ class ListenConfig:
     )  # fmt: skip
     advertise_pg: Address | None = option(
         "advertise-pg", parse_address, metavar="HOST:PORT",
-        help="the address that peers are told, if not that of --listen-pg",
+        help="accepted for Neon's tooling, not used yet",
     )  # fmt: skip
     availability_zone: str | None = option(
-        "availability-zone", parse_text, metavar="ZONE", help="where this keeper runs; a label in metrics"
+        "availability-zone", parse_text, metavar="ZONE", help="accepted for Neon's tooling, not used yet"
     )
 
 
@@ -106,7 +105,7 @@ class ServeConfig:
 class QuorumConfig:
     """The keepers, and which WAL of theirs is meant."""
 
-    keepers: tuple[KeeperAddress, ...] = option(
+    keepers: tuple[Address, ...] = option(
         "keepers", parse_keepers, metavar="HOST:PORT,...", required=True,
         help="every keeper of the quorum; a majority of them must be up",
     )  # fmt: skip
@@ -159,9 +158,9 @@ class SyncOptions:
         "wal-segment-size", parse_size_bytes, metavar="SIZE",
         help="the size of a WAL segment, such as 16MB, for keepers that do not tell it",
     )  # fmt: skip
-    seconds_max: float = option(
+    timeout_seconds: float = option(
         "timeout", parse_duration_seconds, default="60s", metavar="DURATION",
-        help="give up when a majority has not answered by then",
+        help="give up when it is not done by then",
     )  # fmt: skip
 
     def ttid(self) -> TenantTimelineId:

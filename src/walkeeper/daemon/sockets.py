@@ -6,8 +6,8 @@ Does not accept: ``services`` and ``control`` do.
 import socket
 from typing import Final
 
-from walkeeper.daemon.values import Address
 from walkeeper.errors import ConfigError
+from walkeeper.links.address import Address
 
 BACKLOG: Final = 1024
 """Connections that wait to be accepted: all writers of a large keeper come back at once after its restart."""

@@ -1,20 +1,20 @@
-"""What operators write on a command line, as values: addresses, durations, switches, numbers.
+"""What operators write on a command line, as values: durations, sizes, switches, numbers.
 
 Every parser takes text and raises ValueError with a sentence that says what was expected; who wrote the text,
 and where, is known to ``options``.
 
-Source of the durations: Rust's *humantime* (``1h 30m``), which Neon's flags use.  Does not resolve host names.
+Source of the durations: Rust's *humantime* (``1h 30m``), which Neon's flags use.
 """
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from walkeeper.errors import Malformed
+from walkeeper.formats.sizes import parse_size
 from walkeeper.ids import NodeId
 
-PORT_MAX: Final = 65_535
 U64_MAX: Final = 2**64 - 1
 
 _DAY: Final = 86_400.0
@@ -31,39 +31,7 @@ _UNITS: Final = (
     (365.25 * _DAY, ("y", "year", "years")),
 )
 _SECONDS_OF_UNIT: Final = {name: seconds for seconds, names in _UNITS for name in names}
-_SHIFT_OF_SIZE: Final = {"B": 0, "kB": 10, "MB": 20, "GB": 30}
 _DURATION_PART: Final = re.compile(r"\s*([0-9]+)\s*([A-Za-z]+)\s*")
-
-
-@dataclass(frozen=True, slots=True)
-class Address:
-    """A host name or address and a TCP port, printed ``host:port``; 0 lets the system choose the port."""
-
-    host: str
-    port: int
-
-    def __str__(self) -> str:
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
-
-
-def parse_address(text: str) -> Address:
-    """``127.0.0.1:5454``, ``keeper-0:5454`` or ``[::1]:5454``.  The host must be said: none is not *all of them*."""
-    host, colon, port = text.strip().rpartition(":")
-    if host.startswith("[") and host.endswith("]"):
-        host = host[1:-1]
-    elif ":" in host:
-        raise ValueError(f"an IPv6 address is written in brackets, as in [::1]:5454, got {text!r}")
-    if not colon or not host or not (port.isascii() and port.isdigit()) or int(port) > PORT_MAX:
-        raise ValueError(f"expected HOST:PORT, such as 127.0.0.1:5454, got {text!r}")
-    return Address(host, int(port))
-
-
-def parse_addresses(text: str) -> tuple[Address, ...]:
-    """Addresses separated by commas, at least one, none twice."""
-    addresses = tuple(parse_address(part) for part in text.split(","))
-    if len(set(addresses)) != len(addresses):
-        raise ValueError(f"an address is listed twice: {text!r}")
-    return addresses
 
 
 def parse_duration_seconds(text: str) -> float:
@@ -82,9 +50,7 @@ def _seconds_of(unit: str) -> float:
 
 def parse_node_id(text: str) -> NodeId:
     """A keeper's number, 1 to 2^64-1."""
-    if not (text.isascii() and text.isdigit()) or not 0 < int(text) <= U64_MAX:
-        raise ValueError(f"expected a number from 1 to {U64_MAX}, got {text!r}")
-    return NodeId(int(text))
+    return NodeId(parse_positive(text))
 
 
 def parse_positive(text: str) -> int:
@@ -96,10 +62,10 @@ def parse_positive(text: str) -> int:
 
 def parse_size_bytes(text: str) -> int:
     """``16MB``, ``1GB`` or a number of bytes, as PostgreSQL has them."""
-    match = re.fullmatch(r"\s*([0-9]{1,12})\s*(B|kB|MB|GB)?\s*", text)
-    if match is None:
-        raise ValueError(f"expected a size such as 16MB, got {text!r}")
-    return int(match[1]) << _SHIFT_OF_SIZE[match[2] or "B"]
+    try:
+        return parse_size(text)
+    except Malformed as error:
+        raise ValueError(str(error)) from None
 
 
 def parse_switch(text: str) -> bool:

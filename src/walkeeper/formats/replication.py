@@ -21,6 +21,9 @@ from walkeeper.lsn import Lsn
 from walkeeper.messages import HotStandbyFeedback, PageserverFeedback, Slice
 
 _XLOG_DATA_HEAD: Final = Struct(">cQQq")
+_EPOCH_UNIX_SECONDS: Final = 946_684_800
+"""2000-01-01 00:00 UTC, where PostgreSQL's time begins."""
+
 _HALF_BITS: Final = 32
 _HALF_MASK: Final = 0xFFFF_FFFF
 
@@ -57,6 +60,11 @@ class StandbyStatusUpdate:
 
 SenderMessage = XLogData | PrimaryKeepalive
 StandbyMessage = StandbyStatusUpdate | HotStandbyFeedback | PageserverFeedback
+
+
+def postgres_microseconds(unix_nanoseconds: int) -> int:
+    """The time of all these messages: microseconds since 2000-01-01, rounded down."""
+    return unix_nanoseconds // 1000 - _EPOCH_UNIX_SECONDS * 1_000_000
 
 
 # -- from the sender ------------------------------------------------------------------------------------------

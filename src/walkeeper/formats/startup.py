@@ -77,10 +77,6 @@ class StartupMessage:
             body.cstring(name).cstring(value)
         return _encode_packet(bytes(body.u8(0)))
 
-    @property
-    def application_name(self) -> str:
-        return self.parameters.get("application_name", "")
-
 
 StartupPacket = SslRequest | GssEncRequest | DirectTls | CancelRequest | StartupMessage
 

@@ -21,7 +21,7 @@ from typing import Final, assert_never
 import trio
 
 from walkeeper.errors import Fenced, StartOver
-from walkeeper.links.keeper import KeeperAddress
+from walkeeper.links.address import Address
 from walkeeper.links.keeper_link import Introduction, KeeperLink, Log, WalSource
 from walkeeper.lsn import INVALID_LSN, Lsn
 from walkeeper.proposer import actions
@@ -45,7 +45,7 @@ class Ensemble:
 
     def __init__(
         self,
-        addresses: Sequence[KeeperAddress],
+        addresses: Sequence[Address],
         introduction: Introduction,
         proposer: Proposer,
         source: WalSource,
@@ -99,7 +99,7 @@ class Ensemble:
         for link in self.links:
             link.pump()
 
-    def address_of(self, place: int) -> KeeperAddress:
+    def address_of(self, place: int) -> Address:
         return self.links[place].address
 
     # -- what the proposer says -------------------------------------------------------------------------------

@@ -9,10 +9,12 @@ from typing import Final
 
 from walkeeper.errors import Malformed, ServerError
 from walkeeper.formats.commands import StartWalPush, encode_start_recovery, encode_start_wal_push
+from walkeeper.formats.sizes import parse_size
 from walkeeper.formats.startup import encode_options
 from walkeeper.ids import TenantTimelineId, TimelineNumber
+from walkeeper.links.address import Address, parse_address
 from walkeeper.links.conninfo import ConnectionInfo
-from walkeeper.links.postgres import Connection, connect, parse_bytes
+from walkeeper.links.postgres import Connection, connect
 from walkeeper.links.wal_stream import WalStream
 from walkeeper.lsn import Lsn, parse_lsn
 from walkeeper.messages import ServerInfo
@@ -28,39 +30,21 @@ _NOT_FOUND: Final = "was not found"
 """How a keeper says that it has no such timeline.  Neon's has no SQLSTATE of its own for it."""
 
 
-@dataclass(frozen=True, slots=True)
-class KeeperAddress:
-    host: str
-    port: int = DEFAULT_PORT
-
-    def __str__(self) -> str:
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
-
-
-def parse_keepers(text: str) -> tuple[KeeperAddress, ...]:
+def parse_keepers(text: str) -> tuple[Address, ...]:
     """``a:5454,b,[::1]:5455`` -> addresses.  Raises ValueError, also for too many and for one that is listed twice."""
-    found = tuple(_parse_keeper(each.strip()) for each in text.split(","))
+    found = tuple(parse_address(each, DEFAULT_PORT) for each in text.split(","))
     if len(found) > KEEPERS_MAX:
         raise ValueError(f"at most {KEEPERS_MAX} keepers form a quorum, got {len(found)}")
     twice = next((each for each in found if found.count(each) > 1), None)
     if twice is not None:
         raise ValueError(f"{twice} is listed twice: a quorum counts each keeper once")
+    if any(each.port == 0 for each in found):
+        raise ValueError(f"nobody can connect to port 0: {text!r}")
     return found
 
 
-def _parse_keeper(text: str) -> KeeperAddress:
-    if text.startswith("["):
-        host, bracket, port = text[1:].partition("]")
-        port = port.removeprefix(":") if bracket else "?"
-    else:
-        host, _, port = text.partition(":")
-    if not host or (port and not (port.isascii() and port.isdigit() and 0 < int(port) < 65536)):
-        raise ValueError(f"{text!r} is not the address of a keeper, such as keeper1:{DEFAULT_PORT}")
-    return KeeperAddress(host, int(port or DEFAULT_PORT))
-
-
 def connect_keeper(
-    address: KeeperAddress, ttid: TenantTimelineId, application_name: str
+    address: Address, ttid: TenantTimelineId, application_name: str
 ) -> AbstractAsyncContextManager[Connection]:
     """A connection for ``ttid``.  Raises as ``connect`` does."""
     info = ConnectionInfo(
@@ -105,7 +89,7 @@ async def ask_server(connection: Connection) -> ServerInfo:
     """
     ((version,),) = await connection.query("SHOW server_version_num")
     ((segment,),) = await connection.query("SHOW wal_segment_size")
-    return ServerInfo(int(version or 0), 0, parse_bytes(segment or ""))
+    return ServerInfo(int(version or 0), 0, parse_size(segment or ""))
 
 
 async def start_push(connection: Connection) -> None:

@@ -15,14 +15,14 @@ from typing import Final, Protocol
 
 import trio
 
-from walkeeper.errors import PeerError, ServerError, Unreachable
+from walkeeper.errors import PeerError, ServerError, Unreachable, leaves
 from walkeeper.formats.frames import encode_copy_data_head
 from walkeeper.formats.proposer import encode_append_head, encode_proposer_message, parse_acceptor_message
 from walkeeper.ids import TenantTimelineId
+from walkeeper.links.address import Address
 from walkeeper.links.backoff import Backoff
 from walkeeper.links.keeper import (
     PROTOCOL_VERSION,
-    KeeperAddress,
     KeptTimeline,
     connect_keeper,
     identify,
@@ -101,7 +101,7 @@ class Company(Protocol):
     def pump(self) -> None:
         """Let every keeper hear what there is to say."""
 
-    def address_of(self, place: int) -> KeeperAddress: ...
+    def address_of(self, place: int) -> Address: ...
 
     def strand(self) -> None:
         """This keeper needs WAL that no connected one has.  Raises StartOver when that has lasted too long."""
@@ -113,7 +113,7 @@ class Company(Protocol):
 class KeeperLink:
     """The link to the keeper at ``place`` of the proposer's list."""
 
-    def __init__(self, company: Company, place: int, address: KeeperAddress, source: WalSource) -> None:
+    def __init__(self, company: Company, place: int, address: Address, source: WalSource) -> None:
         self.place = place
         self.address = address
         self._company = company
@@ -125,8 +125,9 @@ class KeeperLink:
         self._failure: Unreachable | PeerError | None = None
         self._work = trio.Event()
         self._is_copying = False
+        self._was_reached = False
         self.trouble = ""
-        """Why it was lost last, for people."""
+        """Why it was lost or not reached last, for people."""
 
     def __str__(self) -> str:
         return f"keeper {self.address}"
@@ -138,10 +139,11 @@ class KeeperLink:
         backoff = Backoff()
         while True:
             started_at = trio.current_time()
+            self._was_reached = False
             try:
                 await self._converse()
             except* (Unreachable, ServerError, PeerError) as lost:
-                self._tell_loss(_first(lost))
+                self._tell_loss(next(leaves(lost)))
             if trio.current_time() - started_at > SUCCESS_SECONDS:
                 backoff.succeeded()
             await trio.sleep(backoff.next_pause_seconds())
@@ -149,6 +151,7 @@ class KeeperLink:
     async def _converse(self) -> None:
         introduction = self._company.introduction
         async with connect_keeper(self.address, introduction.ttid, introduction.application_name) as connection:
+            self._was_reached = True
             await self._introduce(connection)
             self._failure, self._work = None, trio.Event()
             self._connection = connection
@@ -185,7 +188,8 @@ class KeeperLink:
         """One line for each new reason, not one for each attempt."""
         if str(error) != self.trouble:
             self.trouble = str(error)
-            self._company.log.warning("keeper lost", keeper=str(self.address), why=self.trouble)
+            event = "keeper lost" if self._was_reached else "keeper not reached"
+            self._company.log.warning(event, keeper=str(self.address), why=self.trouble)
 
     # -- listening --------------------------------------------------------------------------------------------
 
@@ -279,7 +283,7 @@ class KeeperLink:
     def _is_own(self, error: Exception, connection: Connection) -> bool:
         return isinstance(error, Unreachable) and error.server == connection.name
 
-    async def _copy_from(self, donor: KeeperAddress, begin_lsn: Lsn, connection: Connection) -> None:
+    async def _copy_from(self, donor: Address, begin_lsn: Lsn, connection: Connection) -> None:
         introduction = self._company.introduction
         async with connect_keeper(donor, introduction.ttid, introduction.application_name) as donor_connection:
             with time_limit(HANDSHAKE_SECONDS, donor_connection.name, "stream"):
@@ -340,10 +344,3 @@ def _encode(message: Outgoing, source: WalSource, pieces: list[Slice]) -> int:
     pieces.append(encode_copy_data_head(len(head) + wal_bytes) + head)
     pieces += wal
     return len(head) + wal_bytes
-
-
-def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    error: BaseException = group
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return error

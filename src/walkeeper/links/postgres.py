@@ -8,16 +8,14 @@ Does not pipeline, prepare or cancel: simple queries with text results and COPY 
 Source: PostgreSQL, "Message Flow".
 """
 
-import re
 import socket
 import ssl
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
-from typing import Final
 
 import trio
 
-from walkeeper.errors import ConfigError, Malformed, OutOfTurn, PeerError, ServerError, Unreachable
+from walkeeper.errors import ConfigError, OutOfTurn, PeerError, ServerError, Unreachable
 from walkeeper.formats.backend import (
     BackendMessage,
     CommandComplete,
@@ -37,8 +35,6 @@ from walkeeper.links.tls import client_context
 from walkeeper.messages import Slice
 
 Row = tuple[str | None, ...]
-
-_UNITS: Final = {"B": 1, "kB": 1 << 10, "MB": 1 << 20, "GB": 1 << 30}
 
 
 @contextmanager
@@ -261,14 +257,6 @@ async def _connect_unix(path: str) -> socket.socket:
 def _detached(stream: trio.SocketStream) -> socket.socket:
     """The standard library's socket of a Trio stream, which gives it up."""
     return socket.socket(fileno=stream.socket.detach())
-
-
-def parse_bytes(text: str) -> int:
-    """``16MB`` -> 16777216, as SHOW prints sizes.  Raises Malformed."""
-    match = re.fullmatch(r"(\d+)(B|kB|MB|GB)", text)
-    if match is None:
-        raise Malformed(f"not a size: {text!r}")
-    return int(match[1]) * _UNITS[match[2]]
 
 
 def _reason(error: OSError) -> str:

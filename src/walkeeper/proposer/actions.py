@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 from walkeeper.lsn import Lsn
 from walkeeper.membership import Generation
-from walkeeper.messages import AppendRequest, Slice
 from walkeeper.proposer.election import Election
 from walkeeper.terms import Term
 
@@ -64,9 +63,3 @@ class Append:
     end_lsn: Lsn
     commit_lsn: Lsn
     truncate_lsn: Lsn
-
-    def with_wal(self, wal: Slice) -> AppendRequest:
-        assert len(wal) == self.end_lsn - self.begin_lsn
-        return AppendRequest(
-            self.generation, self.term, self.begin_lsn, self.end_lsn, self.commit_lsn, self.truncate_lsn, wal
-        )

@@ -37,6 +37,18 @@ class Phase(Enum):
 _OWES_AN_ANSWER = (Phase.GREETING, Phase.VOTING, Phase.STREAMING)
 
 
+@dataclass(frozen=True, slots=True)
+class Doubt:
+    """Whether a keeper that came to a leader with nothing has forgotten a promise it gave to a later one.
+
+    It may be new, or have lost its disk.  Its word counts when enough others have acknowledged, in our term, WAL of
+    above ``since_lsn``, which was sent after it came: ``vouchers`` (voters) are those that have.
+    """
+
+    since_lsn: Lsn
+    vouchers: frozenset[int] = frozenset()
+
+
 @dataclass(slots=True)
 class Follower:
     """``started_at`` is where this connection began to stream, ``streaming_at`` the next byte to send; both are
@@ -56,6 +68,7 @@ class Follower:
     last_sent_at: float = -inf
     asked_at: float = inf
     tell_commit_at: float = inf
+    doubt: "Doubt | None" = None
 
     def hang_up(self) -> None:
         """The connection is gone.  Votes and acknowledgements were durable when given and still count."""
@@ -68,6 +81,7 @@ class Follower:
         if node_id != self.node_id:
             self.granted, self.vote = False, None
             self.acked_lsn = self.persisted_commit_lsn = INVALID_LSN
+            self.doubt = None
         self.node_id = node_id
 
     def start_streaming(self, lsn: Lsn) -> None:

@@ -21,7 +21,7 @@ one keeper are refused instead of counted twice.  Does not connect, read clocks 
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum, auto
 from math import inf
 from typing import assert_never
@@ -49,8 +49,8 @@ from walkeeper.proposer.actions import (
     Fenced,
     Reconfigured,
 )
-from walkeeper.proposer.election import Election, divergence_point, settle
-from walkeeper.proposer.follower import UNKNOWN_NODE, Follower, Phase
+from walkeeper.proposer.election import Election, divergence_point, is_blank, settle
+from walkeeper.proposer.follower import UNKNOWN_NODE, Doubt, Follower, Phase
 from walkeeper.proposer.quorum import Quorum, Voter
 from walkeeper.terms import INITIAL_TERM, Term, TermHistory
 
@@ -216,6 +216,8 @@ class Proposer:
         if vote.term > self.term or not ours:
             return self._overruled(follower, vote.term)
         follower.phase, follower.granted, follower.vote = Phase.VOTED, True, vote
+        if self._has_won and is_blank(vote):
+            follower.doubt = Doubt(self.available_lsn)
         return self._settle_if_enough_voted() if self.stage is Stage.CAMPAIGNING else ()
 
     @property
@@ -223,13 +225,20 @@ class Proposer:
         return self.stage in (Stage.WON, Stage.LEADING)
 
     def _settle_if_enough_voted(self) -> Sequence[Action]:
-        if not self._quorum.agree(self._voters(follower.granted for follower in self.followers)):
-            return ()
+        """A keeper with nothing may have lost the very WAL that is looked for, and its promises with it.
+
+        Its vote counts among its like, and when there is nobody left to ask.
+        """
         votes = {
             place: follower.vote
             for place, follower in enumerate(self.followers)
             if follower.granted and follower.vote and self._quorum.voter(place, follower.node_id) in self._quorum
         }
+        voters = self._voters_at(votes)
+        if not all(map(is_blank, votes.values())) and not self._quorum.is_everybody(voters):
+            voters = self._voters_at(place for place, vote in votes.items() if not is_blank(vote))
+        if not self._quorum.agree(voters):
+            return ()
         self.stage = Stage.WON
         self.election = settle(self.term, votes)
         return [Elected(self.election)]
@@ -258,10 +267,22 @@ class Proposer:
             )
         follower.acked_lsn = message.flush_lsn
         follower.persisted_commit_lsn = message.commit_lsn
-        if message.flush_lsn <= self.commit_lsn:  # it changes nothing for the quorum
+        if follower.doubt is None:
+            self._vouch(follower)
+        if follower.doubt is not None or message.flush_lsn <= self.commit_lsn:  # it changes nothing for the quorum
             self._advance_truncate()
             return ()
         return self._advance_commit(now)
+
+    def _vouch(self, witness: Follower) -> None:
+        """An acknowledgement of ``witness`` that settles doubts about others: it has not heard of a later leader."""
+        voter = self._quorum.voter(self.followers.index(witness), witness.node_id)
+        for follower in self.followers:
+            doubt = follower.doubt
+            if doubt is not None and witness.acked_lsn > doubt.since_lsn:
+                vouchers = doubt.vouchers | {voter}
+                settled = self._quorum.is_in_every_quorum(vouchers)
+                follower.doubt = None if settled else replace(doubt, vouchers=vouchers)
 
     def _expect(self, follower: Follower, phase: Phase, what: str) -> None:
         if follower.phase is not phase:
@@ -290,7 +311,7 @@ class Proposer:
         counted = {
             self._quorum.voter(place, follower.node_id): follower.acked_lsn
             for place, follower in enumerate(self.followers)
-            if follower.acked_lsn >= self.term_start_lsn
+            if follower.acked_lsn >= self.term_start_lsn and follower.doubt is None
         }
         candidate = self._quorum.agreed_lsn(counted)
         if candidate <= self.commit_lsn:
@@ -375,17 +396,21 @@ class Proposer:
             self._quorum.voter(place, self.followers[place].node_id) for place, yes in enumerate(said_yes) if yes
         }
 
+    def _voters_at(self, places: Iterable[int]) -> set[Voter]:
+        return {self._quorum.voter(place, self.followers[place].node_id) for place in places}
+
     # -- sync -------------------------------------------------------------------------------------------------
 
     @property
     def is_persisted_by_quorum(self) -> bool:
         """Whether a quorum has our term's start as *persisted* commit_lsn, so that even restarts remember it."""
-        return self._quorum.agree(self._voters(map(self._has_persisted, self.followers)))
+        return self._quorum.agree(
+            self._voters(self._has_persisted(each) and each.doubt is None for each in self.followers)
+        )
 
-    @property
-    def is_persisted_by_connected(self) -> bool:
-        """Whether every keeper that is being spoken to has."""
-        return all(self._has_persisted(each) for each in self.followers if each.phase is not Phase.OFFLINE)
+    def has_persisted(self, place: int) -> bool:
+        """Whether the keeper at ``place`` has."""
+        return self._has_persisted(self.followers[place])
 
     def _has_persisted(self, follower: Follower) -> bool:
         return self.stage is Stage.LEADING and follower.persisted_commit_lsn >= self.term_start_lsn

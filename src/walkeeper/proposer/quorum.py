@@ -49,6 +49,13 @@ class Quorum:
         """Whether those who ``said_yes`` are a majority of every set."""
         return all(len(voters.intersection(said_yes)) >= majority(len(voters)) for voters in self.sets)
 
+    def is_everybody(self, voters: Collection[Voter]) -> bool:
+        return all(each.issubset(voters) for each in self.sets)
+
+    def is_in_every_quorum(self, voters: Collection[Voter]) -> bool:
+        """Whether no quorum can do without any of ``voters``: whatever one has decided, one of them knows."""
+        return all(len(each.intersection(voters)) > len(each) - majority(len(each)) for each in self.sets)
+
     def agreed_lsn(self, lsns: Mapping[Voter, Lsn]) -> Lsn:
         """The highest position that a majority of every set has reached; who is not in ``lsns`` has nothing."""
         return min(

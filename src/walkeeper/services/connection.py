@@ -38,6 +38,7 @@ from walkeeper.formats.commands import (
 )
 from walkeeper.formats.frontend import CopyDone, ExtendedQuery, FrontendMessage, Query, Sync, Terminate
 from walkeeper.formats.session import TRUST_REPLIES, EndOfStream, ServerSession, ServerState
+from walkeeper.formats.sizes import format_size
 from walkeeper.formats.startup import (
     CancelRequest,
     ConnectionOptions,
@@ -50,7 +51,7 @@ from walkeeper.formats.startup import (
     StreamProtocol,
     parse_options,
 )
-from walkeeper.ids import TenantTimelineId
+from walkeeper.ids import FIRST_TLI, TenantTimelineId
 from walkeeper.links.link import Link
 from walkeeper.lsn import format_lsn
 from walkeeper.messages import ProposerGreeting
@@ -236,7 +237,7 @@ class Connection:
         is_recovery = name == RECOVERY_APPLICATION_NAME or name.startswith("safekeeper")
         lsn = position.flush_lsn if is_recovery else position.commit_lsn
         columns = (Column("systemid"), Column("timeline", INT4_OID, 4), Column("xlogpos"), Column("dbname"))
-        tli = state.wal.tli or 1
+        tli = state.wal.tli or FIRST_TLI
         row = DataRow.of(str(state.kept.server.system_id), str(tli), format_lsn(lsn), None)
         return [RowDescription(columns), row, CommandComplete("IDENTIFY_SYSTEM")]
 
@@ -352,6 +353,9 @@ class Connection:
             await self._send(error_response(error))
 
     def _note(self, error: WalkeeperError) -> None:
+        if isinstance(error, NotFound):  # no fault: every sidecar asks before it creates its timeline
+            log.info("timeline does not exist", error=str(error))
+            return
         self._instruments.refused(error)
         log.warning("request refused", error=str(error), kind=type(error).__name__)
 
@@ -361,9 +365,3 @@ class Connection:
             await self._link.send_eof()
             while await self._link.receive():
                 pass
-
-
-def format_size(size_bytes: int) -> str:
-    """``16777216`` -> ``16MB``, as PostgreSQL's SHOW prints sizes of whole megabytes."""
-    gigabytes, rest = divmod(size_bytes, 1 << 30)
-    return f"{size_bytes >> 20}MB" if rest else f"{gigabytes}GB"

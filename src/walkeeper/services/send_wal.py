@@ -30,6 +30,7 @@ from walkeeper.formats.replication import (
     encode_keepalive,
     encode_xlog_data_head,
     parse_standby_message,
+    postgres_microseconds,
 )
 from walkeeper.formats.segments import segment_start
 from walkeeper.formats.xlog import PAGE_BYTES
@@ -52,8 +53,6 @@ KEEPALIVE_SECONDS: Final = 1.0
 
 RECOVERY_APPLICATION_NAME: Final = "wal_proposer_recovery"
 """A proposer of before 2024 that fetches WAL: it names no term, and is the one this keeper has voted for."""
-
-_POSTGRES_EPOCH_MICROSECONDS: Final = 946_684_800 * 1_000_000
 
 
 async def send_wal(
@@ -305,4 +304,4 @@ async def _last_word(source: CopyReader) -> CopyEnd | PeerError:
 
 
 def _now() -> int:
-    return time.time_ns() // 1000 - _POSTGRES_EPOCH_MICROSECONDS
+    return postgres_microseconds(time.time_ns())

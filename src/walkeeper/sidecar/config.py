@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from walkeeper.ids import TenantId, TenantTimelineId, TimelineId
+from walkeeper.links.address import Address
 from walkeeper.links.conninfo import ConnectionInfo
-from walkeeper.links.keeper import KeeperAddress
 from walkeeper.proposer.proposer import Pace
 
 DEFAULT_NAME: Final = "walkeeper"
@@ -26,7 +26,7 @@ class ProposeConfig:
     """
 
     primary: ConnectionInfo
-    keepers: tuple[KeeperAddress, ...]
+    keepers: tuple[Address, ...]
     tenant_id: TenantId | None = None
     timeline_id: TimelineId | None = None
     slot_name: str = DEFAULT_NAME

@@ -18,7 +18,8 @@ from walkeeper.errors import ConfigError, Malformed
 from walkeeper.formats.segments import segment_start
 from walkeeper.formats.xlog import PAGE_BYTES, first_record_header, last_record_start
 from walkeeper.ids import TenantTimelineId
-from walkeeper.links.keeper import KeeperAddress, connect_keeper, start_recovery
+from walkeeper.links.address import Address
+from walkeeper.links.keeper import connect_keeper, start_recovery
 from walkeeper.links.postgres import time_limit
 from walkeeper.lsn import Lsn, format_lsn
 from walkeeper.messages import ServerInfo, Slice
@@ -50,7 +51,7 @@ class Junction:
 
 
 async def fetch_junction(
-    donor: KeeperAddress, ttid: TenantTimelineId, name: str, election: Election, server: ServerInfo
+    donor: Address, ttid: TenantTimelineId, name: str, election: Election, server: ServerInfo
 ) -> Junction:
     """Learn from the donor what the primary's WAL must continue.
 
@@ -74,7 +75,7 @@ async def fetch_junction(
 
 
 async def _fetch(
-    donor: KeeperAddress, ttid: TenantTimelineId, name: str, election: Election, begin_lsn: Lsn
+    donor: Address, ttid: TenantTimelineId, name: str, election: Election, begin_lsn: Lsn
 ) -> bytes:
     """The donor's WAL of [begin_lsn, start of the new term)."""
     wanted = election.start_lsn - begin_lsn

@@ -15,11 +15,12 @@ from typing import Final
 
 from walkeeper.errors import ConfigError, ServerError
 from walkeeper.formats.segments import next_segment_start, segment_start
+from walkeeper.formats.sizes import parse_size
 from walkeeper.formats.xlog import MAGICS
 from walkeeper.ids import TimelineNumber
 from walkeeper.links.conninfo import ConnectionInfo
 from walkeeper.links.keeper_link import Log
-from walkeeper.links.postgres import Connection, connect, parse_bytes
+from walkeeper.links.postgres import Connection, connect
 from walkeeper.lsn import INVALID_LSN, Lsn, format_lsn, parse_lsn
 from walkeeper.messages import ServerInfo
 
@@ -71,7 +72,7 @@ async def examine(connection: Connection) -> Primary:
             f"{connection.name} is PostgreSQL {version // 10000}; its WAL can be kept from {min(MAGICS)} to {max(MAGICS)}"
         )
     ((system_id, tli, flush_lsn, _),) = await connection.query("IDENTIFY_SYSTEM")
-    server = ServerInfo(version, int(system_id or 0), parse_bytes(await show(connection, "wal_segment_size")))
+    server = ServerInfo(version, int(system_id or 0), parse_size(await show(connection, "wal_segment_size")))
     return Primary(server, TimelineNumber(int(tli or 0)), parse_lsn(flush_lsn or "0/0"))
 
 

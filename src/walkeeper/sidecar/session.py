@@ -22,7 +22,7 @@ import trio
 
 from walkeeper.errors import ConfigError, Malformed, ServerError, Unreachable, leaves
 from walkeeper.formats.commands import encode_start_replication
-from walkeeper.formats.replication import StandbyStatusUpdate, encode_standby_message
+from walkeeper.formats.replication import StandbyStatusUpdate, encode_standby_message, postgres_microseconds
 from walkeeper.formats.xlog import LONG_HEADER_BYTES, PAGE_BYTES, first_record_header
 from walkeeper.links.ensemble import Ensemble
 from walkeeper.links.keeper import KeptTimeline
@@ -67,7 +67,6 @@ _OBJECT_IN_USE: Final = "55006"
 _WAL_REMOVED: Final = ("58P01", "55000")
 """What PostgreSQL says when WAL that was asked for is gone, or its slot was invalidated."""
 
-_POSTGRES_EPOCH_SECONDS: Final = 946_684_800
 _RECORD_HEAD_BYTES: Final = 128
 """Enough to read the length of a record, page headers included."""
 
@@ -296,4 +295,4 @@ def _longest(record_bytes: int) -> int:
 
 def _postgres_time() -> int:
     """Now, in microseconds since 2000-01-01."""
-    return int((time.time() - _POSTGRES_EPOCH_SECONDS) * 1_000_000)
+    return postgres_microseconds(time.time_ns())

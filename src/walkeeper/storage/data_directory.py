@@ -9,7 +9,7 @@ Rules: the lock comes before anything else is read or written, and a daemon that
 A timeline's directory appears and disappears by a rename, so that one with its final name always holds a valid
 control file (invariant 43, hazard L1).  What a person has to put right is a ConfigError.
 
-Does not open timelines (``storage.store``) and keeps no list of them (``timeline.registry``).
+Does not open timelines (``storage.store``) and keeps no list of them (``timeline.timelines``).
 Source: Neon's ``bin/safekeeper.rs``, ``pid_file.rs``, ``timelines_global_map.rs``.
 """
 
@@ -66,16 +66,19 @@ class DataDirectory:
         """The store of a timeline that is here; nothing is read yet."""
         return TimelineStore(self._disk, self.directory_of(ttid), observe=observe)
 
-    def create(self, control_file: ControlFile) -> Path:
-        """Make the directory of a timeline with its first control file, durably, and return it.
+    def create(self, control_file: ControlFile) -> None:
+        """Make the directory of a timeline with its first control file, durably.
 
         It is made under another name first: whatever interrupts this, there is all of the timeline or nothing.
         Not for two threads with the same timeline.
 
-        Raises Exists if something is there, DiskFull (nothing is left behind) or another StorageError.
+        Raises Exists if one is there (its name is durable then), DiskFull (nothing is left behind) or another
+        StorageError.
         """
         target = self.directory_of(control_file.ttid)
         if self._disk.is_directory(target):
+            self._disk.fsync_dir(target.parent)
+            self._disk.fsync_dir(self.path)
             raise Exists(control_file.ttid)
         staging = self._staging_of(control_file.ttid)
         remove_tree(self._disk, staging)
@@ -88,7 +91,6 @@ class DataDirectory:
             if not isinstance(error, DurabilityLost):
                 remove_tree(self._disk, staging)
             raise
-        return target
 
     def _make_tenant(self, path: Path) -> None:
         """Make the directory of a tenant, durably, unless it is there; for another timeline somebody may do the same."""
@@ -206,7 +208,7 @@ def _parse_id(path: Path, content: bytes) -> NodeId:
 
 def _keep_id(disk: Disk, path: Path, configured: NodeId | None) -> NodeId:
     if configured is None:
-        raise ConfigError(f"a new data directory needs the keeper's number: there is no {path}")
+        raise ConfigError(f"a new data directory needs the keeper's number, there is no {path}: give it with --id")
     if not 0 < configured <= _NODE_ID_MAX:
         raise ConfigError(f"a keeper's number is from 1 to {_NODE_ID_MAX}, not {configured}")
     replace_file(disk, path, str(configured).encode(), temporary=ID_FILE_BEING_MADE)

@@ -8,6 +8,7 @@ Rules:
   have, so what was found beyond commit_lsn is written again and synced before anybody hears of it (invariant 7).
 * The control file is never rewritten by reading it (invariant 34).
 * WAL that the control file speaks of and that is not there is ``Corrupt``; it is not shortened to fit.
+* A disk that is full is no DiskFull here: there is no "as before" to go on from.
 
 Does not truncate: that is the next leader's to say.  Source: Neon's ``xlog_utils.rs`` (find_end_of_wal).
 """
@@ -21,12 +22,12 @@ from walkeeper.errors import Corrupt, FileMissing, Malformed
 from walkeeper.formats.control_file import ControlFile, parse_control_file
 from walkeeper.formats.segments import segment_number, segment_offset, segment_start
 from walkeeper.formats.xlog import PAGE_BYTES, RecordVerifier
-from walkeeper.ids import TimelineNumber
+from walkeeper.ids import NO_TLI, TimelineNumber
 from walkeeper.lsn import INVALID_LSN, Lsn, format_lsn
 from walkeeper.storage.disk import Disk, File
 from walkeeper.storage.durable import remove_if_there
-from walkeeper.storage.spare import SPARE_PREFIX
-from walkeeper.storage.wal import NO_TLI, SEGMENT_BEING_MADE, partial, segment_path, segments_in
+from walkeeper.storage.spare import SPARE, SPARE_BEING_MADE
+from walkeeper.storage.wal import SEGMENT_BEING_MADE, no_way_back, partial, segment_path, segments_in
 
 CONTROL_FILE: Final = "safekeeper.control"
 CONTROL_FILE_BEING_MADE: Final = "safekeeper.control.partial"
@@ -35,6 +36,10 @@ REMOTE_SEGMENT_BEING_MADE: Final = "remote_partial.tmp"
 
 CONTROL_FILE_BYTES_MAX: Final = 1 << 20
 """A control file has some hundred bytes; a term history of thousands of terms stays far below."""
+
+_LEFTOVERS: Final = frozenset(
+    {CONTROL_FILE_BEING_MADE, SEGMENT_BEING_MADE, REMOTE_SEGMENT_BEING_MADE, SPARE, SPARE_BEING_MADE}
+)
 
 _CHUNK_BYTES: Final = 1 << 20
 """Read, verified or written again at once."""
@@ -55,19 +60,34 @@ class Recovered:
 def recover(disk: Disk, directory: Path) -> Recovered:
     """Read the timeline in ``directory`` and make sure that all of it is durable.
 
-    A timeline whose WAL was moved to remote storage ends where it did then; nothing here is looked at.
-    Raises Corrupt (the timeline must stay closed), DurabilityLost or another StorageError.
+    Raises Corrupt (the timeline must stay closed), DurabilityLost or another StorageError, but not DiskFull.
     """
-    control_file = read_control_file(disk, directory)
-    remove_leftovers(disk, directory)
+    with no_way_back(f"{directory} was being read"):
+        control_file = read_control_file(disk, directory)
+        _require_here(control_file, directory)
+        remove_leftovers(disk, directory)
+        end_lsn, tli = _recover_wal(disk, directory, control_file)
+        disk.fsync_dir(directory)
+    return Recovered(control_file, end_lsn, tli)
+
+
+def _require_here(control_file: ControlFile, directory: Path) -> None:
+    """Without its WAL a timeline would be taken for an empty one, and a leader would begin it anew."""
     if control_file.evicted_at is not None:
-        return Recovered(control_file, control_file.evicted_at, NO_TLI)
+        raise Corrupt(
+            f"its WAL, up to {format_lsn(control_file.evicted_at)}, is in remote storage, which is not supported yet",
+            path=str(directory / CONTROL_FILE),
+        )
+
+
+def _recover_wal(disk: Disk, directory: Path, control_file: ControlFile) -> tuple[Lsn, TimelineNumber]:
+    """Where the WAL ends, all content before that made durable; and its timeline id."""
     if control_file.commit_lsn == INVALID_LSN:
-        return Recovered(control_file, INVALID_LSN, NO_TLI)
+        return INVALID_LSN, NO_TLI
     wal = _WalOnDisk(disk, directory, control_file)
     end_lsn = wal.find_end()
     wal.write_again(end_lsn)
-    return Recovered(control_file, end_lsn, wal.tli_of_wal_before(end_lsn))
+    return end_lsn, wal.tli_of_wal_before(end_lsn)
 
 
 def read_control_file(disk: Disk, directory: Path) -> ControlFile:
@@ -82,9 +102,8 @@ def read_control_file(disk: Disk, directory: Path) -> ControlFile:
 
 def remove_leftovers(disk: Disk, directory: Path) -> None:
     """Delete what an interruption left under a temporary name."""
-    temporary = {CONTROL_FILE_BEING_MADE, SEGMENT_BEING_MADE, REMOTE_SEGMENT_BEING_MADE}
     for name in disk.names(directory):
-        if name in temporary or name.startswith(SPARE_PREFIX):
+        if name in _LEFTOVERS:
             remove_if_there(disk, directory / name)
 
 
@@ -127,17 +146,20 @@ class _WalOnDisk:
             raise Corrupt(str(error), path=str(self._directory / CONTROL_FILE)) from error
 
     def _require_start(self) -> None:
-        """Committed WAL was promised: the segment that holds its end must be there and be long enough."""
-        offset = segment_offset(self._start, self._segment_bytes)
-        if self._start == self._control_file.local_start_lsn or not offset:
-            return  # there is no WAL yet, or it ends with the segment before, which may have been removed
-        path = segment_path(self._directory, self._tli, self._start, self._segment_bytes)
+        """Committed WAL was promised: the segment that holds its last byte must be there and reach behind it.
+
+        No more than that, since a truncation at commit_lsn that a crash interrupts leaves the file cut right there.
+        """
+        if self._start <= self._control_file.local_start_lsn:
+            return  # there is no WAL yet
+        last = Lsn(self._start - 1)
         end = f"holds WAL up to commit_lsn {format_lsn(self._start)}"
-        file = self._open(self._start)
+        file = self._open(last)
         if file is None:
+            path = segment_path(self._directory, self._tli, last, self._segment_bytes)
             raise Corrupt(f"is missing, but {end}", path=str(path))
         with file:
-            if file.size() < offset:
+            if file.size() <= segment_offset(last, self._segment_bytes):
                 raise Corrupt(f"is too short, but {end}", path=str(file.path))
 
     def _chunks(self) -> Iterator[tuple[File, Lsn, bytes]]:
@@ -171,7 +193,7 @@ class _WalOnDisk:
         return None
 
     def write_again(self, end_lsn: Lsn) -> None:
-        """Make durable what the page cache shows between the start and ``end_lsn``, and the names of its files.
+        """Make durable what the page cache shows between the start and ``end_lsn``; names are left to the caller.
 
         Writing makes the pages dirty again: a sync alone would do nothing about those whose sync failed before.
         """
@@ -180,7 +202,6 @@ class _WalOnDisk:
                 break
             file.pwritev((memoryview(chunk)[: end_lsn - lsn],), segment_offset(lsn, self._segment_bytes))
             file.fsync()
-        self._disk.fsync_dir(self._directory)
 
     def tli_of_wal_before(self, end_lsn: Lsn) -> TimelineNumber:
         """The timeline id of the WAL that ends at ``end_lsn``; 0 if there is none.

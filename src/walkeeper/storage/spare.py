@@ -6,61 +6,62 @@ without the timeline's lock, under a name that means nothing; only ``install``, 
 While WAL pours in, writing everything twice would cost more than it gains: the spare is then a sparse file.
 
 Rules: nothing but zeroes, never an old segment under a new name (invariant 26).  Filled and synced in bounded pieces, so
-that no commit's sync waits behind all of it.  Every file has a name of its own, so that one that is being filled
-can neither be installed nor be mistaken for another; what is never installed, recovery deletes.
+that no commit's sync waits behind all of it.  A spare has one name while it is made and another when it is ready:
+what is still being filled can never be installed, and nothing piles up.  Recovery deletes both.
+
+For one task that makes spares and reads the timeline again, one after the other.
 """
 
-from collections import deque
-from itertools import count
 from pathlib import Path
 from typing import Final
 
-from walkeeper.errors import DiskFull, FileMissing
+from walkeeper.errors import DiskFull, DurabilityLost, FileMissing, StorageError
 from walkeeper.storage.disk import Disk
 from walkeeper.storage.durable import remove_if_there, rename_synced
 
-SPARE_PREFIX: Final = "walspare."
+SPARE: Final = "walspare"
+SPARE_BEING_MADE: Final = "walspare.partial"
 
 PIECE_BYTES: Final = 1 << 20
 """Written and synced at once: a few milliseconds on a slow disk."""
 
 
 class SpareSegments:
-    """The spares of one directory, each of ``segment_bytes``.  At most one is kept ready."""
+    """The spare of one directory, of ``segment_bytes``.  At most one is kept ready."""
 
     def __init__(self, disk: Disk, directory: Path, segment_bytes: int) -> None:
         self._disk = disk
-        self._directory = directory
+        self._spare = directory / SPARE
+        self._being_made = directory / SPARE_BEING_MADE
         self._segment_bytes = segment_bytes
-        self._numbers = count()
-        self._ready: deque[Path] = deque()  # appending and popping are atomic: the hand-over between threads
+        self._is_ready = False  # set and cleared at once: the hand-over between threads
 
     @property
     def is_ready(self) -> bool:
-        return bool(self._ready)
+        return self._is_ready
 
     def prepare(self, *, sparse: bool = False) -> None:
         """Make a spare unless one is ready.  On any thread, without the timeline's lock.
 
-        Raises StorageError, DiskFull among them; no file is left then, unless it cannot be removed either.
+        Raises StorageError, DiskFull among them; no file is left then, unless it cannot be removed either.  After
+        DurabilityLost the process ends, and nothing is touched any more.
         """
-        if self.is_ready:
+        if self._is_ready:
             return
-        path = self._unused_name()
         try:
-            self._fill(path, sparse=sparse)
-        except DiskFull:
-            remove_if_there(self._disk, path)
+            self._fill(sparse=sparse)
+            self._disk.rename(self._being_made, self._spare)
+        except DurabilityLost:
             raise
-        self._ready.append(path)
+        except StorageError:
+            remove_if_there(self._disk, self._being_made)
+            raise
+        self._is_ready = True
 
-    def _unused_name(self) -> Path:
-        """A name that nobody else fills: whoever does is alive, and so has another id than we."""
-        return self._directory / f"{SPARE_PREFIX}{id(self):x}.{next(self._numbers)}"
-
-    def _fill(self, path: Path, *, sparse: bool) -> None:
+    def _fill(self, *, sparse: bool) -> None:
         zeroes = bytes(min(PIECE_BYTES, self._segment_bytes))
-        with self._disk.create(path) as file:
+        remove_if_there(self._disk, self._being_made)  # nobody can have this file open but we
+        with self._disk.create(self._being_made) as file:
             if sparse:
                 file.truncate(self._segment_bytes)
                 file.fsync()
@@ -70,24 +71,26 @@ class SpareSegments:
                 file.fsync()
 
     def install(self, segment: Path) -> bool:
-        """Make a spare that is ready the file ``segment``, durably.  Under the timeline's lock.
+        """Make the spare, if it is ready, the file ``segment``, durably.  Under the timeline's lock.
 
         False if there is none, or if recovery has deleted it.  Raises DiskFull (the spare is gone, no file is new)
         or another StorageError.
         """
-        if not self._ready:
+        if not self._is_ready:
             return False
-        spare = self._ready.popleft()
         try:
-            rename_synced(self._disk, spare, segment)
+            rename_synced(self._disk, self._spare, segment)
         except FileMissing:
             return False
         except DiskFull:
-            remove_if_there(self._disk, spare)
+            self._disk.unlink(self._spare)
             raise
+        finally:
+            self._is_ready = False  # not before: until then ``prepare`` leaves the name alone
         return True
 
     def discard(self) -> None:
-        """Delete the spares that are ready; on a directory that stays."""
-        while self._ready:
-            remove_if_there(self._disk, self._ready.popleft())
+        """Delete the spare if one is ready; on a directory that stays."""
+        if self._is_ready:
+            self._is_ready = False
+            remove_if_there(self._disk, self._spare)

@@ -23,22 +23,22 @@ from walkeeper.acceptor.effects import (
 from walkeeper.errors import DurabilityLost, WalNotAvailable
 from walkeeper.formats.control_file import ControlFile, encode_control_file
 from walkeeper.formats.xlog import first_segment_headers
+from walkeeper.ids import NO_TLI
 from walkeeper.lsn import Lsn
 from walkeeper.storage.disk import Disk
 from walkeeper.storage.durable import replace_file
 from walkeeper.storage.reader import WalReader
 from walkeeper.storage.recovery import CONTROL_FILE, CONTROL_FILE_BEING_MADE, Recovered, recover
-from walkeeper.storage.wal import NO_TLI, Observe, Wal, observed, unobserved
+from walkeeper.storage.wal import Observe, Wal, observed, unobserved
 
 
-def write_control_file(disk: Disk, directory: Path, control_file: ControlFile) -> int:
-    """Replace the control file in ``directory`` durably and say how many bytes it has (invariants 32 and 33).
+def write_control_file(disk: Disk, directory: Path, control_file: ControlFile) -> None:
+    """Replace the control file in ``directory`` durably (invariants 32 and 33).
 
     Raises DiskFull (the old one is in place) or another StorageError.
     """
     content = encode_control_file(control_file)
     replace_file(disk, directory / CONTROL_FILE, content, temporary=CONTROL_FILE_BEING_MADE)
-    return len(content)
 
 
 class TimelineStore:

@@ -30,14 +30,12 @@ from walkeeper.formats.segments import (
     segment_number,
     segment_offset,
 )
-from walkeeper.ids import TimelineNumber
+from walkeeper.ids import NO_TLI, TimelineNumber
 from walkeeper.lsn import Lsn, format_lsn
 from walkeeper.messages import Slice
 from walkeeper.storage.disk import Disk, File
 from walkeeper.storage.durable import remove_if_there, rename_synced, replace_file
 from walkeeper.storage.spare import SpareSegments
-
-NO_TLI: Final = TimelineNumber(0)
 
 SEGMENT_BEING_MADE: Final = "waltmp"
 """The name of a segment that is not one yet, as Neon has it: leftovers are ignored by everybody."""
@@ -151,7 +149,10 @@ class Wal:
             end_lsn = self._append(begin_lsn, slices, tli)
         except DiskFull:
             with no_way_back("room was being made again"):
-                self.truncate(begin_lsn, tli if was_open else NO_TLI)
+                if was_open:
+                    self.truncate(begin_lsn, tli)
+                else:
+                    self._drop(segment_number(begin_lsn, self._segment_bytes), begin_lsn)
             raise
         self._end_lsn = end_lsn
 
@@ -182,16 +183,15 @@ class Wal:
     # -- making segments ------------------------------------------------------------------------------------
 
     def initialize_first_segment(self, lsn: Lsn, head: bytes, tli: TimelineNumber) -> None:
-        """Make the segment of ``lsn`` with ``head``, the bytes before ``lsn``, in the place of any that is there.
+        """Make the segment of ``lsn`` with ``head``, the bytes before ``lsn``, in the place of all that are there.
 
-        There is no WAL yet, so what may be there was never spoken of: an earlier attempt that was interrupted.
-        Raises DiskFull (no segment was made) or another StorageError.
+        There is no WAL yet, so what may be there was never spoken of: earlier attempts that were interrupted, perhaps
+        at other positions.  Raises DiskFull (no segment was made) or another StorageError.
         """
         assert len(head) == segment_offset(lsn, self._segment_bytes)
         self._forget_end()
-        path = segment_path(self._directory, tli, lsn, self._segment_bytes)
-        remove_if_there(self._disk, path)
-        self._make_sparse(partial(path), head)
+        self._remove(segments_in(self._disk, self._directory, self._segment_bytes), first_segno=0)
+        self._make_sparse(partial(segment_path(self._directory, tli, lsn, self._segment_bytes)), head)
 
     def _make_segment(self, lsn: Lsn, tli: TimelineNumber) -> File:
         """The segment of ``lsn``, full of zeroes and ``.partial``: a spare if one is ready."""
@@ -213,22 +213,32 @@ class Wal:
 
         Later segments are removed, the highest first.  Earlier ones get their final names; one whose end never came
         because an XLOG_SWITCH filled it has zeroes there, which is just its padding.  The segment of ``lsn`` gets its
-        ``.partial`` name durably *before* it is cut.  Without a ``tli`` there is no WAL yet, and that segment is
-        removed too.
+        ``.partial`` name durably *before* it is cut.  Without a ``tli`` there is no WAL yet, and every segment is
+        removed: none of them was ever spoken of, and a stale one must never get a final name.
 
         Raises DiskFull (nothing has changed), Corrupt (the WAL does not reach ``lsn``) or another StorageError.
         """
+        if tli == NO_TLI:
+            with no_way_back(f"removing segments before WAL begins at {format_lsn(lsn)}"):
+                self._drop(0, lsn)
+            return
         self._forget_end()
         present = segments_in(self._disk, self._directory, self._segment_bytes)
         path = segment_path(self._directory, tli, lsn, self._segment_bytes)
-        if tli != NO_TLI and not any(segment.path in (path, partial(path)) for segment in present):
+        if not any(segment.path in (path, partial(path)) for segment in present):
             self._make_missing(lsn, tli)
         with no_way_back(f"truncating WAL at {format_lsn(lsn)}"):
-            self._remove(present, segment_number(lsn, self._segment_bytes) + (tli != NO_TLI))
+            self._remove(present, segment_number(lsn, self._segment_bytes) + 1)
             self._complete_before(present, lsn)
-            if tli != NO_TLI:
-                self._file = self._cut(path, lsn)
+            self._file = self._cut(path, lsn)
             self._disk.fsync_dir(self._directory)
+        self._end_lsn = lsn
+
+    def _drop(self, first_segno: int, lsn: Lsn) -> None:
+        """Remove the segments from ``first_segno`` on, durably: the WAL ends at ``lsn``, which has no segment yet."""
+        self._forget_end()
+        self._remove(segments_in(self._disk, self._directory, self._segment_bytes), first_segno)
+        self._disk.fsync_dir(self._directory)
         self._end_lsn = lsn
 
     def _make_missing(self, lsn: Lsn, tli: TimelineNumber) -> None:

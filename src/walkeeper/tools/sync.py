@@ -4,12 +4,13 @@ A campaign like any writer's, so that whoever wrote before is fenced; then the k
 that has most, until a majority has the end as *persisted* commit_lsn.  Every restore begins with it: a sidecar
 acknowledges on a quorum's fsync, so the commit_lsn that keepers remember may be older than the last acknowledged commit.
 
-Rules: it is done when a majority has persisted the end; keepers that are connected and still lag are waited for a
-little longer, a hung one is not.  Nothing is created on keepers unless one of them knows the timeline.
+Rules: it is done when a majority has persisted the end; the others that were there at first are waited for a little
+longer, a hung one is not.  Nothing is created on keepers unless one of them knows the timeline.
 
 Does not write WAL of its own and needs no PostgreSQL.  Source: Neon's ``--sync-safekeepers``.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -17,9 +18,10 @@ import trio
 
 from walkeeper.errors import ConfigError, Fenced, PeerError, ServerError, StartOver, Unreachable, leaves
 from walkeeper.ids import TenantTimelineId
+from walkeeper.links.address import Address
 from walkeeper.links.backoff import Backoff
 from walkeeper.links.ensemble import Ensemble
-from walkeeper.links.keeper import KeeperAddress, KeptTimeline, ask_server, connect_keeper, identify
+from walkeeper.links.keeper import KeptTimeline, ask_server, connect_keeper, identify
 from walkeeper.links.keeper_link import Introduction, Log, NoWal
 from walkeeper.links.postgres import Connection, time_limit
 from walkeeper.lsn import INVALID_LSN, Lsn, format_lsn
@@ -28,9 +30,6 @@ from walkeeper.messages import ProposerGreeting, ServerInfo
 from walkeeper.proposer.proposer import Proposer
 
 APPLICATION_NAME: Final = "walkeeper_sync"
-
-TIMEOUT_SECONDS: Final = 60.0
-"""For all of it; copying WAL between keepers goes at some hundred megabytes per second."""
 
 PATIENCE_SECONDS: Final = 3.0
 """For the minority: a keeper that is there and well answers long before."""
@@ -42,12 +41,15 @@ ANSWER_SECONDS: Final = 10.0
 
 @dataclass(frozen=True, slots=True)
 class SyncConfig:
-    """``server`` tells what Neon's keepers do not: PostgreSQL's version and the segment size; None: ask the keepers."""
+    """``timeout_seconds`` is for all of it; copying WAL between keepers goes at some hundred megabytes per second.
 
-    keepers: tuple[KeeperAddress, ...]
+    ``server`` tells what Neon's keepers do not: PostgreSQL's version and the segment size; None: ask the keepers.
+    """
+
+    keepers: tuple[Address, ...]
     ttid: TenantTimelineId
+    timeout_seconds: float
     server: ServerInfo | None = None
-    timeout_seconds: float = TIMEOUT_SECONDS
 
 
 async def sync_keepers(config: SyncConfig, *, log: Log) -> Lsn:
@@ -61,17 +63,17 @@ async def sync_keepers(config: SyncConfig, *, log: Log) -> Lsn:
         server = survey.server()
         if server is None:
             return INVALID_LSN
-        return await _campaign_until_done(config, server, log)
+        return await _campaign_until_done(config, server, survey.places(), log)
     raise Unreachable(
         f"{majority(len(config.keepers))} of {len(config.keepers)} keepers are needed",
         f"not done within {config.timeout_seconds:g} s; {survey.troubles() or 'the campaign or the copying took too long'}",
     )
 
 
-async def _campaign_until_done(config: SyncConfig, server: ServerInfo, log: Log) -> Lsn:
+async def _campaign_until_done(config: SyncConfig, server: ServerInfo, present: Sequence[int], log: Log) -> Lsn:
     while True:
         try:
-            return await _campaign(config, server, log)
+            return await _campaign(config, server, present, log)
         except BaseExceptionGroup as group:
             log.info("sync starts over", why=str(_tolerable(group)))
 
@@ -87,7 +89,8 @@ def _tolerable(group: BaseExceptionGroup) -> BaseException:
     return found[0]
 
 
-async def _campaign(config: SyncConfig, server: ServerInfo, log: Log) -> Lsn:
+async def _campaign(config: SyncConfig, server: ServerInfo, present: Sequence[int], log: Log) -> Lsn:
+    """``present``: the places of the keepers that are worth a little patience."""
     # Without a system id: keepers would overwrite theirs with it.
     greeting = ProposerGreeting(config.ttid, NO_CONFIGURATION, replace(server, system_id=0))
     proposer = Proposer([str(address) for address in config.keepers], greeting)
@@ -101,7 +104,7 @@ async def _campaign(config: SyncConfig, server: ServerInfo, log: Log) -> Lsn:
             ensemble.lead()
             await ensemble.wait_until(lambda: proposer.is_persisted_by_quorum)
             with trio.move_on_after(PATIENCE_SECONDS):
-                await ensemble.wait_until(lambda: proposer.is_persisted_by_connected)
+                await ensemble.wait_until(lambda: all(map(proposer.has_persisted, present)))
         nursery.cancel_scope.cancel()
     return election.start_lsn
 
@@ -122,8 +125,8 @@ class _Survey:
 
     def __init__(self, config: SyncConfig) -> None:
         self._config = config
-        self._answers: dict[KeeperAddress, _Answer | None] = {}
-        self._failures: dict[KeeperAddress, str] = {}
+        self._answers: dict[Address, _Answer | None] = {}
+        self._failures: dict[Address, str] = {}
         self._refusal: ConfigError | None = None
         self._enough = trio.Event()
         self._everyone = trio.Event()
@@ -152,18 +155,22 @@ class _Survey:
             raise ConfigError(f"the keepers have {self._config.ttid} of several clusters: {seen}")
         return next((answer.server for answer in known.values()), None)
 
+    def places(self) -> Sequence[int]:
+        """The places of the keepers that have answered."""
+        return [place for place, address in enumerate(self._config.keepers) if address in self._answers]
+
     def troubles(self) -> str:
         """Why keepers did not answer, for people."""
         return "; ".join(why for address, why in self._failures.items() if address not in self._answers)
 
-    async def _ask(self, address: KeeperAddress) -> None:
+    async def _ask(self, address: Address) -> None:
         backoff = Backoff()
         while not await self._try_to_ask(address):
             self._look()
             await trio.sleep(backoff.next_pause_seconds())
         self._look()
 
-    async def _try_to_ask(self, address: KeeperAddress) -> bool:
+    async def _try_to_ask(self, address: Address) -> bool:
         """Whether there is no more to ask."""
         try:
             with time_limit(ANSWER_SECONDS, f"keeper {address}"):
@@ -181,7 +188,7 @@ class _Survey:
         if self._refusal is not None or len(self._answers.keys() | self._failures) == len(self._config.keepers):
             self._everyone.set()
 
-    async def _answer(self, address: KeeperAddress) -> _Answer | None:
+    async def _answer(self, address: Address) -> _Answer | None:
         async with connect_keeper(address, self._config.ttid, APPLICATION_NAME) as connection:
             kept = await identify(connection)
             if kept is None:

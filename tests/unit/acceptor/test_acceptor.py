@@ -15,7 +15,7 @@ from walkeeper.acceptor.effects import (
     TruncateWal,
     WriteWal,
 )
-from walkeeper.acceptor.state import NO_TLI, new_control_file
+from walkeeper.acceptor.state import new_control_file
 from walkeeper.errors import (
     DiskFull,
     HistoryConflict,
@@ -33,7 +33,7 @@ from walkeeper.errors import (
     WrongServer,
 )
 from walkeeper.formats.control_file import ControlFile
-from walkeeper.ids import NodeId, TenantId, TenantTimelineId, TimelineId, TimelineNumber
+from walkeeper.ids import NO_TLI, NodeId, TenantId, TenantTimelineId, TimelineId, TimelineNumber
 from walkeeper.lsn import INVALID_LSN, Lsn
 from walkeeper.membership import NO_CONFIGURATION, NO_GENERATION, Configuration, Generation, Member
 from walkeeper.messages import (
@@ -522,7 +522,13 @@ def test_a_full_disk_at_the_first_step_has_changed_nothing_and_later_it_has(keep
         (replace(SERVER, wal_seg_size=0), 0, 0),
         (replace(SERVER, wal_seg_size=3 << 20), 0, 0),
         (replace(SERVER, wal_seg_size=2 << 30), 0, 0),
-        (SERVER, 16, 8),
+        (SERVER, START + 8, START),
+        (SERVER, START, START + 8),
+        (SERVER, 0, START),
+        (SERVER, START, 0),
+        (SERVER, START + 4, START + 4),
+        (SERVER, 5 * SEGMENT + 24, 5 * SEGMENT + 24),
+        (SERVER, 5 * SEGMENT + 8192 + 16, 5 * SEGMENT + 8192 + 16),
     ],
 )
 def test_a_timeline_that_cannot_be_kept_is_not_created(server: ServerInfo, start: int, commit: int) -> None:
@@ -530,3 +536,15 @@ def test_a_timeline_that_cannot_be_kept_is_not_created(server: ServerInfo, start
         new_control_file(
             TTID, server, (0, 0), configuration=NO_CONFIGURATION, start_lsn=Lsn(start), commit_lsn=Lsn(commit)
         )
+
+
+@pytest.mark.parametrize(
+    "start", [0, START, 5 * SEGMENT, 5 * SEGMENT + 40, 5 * SEGMENT + 8192, 5 * SEGMENT + 8192 + 24]
+)
+def test_a_timeline_may_be_created_wherever_a_record_can_begin(start: int) -> None:
+    begin = Lsn(start)
+    kept = new_control_file(
+        TTID, SERVER, (0, 0), configuration=NO_CONFIGURATION, start_lsn=begin, commit_lsn=begin
+    )
+    assert (kept.timeline_start_lsn, kept.local_start_lsn, kept.commit_lsn) == (begin, begin, begin)
+    assert Keeper(kept).acceptor.state.flush_lsn == begin

@@ -25,7 +25,7 @@ SERVER = ServerInfo(pg_version=160_002, system_id=7, wal_seg_size=16 * 1024 * 10
 
 def an_open_timeline() -> TimelineStatistics:
     kept = new_control_file(
-        TTID, SERVER, (0, 0), configuration=NO_CONFIGURATION, start_lsn=Lsn(0x800), commit_lsn=Lsn(0x1000)
+        TTID, SERVER, (0, 0), configuration=NO_CONFIGURATION, start_lsn=Lsn(0x1000), commit_lsn=Lsn(0x1000)
     )
     state = AcceptorState.recovered(kept, Lsn(0), TimelineNumber(0))
     return TimelineStatistics(TTID, state, (Receiver(1, trio.CancelScope()),), None)

@@ -4,8 +4,8 @@ from pathlib import Path
 
 from walkeeper.daemon.config import ListenConfig, LogConfig, PlaceConfig, ServeConfig, TimingConfig
 from walkeeper.daemon.options import FlagParser, add_flags, options_of, read_flags, settle
-from walkeeper.daemon.values import Address
 from walkeeper.ids import NodeId
+from walkeeper.links.address import Address
 
 
 def serve(*arguments: str) -> ServeConfig:

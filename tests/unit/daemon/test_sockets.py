@@ -5,8 +5,8 @@ import socket
 import pytest
 
 from walkeeper.daemon.sockets import bind, bound_address
-from walkeeper.daemon.values import Address
 from walkeeper.errors import ConfigError
+from walkeeper.links.address import Address
 
 
 def test_port_0_is_a_free_port_that_can_be_connected_to() -> None:

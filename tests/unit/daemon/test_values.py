@@ -3,17 +3,13 @@
 from collections.abc import Callable
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from walkeeper.daemon.values import (
-    Address,
     one_of,
-    parse_address,
-    parse_addresses,
     parse_duration_seconds,
     parse_node_id,
     parse_path,
+    parse_size_bytes,
     parse_switch,
     parse_text,
 )
@@ -48,56 +44,6 @@ def test_a_duration_without_a_known_unit_is_refused(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "address"),
-    [
-        ("127.0.0.1:5454", Address("127.0.0.1", 5454)),
-        ("keeper-0.keepers:5454", Address("keeper-0.keepers", 5454)),
-        ("[::1]:5454", Address("::1", 5454)),
-        ("[::]:0", Address("::", 0)),
-        (" localhost:65535 ", Address("localhost", 65_535)),
-    ],
-)
-def test_an_address_is_a_host_and_a_port(text: str, address: Address) -> None:
-    assert parse_address(text) == address
-    assert str(parse_address(text)) == text.strip()
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "",
-        ":",
-        ":5454",
-        "5454",
-        "host",
-        "host:",
-        "host:port",
-        "host:65536",
-        "host:-1",
-        "::1:5454",
-        "[::1]",
-        "[]:1",
-        "h:²",
-    ],
-)
-def test_an_address_without_host_or_port_is_refused(text: str) -> None:
-    with pytest.raises(ValueError):
-        parse_address(text)
-
-
-@given(st.integers(0, 65_535), st.ip_addresses().map(str))
-def test_an_address_prints_as_it_is_read(port: int, host: str) -> None:
-    address = Address(host, port)
-    assert parse_address(str(address)) == address
-
-
-def test_a_list_of_addresses_names_each_once() -> None:
-    assert parse_addresses("a:1,b:2, c:3") == (Address("a", 1), Address("b", 2), Address("c", 3))
-    with pytest.raises(ValueError):
-        parse_addresses("a:1,b:2,a:1")
-
-
-@pytest.mark.parametrize(
     ("parse", "text"),
     [
         (parse_node_id, "0"),
@@ -105,6 +51,7 @@ def test_a_list_of_addresses_names_each_once() -> None:
         (parse_node_id, "one"),
         (parse_node_id, "²"),
         (parse_node_id, str(2**64)),
+        (parse_size_bytes, "16 megabytes"),
         (parse_switch, "yes"),
         (parse_switch, "True"),
         (parse_switch, ""),

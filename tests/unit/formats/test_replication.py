@@ -1,5 +1,7 @@
 """The messages of a replication stream, byte for byte."""
 
+from datetime import UTC, datetime
+
 import pytest
 
 from walkeeper.errors import Malformed
@@ -13,6 +15,7 @@ from walkeeper.formats.replication import (
     encode_xlog_data_head,
     parse_sender_message,
     parse_standby_message,
+    postgres_microseconds,
 )
 from walkeeper.lsn import Lsn
 from walkeeper.messages import HotStandbyFeedback, PageserverFeedback
@@ -138,3 +141,8 @@ def test_other_names_are_understood_and_unknown_keys_skipped() -> None:
 def test_a_bad_feedback_block_is_malformed(block: bytes) -> None:
     with pytest.raises(Malformed):
         parse_standby_message(neon_status(block))
+
+
+def test_time_begins_in_2000() -> None:
+    moment = datetime(2000, 1, 1, 0, 0, 1, tzinfo=UTC)
+    assert postgres_microseconds(int(moment.timestamp()) * 10**9 + 2_999) == 1_000_002

@@ -94,11 +94,6 @@ def test_parameters_without_end_or_sense_are_malformed(payload: bytes) -> None:
         startup(payload)
 
 
-def test_the_application_name_is_empty_unless_given() -> None:
-    assert StartupMessage({}).application_name == ""
-    assert StartupMessage({"application_name": "safekeeper_2"}).application_name == "safekeeper_2"
-
-
 # -- options --------------------------------------------------------------------------------------------------
 
 

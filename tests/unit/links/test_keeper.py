@@ -2,15 +2,16 @@
 
 import pytest
 
-from walkeeper.links.keeper import KeeperAddress, parse_keepers
+from walkeeper.links.address import Address
+from walkeeper.links.keeper import parse_keepers
 
 
 def test_keepers_are_listed_with_commas_and_have_a_default_port() -> None:
     assert parse_keepers("a:5455, b,[::1]:5456,[2001:db8::1]") == (
-        KeeperAddress("a", 5455),
-        KeeperAddress("b", 5454),
-        KeeperAddress("::1", 5456),
-        KeeperAddress("2001:db8::1", 5454),
+        Address("a", 5455),
+        Address("b", 5454),
+        Address("::1", 5456),
+        Address("2001:db8::1", 5454),
     )
 
 
@@ -24,6 +25,7 @@ def test_keepers_are_listed_with_commas_and_have_a_default_port() -> None:
         "a:port",
         ":5454",
         "[::1",
+        "[::1]5454",
         "::1",
         "a:1,b:1,a:1",
         ",".join(f"k{n}" for n in range(32)),

@@ -280,18 +280,67 @@ def test_a_keeper_that_comes_back_is_refused_its_vote_and_streams_on() -> None:
     assert table.talk(0)[-1] == CommitAdvanced(Lsn(FIRST_LSN + 16))
 
 
-def test_a_keeper_that_lost_acknowledged_wal_stops_counting_for_it() -> None:
+def test_a_keeper_that_comes_back_with_nothing_counts_when_enough_others_are_known_to_follow() -> None:
+    """It may have voted for a later leader, and forgotten that with its disk."""
     table = Table()
     table.elect(0, 1, 2)
     table.write(8)
     table.talk(0)
-    table.proposer.disconnected(0)
-    table.keepers[0] = ModelKeeper(NodeId(1))
-    table.proposer.connected(0)
-    while table.proposer.followers[0].streaming_at == 0:
-        table.say(0)
+    come_back_with_nothing(table, 0)
     assert table.talk(1) == []
-    assert table.talk(0)[-1] == CommitAdvanced(Lsn(FIRST_LSN + 8))
+    assert table.talk(0) == []
+    table.write(8)
+    assert table.talk(1, 0) == []
+    assert table.talk(2) == [CommitAdvanced(Lsn(FIRST_LSN + 16))]
+    table.write(8)
+    assert table.talk(0, 1) == [CommitAdvanced(Lsn(FIRST_LSN + 24))]
+
+
+def test_what_was_acknowledged_before_it_came_back_vouches_for_nothing() -> None:
+    table = Table()
+    table.elect(0, 1, 2)
+    table.write(8)
+    table.say(1)
+    table.say(2)
+    come_back_with_nothing(table, 0)
+    table.talk(1, 2, 0)
+    assert table.proposer.followers[0].doubt is not None
+
+
+def come_back_with_nothing(table: Table, place: int) -> None:
+    table.proposer.disconnected(place)
+    table.keepers[place] = ModelKeeper(NodeId(place + 1))
+    table.proposer.connected(place)
+    while table.proposer.followers[place].streaming_at == 0:
+        table.say(place)
+
+
+def test_a_keeper_with_nothing_has_no_vote_beside_one_that_has_something() -> None:
+    table = Table()
+    give_wal(table, 0, 1)
+    table.greet(0, 2)
+    assert table.talk(0, 2) == []
+    table.greet(1)
+    (elected,) = table.talk(1)
+    assert isinstance(elected, Elected)
+    assert elected.election.start_lsn == FIRST_LSN + 5
+
+
+def test_a_keeper_with_nothing_has_a_vote_when_everybody_has_voted() -> None:
+    table = Table()
+    give_wal(table, 0)
+    table.greet(0, 1, 2)
+    (elected,) = table.talk(0, 1, 2)
+    assert isinstance(elected, Elected)
+    assert elected.election.donor == 0
+
+
+def give_wal(table: Table, *places: int) -> None:
+    """As if an earlier leader had written there."""
+    for place in places:
+        keeper = table.keepers[place]
+        keeper.term, keeper.has_leader = Term(1), True
+        keeper.history, keeper.wal = TermHistory.of((1, FIRST_LSN)), [Term(1)] * 5
 
 
 def test_a_vote_counts_even_if_the_voter_has_left() -> None:
@@ -490,14 +539,12 @@ def test_a_sync_is_done_for_a_quorum_when_it_has_persisted_the_terms_start() -> 
     assert table.proposer.is_persisted_by_quorum
 
 
-def test_a_sync_waits_longer_for_keepers_that_are_connected_and_lag() -> None:
+def test_a_sync_can_tell_who_has_persisted_the_terms_start() -> None:
     table = Table()
     table.elect(0, 1, 2)
     table.talk(0, 1)
     table.talk(0, 1)
-    assert not table.proposer.is_persisted_by_connected
-    table.talk(2)
-    assert table.proposer.is_persisted_by_connected
+    assert [table.proposer.has_persisted(place) for place in range(3)] == [True, True, False]
 
 
 @pytest.mark.parametrize("count", [0, KEEPERS_MAX + 1])

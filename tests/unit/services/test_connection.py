@@ -10,6 +10,7 @@ from trio.testing import MockClock
 from keeping import TTID, new_disk, timelines_on
 from streaming import Client, Connection
 from walkeeper.control.metrics import Metrics
+from walkeeper.errors import BadCommand, NotFound
 from walkeeper.formats.backend import ErrorResponse, ReadyForQuery
 from walkeeper.formats.frontend import Query
 from walkeeper.formats.startup import StartupMessage, encode_options
@@ -40,6 +41,14 @@ class Scene:
         await self.client.send(STARTUP)
         while not isinstance(await self.client.next_message(), ReadyForQuery):
             pass
+
+    async def ask(self, text: str) -> None:
+        await self.client.send(Query(text))
+        while not isinstance(await self.client.next_message(), ReadyForQuery):
+            pass
+
+    def refusals(self, error: type[Exception]) -> float | None:
+        return self.metrics.registry.get_sample_value("walkeeper_refusals_total", {"error": error.__name__})
 
     def counted(self, word: str) -> float | None:
         return self.metrics.registry.get_sample_value("safekeeper_pg_queries_received_total", {"query": word})
@@ -113,8 +122,15 @@ async def test_a_client_cannot_invent_names_to_be_counted() -> None:
     async with serving() as scene:
         await scene.start_up()
         for number in range(3):
-            await scene.client.send(Query(f"TIMELINE_STATUS{number}"))
-            while not isinstance(await scene.client.next_message(), ReadyForQuery):
-                pass
+            await scene.ask(f"TIMELINE_STATUS{number}")
         assert scene.counted("TIMELINE_STATUS") == 3
         assert scene.counted("TIMELINE_STATUS0") is None
+
+
+async def test_asking_for_a_timeline_that_does_not_exist_yet_is_no_fault() -> None:
+    async with serving() as scene:
+        await scene.start_up()
+        await scene.ask("IDENTIFY_SYSTEM")
+        await scene.ask("NONSENSE")
+        assert scene.refusals(NotFound) is None
+        assert scene.refusals(BadCommand) == 1

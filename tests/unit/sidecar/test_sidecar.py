@@ -13,7 +13,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from fake_servers import SEGMENT_BYTES, SYSTEM_ID, FakeKeeper, FakePrimary, RecordingLog, until
+from fake_servers import SEGMENT_BYTES, SYSTEM_ID, UNTIL_SECONDS, FakeKeeper, FakePrimary, RecordingLog, until
 from walkeeper.errors import ConfigError, Fenced
 from walkeeper.formats.segments import segment_start
 from walkeeper.ids import NodeId, TenantTimelineId
@@ -48,7 +48,8 @@ class World:
 
     async def run_to_end(self, **changes: Any) -> None:
         """A sidecar that ends by itself."""
-        await run_sidecar(self.config(**changes), log=self.log)
+        with trio.fail_after(UNTIL_SECONDS):
+            await run_sidecar(self.config(**changes), log=self.log)
 
     async def commit(self, size: int = 100) -> Lsn:
         """Write a record on the primary and wait until it is confirmed."""
@@ -166,12 +167,14 @@ async def test_a_keeper_that_was_cut_off_comes_back_and_gets_what_it_missed(
 
 
 async def test_a_keeper_that_missed_much_is_caught_up_at_full_speed(
-    autojump_clock: MockClock, world: World
+    autojump_clock: MockClock, world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Even if the kernel takes more than is encoded at once, and so never makes us wait."""
+    monkeypatch.setattr("walkeeper.links.keeper_link.SEND_AHEAD_BYTES", 1)
     async with world.sidecar():
         await world.commit()
         with world.keepers[0].hold():
-            for _ in range(50):
+            for _ in range(30):
                 await world.commit(200_000)
             world.keepers[0].cut()
         before = trio.current_time()
@@ -275,6 +278,15 @@ async def test_a_primary_that_was_away_goes_on_in_a_new_term(autojump_clock: Moc
         world.primary.cut()
         await world.commit()
         assert world.keepers[0].term == 2
+    assert len(world.log.said("session ended")) == 1
+
+
+async def test_wal_that_comes_twice_is_not_kept_twice(autojump_clock: MockClock, world: World) -> None:
+    async with world.sidecar():
+        await world.commit()
+        world.primary.stutters = True
+        await world.commit()
+        await until(lambda: all(has_all(keeper, world.primary) for keeper in world.keepers))
     assert len(world.log.said("session ended")) == 1
 
 

@@ -70,6 +70,11 @@ def test_a_new_directory_needs_a_number(disk: MemoryDisk) -> None:
     refused(disk, NodeId(2**64))
 
 
+def test_who_gives_no_number_to_a_new_directory_is_told_how_to(disk: MemoryDisk) -> None:
+    with pytest.raises(ConfigError, match="--id"):
+        claim(disk, PATH, None)
+
+
 def test_another_number_than_the_kept_one_is_refused(disk: MemoryDisk, data: DataDirectory) -> None:
     data.close()
     refused(disk, NodeId(8))
@@ -162,7 +167,8 @@ def test_two_processes_cannot_claim_one_real_directory(tmp_path: Path) -> None:
     data = claim(OsDisk(), tmp_path, NODE)
     with pytest.raises(ConfigError):
         claim(OsDisk(), tmp_path, NODE)
-    assert data.create(CONTROL_FILE) == tmp_path / str(TTID.tenant_id) / str(TTID.timeline_id)
+    data.create(CONTROL_FILE)
+    assert data.directory_of(TTID) == tmp_path / str(TTID.tenant_id) / str(TTID.timeline_id)
     assert data.timelines() == [TTID]
     assert data.remove(TTID)
     data.close()
@@ -172,12 +178,11 @@ def test_two_processes_cannot_claim_one_real_directory(tmp_path: Path) -> None:
 
 
 def test_a_created_timeline_is_listed_and_survives_a_crash(disk: MemoryDisk, data: DataDirectory) -> None:
-    directory = data.create(CONTROL_FILE)
+    data.create(CONTROL_FILE)
     disk.crash(0)
     data = claim(disk, PATH, NODE)
     assert data.timelines() == [TTID]
-    assert data.directory_of(TTID) == directory
-    assert recover(disk, directory).control_file == CONTROL_FILE
+    assert recover(disk, data.directory_of(TTID)).control_file == CONTROL_FILE
 
 
 def test_only_directories_named_by_ids_are_timelines(disk: MemoryDisk, data: DataDirectory) -> None:
@@ -197,6 +202,16 @@ def test_a_timeline_cannot_be_created_over_anything(data: DataDirectory) -> None
     assert caught.value.ttid == TTID
 
 
+def test_a_timeline_that_was_found_on_disk_has_a_durable_name(disk: MemoryDisk, data: DataDirectory) -> None:
+    directory = data.directory_of(TTID)
+    disk.mkdir(directory.parent)
+    disk.mkdir(directory)
+    with pytest.raises(Exists):
+        data.create(CONTROL_FILE)
+    disk.crash(0)
+    assert data.timelines() == [TTID]
+
+
 def test_a_second_timeline_of_a_tenant_stands_beside_the_first(data: DataDirectory) -> None:
     other = TenantTimelineId(TTID.tenant_id, TimelineId(b"m" * 16))
     data.create(CONTROL_FILE)
@@ -205,7 +220,8 @@ def test_a_second_timeline_of_a_tenant_stands_beside_the_first(data: DataDirecto
 
 
 def test_a_removed_timeline_is_gone_for_good(disk: MemoryDisk, data: DataDirectory) -> None:
-    put(disk, data.create(CONTROL_FILE) / "000000010000000000000001", b"wal")
+    data.create(CONTROL_FILE)
+    put(disk, data.directory_of(TTID) / "000000010000000000000001", b"wal")
     assert data.remove(TTID)
     assert disk.names(PATH / "tmp") == []
     disk.crash(0)
@@ -219,7 +235,8 @@ def test_what_an_earlier_attempt_has_left_is_not_in_the_way(disk: MemoryDisk, da
     for _ in range(2):
         disk.mkdir(staging)
         put(disk, staging / "stale", b"")
-        assert disk.names(data.create(CONTROL_FILE)) == ["safekeeper.control"]
+        data.create(CONTROL_FILE)
+        assert disk.names(data.directory_of(TTID)) == ["safekeeper.control"]
         disk.mkdir(staging)
         put(disk, staging / "stale", b"")
         assert data.remove(TTID)

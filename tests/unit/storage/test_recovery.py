@@ -113,16 +113,19 @@ def test_wal_of_an_unknown_server_keeps_the_timeline_closed(disk: MemoryDisk) ->
 
 def test_leftovers_are_deleted_and_other_files_are_not(disk: MemoryDisk) -> None:
     new_timeline(disk)
-    leftovers = ["safekeeper.control.partial", "waltmp", "walspare.3", "remote_partial.tmp"]
+    leftovers = ["safekeeper.control.partial", "waltmp", "walspare", "walspare.partial", "remote_partial.tmp"]
     for name in [*leftovers, "a note of the operator"]:
         disk.create(DIRECTORY / name).close()
     recover(disk, DIRECTORY)
     assert disk.names(DIRECTORY) == ["a note of the operator", CONTROL_FILE]
 
 
-def test_an_evicted_timeline_ends_where_it_did_and_its_wal_is_not_looked_at(disk: MemoryDisk) -> None:
+def test_an_evicted_timeline_stays_shut_and_nothing_of_it_is_touched(disk: MemoryDisk) -> None:
     new_timeline(disk, evicted_at=Lsn(START + 800), commit_lsn=START)
-    assert recover(disk, DIRECTORY).end_lsn == START + 800
+    disk.create(DIRECTORY / "remote_partial.tmp").close()
+    with pytest.raises(Corrupt, match="remote storage"):
+        recover(disk, DIRECTORY)
+    assert disk.names(DIRECTORY) == ["remote_partial.tmp", CONTROL_FILE]
 
 
 # -- the end of the WAL -------------------------------------------------------------------------------------
@@ -189,11 +192,27 @@ def test_wal_that_does_not_reach_commit_lsn_is_corrupt(disk: MemoryDisk) -> None
         keeper.recover()
 
 
-def test_wal_that_was_removed_below_a_commit_at_a_segment_start_is_not_missed(disk: MemoryDisk) -> None:
-    keeper, _ = with_wal(disk, SEGMENT + 100_000)
-    keeper.save(commit_lsn=BOUNDARY)
+def test_the_segment_before_a_commit_at_a_segment_start_must_be_there_and_whole(disk: MemoryDisk) -> None:
+    keeper = streaming(disk)
+    keeper.append(new_wal(START, 100_000, fill=0x66, switch=True))
+    keeper.commit()
+    assert keeper.recover().end_lsn == BOUNDARY
+    with disk.open_for_writing(segment(START)) as file:
+        file.truncate(SEGMENT - 1)
+    with pytest.raises(Corrupt) as caught:
+        keeper.recover()
+    assert caught.value.path == str(segment(START))
     disk.unlink(segment(START))
-    assert keeper.recover().end_lsn == BOUNDARY  # a record goes on over the boundary: no more is whole from there
+    with pytest.raises(Corrupt):
+        keeper.recover()
+
+
+def test_a_truncation_at_commit_lsn_that_a_crash_interrupts_is_not_corrupt(disk: MemoryDisk) -> None:
+    keeper, wal = with_wal(disk)
+    keeper.commit()
+    with disk.open_for_writing(partial(segment(START))) as file:
+        file.truncate(wal.lsn % SEGMENT)
+    assert keeper.recover().end_lsn == wal.lsn
 
 
 def test_a_segment_of_two_timelines_is_corrupt(disk: MemoryDisk) -> None:
@@ -267,6 +286,29 @@ def test_the_names_that_recovery_has_found_survive_a_crash(disk: MemoryDisk) -> 
     assert disk.names(DIRECTORY) == names
 
 
+def test_the_names_of_a_timeline_without_wal_survive_a_crash_too(disk: MemoryDisk) -> None:
+    control_file = new_timeline(disk)
+    disk.rename(DIRECTORY / CONTROL_FILE, DIRECTORY / "other")
+    disk.fsync_dir(DIRECTORY)
+    disk.rename(DIRECTORY / "other", DIRECTORY / CONTROL_FILE)
+    recover(disk, DIRECTORY)
+    disk.crash(0)
+    assert recover(disk, DIRECTORY).control_file == control_file
+
+
+def test_a_full_disk_is_no_excuse_for_a_timeline_that_was_not_read(disk: MemoryDisk) -> None:
+    keeper, _ = with_wal(disk)
+    keeper.store.close()
+    first, refusals = disk.operations, []
+    recover(disk, DIRECTORY)
+    for _ in range(disk.operations - first):
+        disk.faults = {disk.operations + len(refusals): Fault.NO_SPACE}
+        with pytest.raises(StorageError) as caught:
+            recover(disk, DIRECTORY)
+        refusals.append(type(caught.value))
+    assert set(refusals) == {StorageError, DurabilityLost}
+
+
 def test_recovery_that_cannot_make_it_durable_fails(disk: MemoryDisk) -> None:
     keeper, _ = with_wal(disk)
     syncs = []
@@ -291,6 +333,6 @@ def test_recovery_changes_nothing_that_can_be_seen(disk: MemoryDisk) -> None:
 
 
 def test_a_control_file_written_once_is_read_back_equal(disk: MemoryDisk) -> None:
-    control_file = replace(new_timeline(disk), term=7, evicted_at=Lsn(800))  # type: ignore[arg-type]
+    control_file = replace(new_timeline(disk), term=7, backup_lsn=Lsn(800))  # type: ignore[arg-type]
     write_control_file(disk, DIRECTORY, control_file)
     assert recover(disk, DIRECTORY).control_file == control_file

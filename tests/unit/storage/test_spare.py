@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from walkeeper.errors import DiskFull
-from walkeeper.storage.spare import PIECE_BYTES, SpareSegments
+from walkeeper.errors import DiskFull, DurabilityLost, FileMissing, StorageError
+from walkeeper.storage.spare import PIECE_BYTES, SPARE_BEING_MADE, SpareSegments
 from walkeeper.testing.memory_disk import Fault, MemoryDisk
 
 DIRECTORY = Path("/timeline")
@@ -39,7 +39,7 @@ def test_a_spare_is_written_and_synced_in_pieces(disk: MemoryDisk, spares: Spare
     seen: list[str] = []
     disk.on_operation = lambda operation, _path: seen.append(operation)
     spares.prepare()
-    assert seen == ["create", *["write", "sync"] * 3]
+    assert seen == ["unlink", "create", *["write", "sync"] * 3, "rename"]
 
 
 def test_one_spare_is_enough(disk: MemoryDisk, spares: SpareSegments) -> None:
@@ -63,25 +63,57 @@ def test_a_spare_that_recovery_has_deleted_is_not_missed(disk: MemoryDisk, spare
     assert disk.names(DIRECTORY) == []
 
 
-@pytest.mark.parametrize("step", [0, 1, 5])
-def test_a_spare_that_finds_no_space_leaves_nothing(step: int, disk: MemoryDisk, spares: SpareSegments) -> None:
-    disk.faults[disk.operations + step] = Fault.NO_SPACE
-    with pytest.raises(DiskFull):
+@pytest.mark.parametrize("fault", [Fault.NO_SPACE, Fault.IO_ERROR])
+@pytest.mark.parametrize("step", ["create", "write", "rename"])
+def test_a_spare_that_cannot_be_made_leaves_nothing(
+    step: str, fault: Fault, disk: MemoryDisk, spares: SpareSegments
+) -> None:
+    def fail(operation: str, _path: Path) -> None:
+        if operation == step:
+            disk.faults[disk.operations - 1] = fault
+
+    disk.on_operation = fail
+    with pytest.raises(StorageError) as caught:
         spares.prepare()
+    assert isinstance(caught.value, DiskFull) == (fault is Fault.NO_SPACE)
     assert disk.names(DIRECTORY) == []
     assert not spares.is_ready
 
 
-def test_the_spares_of_a_timeline_that_was_read_again_have_other_names(
-    disk: MemoryDisk, spares: SpareSegments
-) -> None:
-    spares.prepare()
-    SpareSegments(disk, DIRECTORY, SIZE).prepare()
+def test_nothing_is_touched_any_more_when_durability_is_lost(disk: MemoryDisk, spares: SpareSegments) -> None:
+    before = disk.operations
+    disk.faults[before + 3] = Fault.IO_ERROR
+    with pytest.raises(DurabilityLost):
+        spares.prepare()
+    assert disk.operations == before + 4
+    assert not spares.is_ready
+
+
+def test_spares_do_not_pile_up(disk: MemoryDisk) -> None:
+    for _ in range(3):
+        SpareSegments(disk, DIRECTORY, SIZE).prepare()
+        disk.create(DIRECTORY / SPARE_BEING_MADE).close()
     assert len(disk.names(DIRECTORY)) == 2
 
 
-def test_two_that_are_made_at_once_do_not_touch_each_other(disk: MemoryDisk, spares: SpareSegments) -> None:
-    """As when the first thread is slow."""
+def test_a_spare_can_be_made_when_the_last_one_is_installed(disk: MemoryDisk, spares: SpareSegments) -> None:
+    for name in ("one", "two"):
+        spares.prepare()
+        assert spares.install(DIRECTORY / name)
+        assert not spares.install(DIRECTORY / "three")
+    assert disk.names(DIRECTORY) == ["one", "two"]
+
+
+def test_while_a_spare_is_being_installed_no_other_is_made(disk: MemoryDisk, spares: SpareSegments) -> None:
+    spares.prepare()
+    disk.on_operation = lambda operation, _path: spares.prepare() if operation == "rename" else None
+    assert spares.install(SEGMENT)
+    assert disk.names(DIRECTORY) == [SEGMENT.name]
+
+
+def test_a_thread_that_fills_a_spare_for_too_long_cannot_reach_the_next_one(
+    disk: MemoryDisk, spares: SpareSegments
+) -> None:
     begun: list[bool] = []
 
     def begin_another(operation: str, _path: Path) -> None:
@@ -93,7 +125,8 @@ def test_two_that_are_made_at_once_do_not_touch_each_other(disk: MemoryDisk, spa
                 file.pwritev((b"wal",), 0)
 
     disk.on_operation = begin_another
-    spares.prepare()
+    with pytest.raises(FileMissing):
+        spares.prepare()
     with disk.open(SEGMENT) as file:
         assert file.pread(3, 0) == b"wal"
-    assert spares.is_ready
+    assert not spares.is_ready

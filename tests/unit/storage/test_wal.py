@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from crash_points import DIRECTORY, SEGMENT, TLI, read_file, whole_directory
 from walkeeper.errors import Corrupt, DiskFull, DurabilityLost, StorageError
 from walkeeper.formats.segments import segment_name
-from walkeeper.ids import TimelineNumber
+from walkeeper.ids import NO_TLI, TimelineNumber
 from walkeeper.lsn import Lsn
-from walkeeper.storage.wal import NO_TLI, Wal, segments_in, split_at_segments
+from walkeeper.storage.wal import Wal, segments_in, split_at_segments
 from walkeeper.testing.memory_disk import Fault, MemoryDisk
 
 BEGIN = Lsn(3 * SEGMENT)
@@ -164,6 +164,32 @@ def test_the_first_segment_replaces_what_an_interrupted_start_left(disk: MemoryD
     assert read_file(disk, name(3, ".partial")) == (b"h" * 100 + b"wal").ljust(SEGMENT, b"\0")
 
 
+def stale_segments(disk: MemoryDisk) -> list[str]:
+    """Segments of starts that were interrupted, before and behind, of two timelines."""
+    names = [
+        name(1),
+        name(2, ".partial"),
+        segment_name(TimelineNumber(2), 2, SEGMENT),
+        name(3),
+        name(9, ".partial"),
+    ]
+    for stale in names:
+        disk.create(DIRECTORY / stale).close()
+    return sorted(names, key=lambda stale: int(stale[8:24], 16))
+
+
+def test_the_first_segment_is_the_only_one(disk: MemoryDisk, wal: Wal) -> None:
+    stale_segments(disk)
+    removed: list[str] = []
+    disk.on_operation = lambda op, path: removed.extend([path.name] * (op == "unlink"))
+    wal.initialize_first_segment(Lsn(BEGIN + 100), b"h" * 100, TLI)
+    wal.truncate(Lsn(BEGIN + 100), TLI)
+    disk.crash(0)
+    assert disk.names(DIRECTORY) == [name(3, ".partial")]
+    segnos = [int(file[8:24], 16) for file in removed]
+    assert segnos == sorted(segnos, reverse=True)
+
+
 # -- truncating ---------------------------------------------------------------------------------------------
 
 
@@ -220,6 +246,15 @@ def test_truncation_without_a_timeline_id_leaves_no_segment(disk: MemoryDisk) ->
     assert disk.names(DIRECTORY) == []
     wal.write(BEGIN, (b"wal",), TimelineNumber(7))
     assert [segment.tli for segment in segments_in(disk, DIRECTORY, SEGMENT)] == [7]
+
+
+def test_where_there_is_no_wal_no_stale_segment_gets_a_final_name(disk: MemoryDisk, wal: Wal) -> None:
+    stale_segments(disk)
+    renamed: list[str] = []
+    disk.on_operation = lambda op, path: renamed.extend([path.name] * (op == "rename"))
+    wal.truncate(BEGIN, NO_TLI)
+    disk.crash(0)
+    assert (disk.names(DIRECTORY), renamed) == ([], [])
 
 
 def test_of_two_names_of_one_segment_the_partial_one_is_believed(disk: MemoryDisk) -> None:

@@ -1,6 +1,7 @@
 """``walkeeper sync`` over keepers in memory; the clock is Trio's fake one."""
 
 from dataclasses import replace
+from socket import socket
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from fake_servers import SEGMENT_BYTES, SYSTEM_ID, FakeKeeper, RecordingLog, unt
 from walkeeper.errors import ConfigError, Fenced, Unreachable
 from walkeeper.formats.xlog import RecordScanner
 from walkeeper.ids import NodeId, TenantTimelineId
+from walkeeper.links.address import Address
 from walkeeper.lsn import Lsn
 from walkeeper.messages import ServerInfo
 from walkeeper.terms import Term, TermHistory
@@ -46,7 +48,7 @@ class Quorum:
         self.log = RecordingLog()
 
     async def sync(self, **changes: Any) -> Lsn:
-        config = SyncConfig(tuple(keeper.address for keeper in self.keepers), TTID)
+        config = SyncConfig(tuple(keeper.address for keeper in self.keepers), TTID, timeout_seconds=60.0)
         return await sync_keepers(replace(config, **changes), log=self.log)
 
 
@@ -88,9 +90,19 @@ async def test_a_majority_is_enough(autojump_clock: MockClock, quorum: Quorum) -
 
 async def test_a_keeper_that_lost_its_disk_is_filled(autojump_clock: MockClock, quorum: Quorum) -> None:
     fill(quorum.keepers[0], 5)
-    with quorum.keepers[2].hold():
-        assert await quorum.sync() == wal_of(5).lsn
+    fill(quorum.keepers[2], 3)
+    assert await quorum.sync() == wal_of(5).lsn
     assert bytes(quorum.keepers[1].wal) == wal_of(5).wal
+
+
+async def test_a_keeper_that_lost_its_disk_and_one_that_lags_are_no_majority(
+    autojump_clock: MockClock, quorum: Quorum
+) -> None:
+    """Whatever was acknowledged last may be on the third alone."""
+    fill(quorum.keepers[0], 5)
+    with quorum.keepers[2].hold(), pytest.raises(Unreachable):
+        await quorum.sync()
+    assert bytes(quorum.keepers[1].wal) == b""
 
 
 async def test_whoever_wrote_before_is_fenced(autojump_clock: MockClock, quorum: Quorum) -> None:
@@ -188,3 +200,14 @@ async def test_a_donor_that_dies_with_what_only_it_has_does_not_block_the_others
     assert await quorum.sync() == wal_of(3).lsn
     assert quorum.log.said("sync starts over")
     assert second.commit_lsn == third.commit_lsn == wal_of(3).lsn
+
+
+async def test_a_keeper_that_was_never_there_is_not_called_lost(autojump_clock: MockClock, quorum: Quorum) -> None:
+    for keeper in quorum.keepers[:2]:
+        fill(keeper, 3)
+    with socket() as deaf:  # bound, so that nobody else answers
+        deaf.bind(("127.0.0.1", 0))
+        addresses = (*(keeper.address for keeper in quorum.keepers[:2]), Address(*deaf.getsockname()))
+        assert await quorum.sync(keepers=addresses) == wal_of(3).lsn
+    assert quorum.log.said("keeper not reached")
+    assert not quorum.log.said("keeper lost")

@@ -1,0 +1,30 @@
+"""Sizes as PostgreSQL writes them: ``16MB``.
+
+Binary units, as in SHOW and in configuration files.  Does not know fractions, nor terabytes.
+Source: PostgreSQL, "Parameter Names and Values".
+"""
+
+import re
+from typing import Final
+
+from walkeeper.errors import Malformed
+
+_SHIFTS: Final = {"GB": 30, "MB": 20, "kB": 10, "B": 0}
+"""By unit, the largest first."""
+
+_SIZE: Final = re.compile(r"\s*([0-9]{1,12})\s*(B|kB|MB|GB)?\s*")
+
+
+def parse_size(text: str) -> int:
+    """``16MB``, ``1 GB`` or a number of bytes -> bytes.  Raises Malformed."""
+    match = _SIZE.fullmatch(text)
+    if match is None:
+        raise Malformed(f"expected a size such as 16MB, got {text!r}")
+    return int(match[1]) << _SHIFTS[match[2] or "B"]
+
+
+def format_size(size_bytes: int) -> str:
+    """``16777216`` -> ``16MB``: in the largest unit that loses nothing."""
+    return next(
+        f"{size_bytes >> shift}{unit}" for unit, shift in _SHIFTS.items() if size_bytes % (1 << shift) == 0
+    )
