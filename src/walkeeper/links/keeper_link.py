@@ -15,7 +15,7 @@ from typing import Final, Protocol
 
 import trio
 
-from walkeeper.errors import PeerError, ServerError, Unreachable, leaves
+from walkeeper.errors import ConfigError, PeerError, ServerError, Unreachable, leaves
 from walkeeper.formats.frames import encode_copy_data_head
 from walkeeper.formats.proposer import encode_append_head, encode_proposer_message, parse_acceptor_message
 from walkeeper.ids import TenantTimelineId
@@ -144,6 +144,11 @@ class KeeperLink:
                 await self._converse()
             except* (Unreachable, ServerError, PeerError) as lost:
                 self._tell_loss(next(leaves(lost)))
+            except* ConfigError as misplaced:
+                if not self._proposer.has_won:
+                    raise
+                # One that does not belong here has come to a quorum that works: it must not end that.
+                self._tell_loss(next(leaves(misplaced)))
             if trio.current_time() - started_at > SUCCESS_SECONDS:
                 backoff.succeeded()
             await trio.sleep(backoff.next_pause_seconds())

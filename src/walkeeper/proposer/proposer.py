@@ -212,16 +212,17 @@ class Proposer:
             return ()  # the answer to an earlier campaign of ours
         self._expect(follower, Phase.VOTING, "VoteResponse")
         self._highest_term = max(self._highest_term, vote.term)
-        ours = vote.vote_given or follower.granted or self._has_won
+        ours = vote.vote_given or follower.granted or self.has_won
         if vote.term > self.term or not ours:
             return self._overruled(follower, vote.term)
         follower.phase, follower.granted, follower.vote = Phase.VOTED, True, vote
-        if self._has_won and is_blank(vote):
+        if self.has_won and is_blank(vote):
             follower.doubt = Doubt(self.available_lsn)
         return self._settle_if_enough_voted() if self.stage is Stage.CAMPAIGNING else ()
 
     @property
-    def _has_won(self) -> bool:
+    def has_won(self) -> bool:
+        """Whether a quorum has elected us; it may not have been announced."""
         return self.stage in (Stage.WON, Stage.LEADING)
 
     def _settle_if_enough_voted(self) -> Sequence[Action]:
@@ -245,7 +246,7 @@ class Proposer:
 
     def _overruled(self, follower: Follower, term: Term) -> Sequence[Action]:
         """Someone else holds ``term``: the end of a leader, the end of this attempt for a candidate."""
-        if self._has_won or (self._held_term is not None and term > self.term):
+        if self.has_won or (self._held_term is not None and term > self.term):
             return self._end(Fenced(follower.name, term))
         follower.phase = Phase.WAITING
         self.stage = Stage.LOST

@@ -74,9 +74,7 @@ async def fetch_junction(
         span *= WIDEN_BY
 
 
-async def _fetch(
-    donor: Address, ttid: TenantTimelineId, name: str, election: Election, begin_lsn: Lsn
-) -> bytes:
+async def _fetch(donor: Address, ttid: TenantTimelineId, name: str, election: Election, begin_lsn: Lsn) -> bytes:
     """The donor's WAL of [begin_lsn, start of the new term)."""
     wanted = election.start_lsn - begin_lsn
     wal = bytearray()

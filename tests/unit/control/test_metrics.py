@@ -1,6 +1,7 @@
 """Metrics: Neon's names, and series that end with what they are about."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import cast
 
 import httpx2
@@ -10,7 +11,7 @@ from starlette.applications import Starlette
 from walkeeper.acceptor.state import AcceptorState, new_control_file
 from walkeeper.control.metrics import SAMPLES_PER_TURN_MAX, Metrics, render
 from walkeeper.errors import Malformed
-from walkeeper.ids import TenantId, TenantTimelineId, TimelineId, TimelineNumber
+from walkeeper.ids import NO_TLI, TenantId, TenantTimelineId, TimelineId
 from walkeeper.lsn import Lsn
 from walkeeper.membership import NO_CONFIGURATION
 from walkeeper.messages import ServerInfo
@@ -25,9 +26,9 @@ SERVER = ServerInfo(pg_version=160_002, system_id=7, wal_seg_size=16 * 1024 * 10
 
 def an_open_timeline() -> TimelineStatistics:
     kept = new_control_file(
-        TTID, SERVER, (0, 0), configuration=NO_CONFIGURATION, start_lsn=Lsn(0x1000), commit_lsn=Lsn(0x1000)
+        TTID, SERVER, (0, 0), configuration=NO_CONFIGURATION, start_lsn=Lsn(0x800), commit_lsn=Lsn(0x800)
     )
-    state = AcceptorState.recovered(kept, Lsn(0), TimelineNumber(0))
+    state = AcceptorState.recovered(replace(kept, commit_lsn=Lsn(0x1000)), Lsn(0), NO_TLI)
     return TimelineStatistics(TTID, state, (Receiver(1, trio.CancelScope()),), None)
 
 

@@ -463,6 +463,18 @@ async def test_another_timeline_of_postgresql_is_refused(autojump_clock: MockClo
     await assert_refused_and_keepers_untouched(world)
 
 
+async def test_a_keeper_that_comes_under_anothers_number_does_not_end_a_leader(
+    autojump_clock: MockClock, world: World
+) -> None:
+    async with world.sidecar():
+        await world.commit()
+        world.keepers[2].wipe()
+        world.keepers[2].node_id = NodeId(1)
+        await world.commit()
+        await trio.sleep(60)
+        await world.commit()
+
+
 async def test_a_keeper_listed_twice_is_refused(autojump_clock: MockClock, world: World) -> None:
     first = world.keepers[0].address
     with pytest.raises(ConfigError):
