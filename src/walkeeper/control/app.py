@@ -8,7 +8,7 @@ ends nothing else.  Does not listen: ``server`` does.
 """
 
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from http import HTTPStatus
 from typing import Final
 
@@ -25,32 +25,19 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from walkeeper.control.api import json_response
 from walkeeper.control.models import ErrorJson
 from walkeeper.control.outcomes import body_of, status_of
-from walkeeper.errors import DurabilityLost, StorageError, WalkeeperError
+from walkeeper.errors import StorageError, WalkeeperError
 
 REQUEST_ID: Final = "x-request-id"
 
 log = structlog.stdlib.get_logger()
 
 
-def create_app(routes: Sequence[BaseRoute], on_durability_lost: Callable[[DurabilityLost], None]) -> Starlette:
-    """Wrap ``routes`` into an ASGI application.
-
-    ``on_durability_lost`` is told of a failed fsync, which must end the process: an ASGI server would only log it.
-    """
-
-    async def answer_durability_lost(request: Request, error: Exception) -> Response:
-        assert isinstance(error, DurabilityLost)
-        on_durability_lost(error)
-        return await answer_error(request, error)
-
+def create_app(routes: Sequence[BaseRoute]) -> Starlette:
+    """Wrap ``routes`` into an ASGI application."""
     app = Starlette(
         routes=routes,
         middleware=[Middleware(RequestBoundary)],
-        exception_handlers={
-            DurabilityLost: answer_durability_lost,
-            WalkeeperError: answer_error,
-            HTTPException: answer_http_exception,
-        },
+        exception_handlers={WalkeeperError: answer_error, HTTPException: answer_http_exception},
     )
     app.router.redirect_slashes = False
     return app

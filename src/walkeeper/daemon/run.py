@@ -37,7 +37,7 @@ from walkeeper.daemon.notify import READY, STOPPING, notify
 from walkeeper.daemon.sockets import bind, bound_address
 from walkeeper.daemon.stop import wait_for_stop
 from walkeeper.daemon.watch import WatchedOffload
-from walkeeper.errors import ConfigError, DurabilityLost, Malformed
+from walkeeper.errors import ConfigError, Malformed
 from walkeeper.formats.control_file import control_file_as_json, parse_control_file
 from walkeeper.services.listener import accepting
 from walkeeper.storage.data_directory import DataDirectory, claim
@@ -102,11 +102,9 @@ async def serve(
     """
     readiness = Readiness(TIMELINES, LISTENER)
     api = ManagementApi(directory.node_id)
-    async with ThreadOffload() as threads, trio.open_nursery() as background:
+    async with ThreadOffload() as threads:
         offload = WatchedOffload(threads)
-        routes = [*health_routes(offload.checks, readiness), metrics.route(), *api.routes()]
-        # A request only answers: what must end the process is raised where nobody catches it.
-        app = create_app(routes, on_durability_lost=lambda error: background.start_soon(raise_error, error))
+        app = create_app([*health_routes(offload.checks, readiness), metrics.route(), *api.routes()])
         async with serving_http(app, http):
             async with open_timelines(
                 directory,
@@ -126,8 +124,3 @@ async def serve(
                         readiness.lost(LISTENER, "shutting down")
                         notify(STOPPING, os.environ)
                     connections.cancel_scope.deadline = trio.current_time() + timing.drain_seconds
-        background.cancel_scope.cancel(reason="shutdown")
-
-
-async def raise_error(error: DurabilityLost) -> None:
-    raise error
