@@ -113,9 +113,7 @@ def lint(session: nox.Session) -> None:
         str(path.relative_to(ROOT)) for top in ("src", "tests") for path in sorted((ROOT / top).rglob("*.py"))
     ]
     # 109 is ruff's as well, 124 dislikes HTTP handlers, and 91x want a checkpoint in every branch.
-    session.run(
-        "flake8-async", "--disable=ASYNC109,ASYNC124,ASYNC910,ASYNC911,ASYNC912,ASYNC913", *files
-    )
+    session.run("flake8-async", "--disable=ASYNC109,ASYNC124,ASYNC910,ASYNC911,ASYNC912,ASYNC913", *files)
     session.run("lint-imports")
 
 

@@ -50,7 +50,7 @@ class SpareSegments:
             return
         try:
             self._fill(sparse=sparse)
-            self._disk.rename(self._being_made, self._spare)
+            rename_synced(self._disk, self._being_made, self._spare)
         except DurabilityLost:
             raise
         except StorageError:

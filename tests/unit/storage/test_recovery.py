@@ -299,7 +299,8 @@ def test_the_names_of_a_timeline_without_wal_survive_a_crash_too(disk: MemoryDis
 def test_a_full_disk_is_no_excuse_for_a_timeline_that_was_not_read(disk: MemoryDisk) -> None:
     keeper, _ = with_wal(disk)
     keeper.store.close()
-    first, refusals = disk.operations, []
+    first = disk.operations
+    refusals: list[type[StorageError]] = []
     recover(disk, DIRECTORY)
     for _ in range(disk.operations - first):
         disk.faults = {disk.operations + len(refusals): Fault.NO_SPACE}

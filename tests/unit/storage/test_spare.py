@@ -39,7 +39,7 @@ def test_a_spare_is_written_and_synced_in_pieces(disk: MemoryDisk, spares: Spare
     seen: list[str] = []
     disk.on_operation = lambda operation, _path: seen.append(operation)
     spares.prepare()
-    assert seen == ["unlink", "create", *["write", "sync"] * 3, "rename"]
+    assert seen == ["unlink", "create", *["write", "sync"] * 3, "rename", "sync"]
 
 
 def test_one_spare_is_enough(disk: MemoryDisk, spares: SpareSegments) -> None:

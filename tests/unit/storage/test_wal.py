@@ -399,4 +399,4 @@ def test_wal_that_pours_in_gets_a_spare_that_costs_nothing(disk: MemoryDisk) -> 
     seen: list[str] = []
     disk.on_operation = lambda operation, _path: seen.append(operation)
     wal.prepare_spare()
-    assert seen == ["unlink", "create", "truncate", "sync", "rename"]
+    assert seen == ["unlink", "create", "truncate", "sync", "rename", "sync"]
