@@ -65,7 +65,7 @@ async def serving() -> AsyncIterator[Scene]:
         scene.ended.set()
 
     async with timelines_on(new_disk()) as timelines, trio.open_nursery() as nursery:
-        nursery.start_soon(serve)
+        nursery.start_soon(serve)  # noqa: ASYNC113 - it waits for what the test sends
         yield scene
         nursery.cancel_scope.cancel()
 
