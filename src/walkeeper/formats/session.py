@@ -369,6 +369,7 @@ CLIENT_RECEIVES: Final[_Turns[ClientState]] = {
         **_at_any_time(_C.COPY),
         CopyData: _C.COPY,
         CopyDone: _C.COPY_SENDING,
+        CommandComplete: _C.WAITING,  # a walsender that shuts down ends like this
         ErrorResponse: _C.WAITING,
     },
     _C.COPY_RECEIVING: {
