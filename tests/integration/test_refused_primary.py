@@ -46,7 +46,7 @@ def assert_refused(*arguments: str, saying: Sequence[str], **environment: str) -
     ("arguments", "part"),
     [
         ((), "--keepers"),
-        (("--keepers", ""), "address of a keeper"),
+        (("--keepers", ""), "HOST:PORT"),
         (("--keepers", "a:b:c"), "a:b:c"),
         (("--keepers", "a:70000"), "a:70000"),
         (("--keepers", "a:1,a:1"), "a:1"),
