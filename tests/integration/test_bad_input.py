@@ -247,7 +247,7 @@ def test_a_command_about_a_timeline_needs_ids(text: str, scene: Scene) -> None:
 
 @pytest.mark.parametrize("text", ["IDENTIFY_SYSTEM", "START_REPLICATION PHYSICAL 0/3000000"])
 def test_a_timeline_that_is_not_here_is_undefined(text: str, scene: Scene) -> None:
-    with one_line_in_the_log(scene), scene.client() as client:
+    with scene.client() as client:
         client.start_up(NOBODYS)
         with pytest.raises(Refused) as refused:
             client.query(text)
