@@ -11,6 +11,7 @@ Does not decide (``acceptor``), touch files (``storage``) or know connections (`
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import TracebackType
+from typing import Final
 
 import structlog
 import trio
@@ -34,6 +35,9 @@ from walkeeper.storage.offload import Offload
 from walkeeper.storage.store import TimelineStore
 from walkeeper.timeline.progress import Position, Progress
 from walkeeper.timeline.registry import Receiver, Registry
+
+SPARE_PAUSE_SECONDS: Final = 60.0
+"""After a spare could not be made: on a disk that is nearly full, spares must not take what commits need."""
 
 log = structlog.stdlib.get_logger()
 
@@ -84,6 +88,7 @@ class Timeline:
         self._is_closing = False
         self._acceptor: Acceptor | None = None
         self._attention = trio.Event()
+        self._no_spare_before = 0.0
 
     # -- the narrow place -----------------------------------------------------------------------------------
 
@@ -117,7 +122,7 @@ class Timeline:
             kept = intent.keep(self._store)
             self._acceptor = kept.acceptor
         self.progress.publish(Position.of(kept.acceptor.state))
-        if self._store.wants_spare or self._lags_a_segment(kept.acceptor.state):
+        if self._may_prepare_spare() or self._lags_a_segment(kept.acceptor.state):
             self._attention.set()
         return kept
 
@@ -220,8 +225,13 @@ class Timeline:
 
         Cancellation: waits for the thread; a spare is not part of any promise.
         """
-        if self._store.wants_spare:
+        if self._may_prepare_spare():
+            self._no_spare_before = trio.current_time() + SPARE_PAUSE_SECONDS
             await self._offload(self._store.prepare_spare)
+            self._no_spare_before = 0.0
+
+    def _may_prepare_spare(self) -> bool:
+        return self._store.wants_spare and trio.current_time() >= self._no_spare_before
 
     def _lags_a_segment(self, state: AcceptorState) -> bool:
         return state.ahead.commit_lsn - state.kept.commit_lsn >= state.kept.server.wal_seg_size

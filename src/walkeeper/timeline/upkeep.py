@@ -17,9 +17,6 @@ REOPEN_SECONDS_MIN: Final = 0.1
 REOPEN_SECONDS_MAX: Final = 30.0
 """Between attempts to read a timeline again: quick for a passing fault, calm for a broken disk."""
 
-FAILED_SECONDS: Final = 5.0
-"""After something else has failed: on a disk that is nearly full, spares must not compete with commits."""
-
 log = structlog.stdlib.get_logger()
 
 
@@ -40,7 +37,6 @@ async def keep_up(timeline: Timeline, save_seconds: float) -> None:
             raise
         except (StorageError, TimelineUnavailable) as error:  # a blown fuse wakes this loop again
             log.warning("upkeep failed", ttid=str(timeline.ttid), error=str(error))
-            await trio.sleep(FAILED_SECONDS)
 
 
 async def reopen(timeline: Timeline) -> None:
