@@ -168,6 +168,11 @@ class Keeper(Program):
         status = self.ask(f"/v1/tenant/{tenant}/timeline/{timeline}")
         return 0 if status is None else parse_lsn(status["flush_lsn"])
 
+    def has_writer(self, tenant: str, timeline: str) -> bool:
+        """Whether a proposer is connected; True when it cannot say."""
+        status = self.ask(f"/v1/tenant/{tenant}/timeline/{timeline}")
+        return status is None or bool(status["walreceivers"])
+
     def segments(self, tenant: str, timeline: str) -> list[Path]:
         """Its WAL files in order, the last one perhaps `.partial`."""
         names = (self.data / tenant / timeline).glob("[0-9A-F]" * 24 + "*")

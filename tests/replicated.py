@@ -76,6 +76,11 @@ class Replicated:
         """Run pgbench to its end, in the cluster's directory."""
         return self.primary.run("pgbench", *self.primary.client_arguments(), *arguments, "postgres")
 
+    def start_sql(self, statement: str) -> "subprocess.Popen[bytes]":
+        """Begin a transaction that may never end.  Killing the primary ends it, too."""
+        command = [*self.primary.client_arguments(), "-w", "-X", "-c", statement, "postgres"]
+        return self.primary.spawn("psql", *command, output=self.directory / "psql.log")
+
     def sync_arguments(self) -> list[str]:
         """What `walkeeper sync` has to be told."""
         return ["sync", *keepers_flag(self.keepers), "--system-id", str(self.primary.system_identifier())]

@@ -1,7 +1,8 @@
 """Run the demonstration: `python3 noxfile.py -s demo`.
 
 Three keepers, an unmodified PostgreSQL and the sidecar; a load that puts every acknowledged commit on record; a keeper
-killed, then the database and its disk.  Ends with the count of what was lost.  Exit code 0 only if that is nothing.
+killed, then the database; the keepers' WAL compared with the database's; then its disk lost, too.  Ends with the count
+of what was lost.  Exit code 0 only if that is nothing.
 """
 
 import secrets
@@ -17,13 +18,15 @@ import trio
 
 import postgres
 import programs
+from compared_wal import WalDiffers
+from demo.compare import compare_all
 from demo.ledger import TABLE, Ledger, count_lost, write
 from demo.narrator import Narrator
 from demo.restore import collect_segments, end_of_replay, restore
 
 KEEPERS = 3
 WRITERS = 8
-STEPS = 8
+STEPS = 9
 LIMIT_SECONDS = 120.0
 
 QUIET_SECONDS = 4.0  # of load before the first disaster
@@ -34,7 +37,7 @@ CATCH_UP_SECONDS = 20.0
 SYNC_SECONDS = 30.0
 LOOK_SECONDS = 0.2
 
-EXPECTED = (programs.ProgramFailed, postgres.PostgresFailed, postgres.PostgresNotFound)
+EXPECTED = (programs.ProgramFailed, postgres.PostgresFailed, postgres.PostgresNotFound, WalDiffers)
 
 T = TypeVar("T")
 
@@ -93,6 +96,7 @@ async def story(scene: Scene, stack: ExitStack) -> int:
     backup = await take_backup(scene)
     async with trio.open_nursery() as nursery:
         await load_and_disasters(scene, nursery)
+    await compare_and_delete(scene)
     end_lsn = await sync_keepers(scene)
     restored, source = await restore_database(scene, backup, end_lsn, stack)
     return await count(scene, restored, source)
@@ -176,12 +180,19 @@ async def load_and_disasters(scene: Scene, nursery: trio.Nursery) -> None:
     await return_of_the_keeper(scene, victim)
     await watch(scene, LAST_SECONDS)
 
-    say.step("the database dies, and its disk")
+    say.step("the database dies")
     await blocking(scene.primary.kill)
     await blocking(scene.sidecar.kill)
+    say.happens("SIGKILL for PostgreSQL and the sidecar under load")
+    say.proved(f"{ledger.count} commits had been acknowledged until then")
+
+
+async def compare_and_delete(scene: Scene) -> None:
+    """What the keepers have is what the primary wrote; then they are the only ones that have it."""
+    scene.say.step("the keepers' segments against the database's, before its disk dies, too")
+    await blocking(compare_all, scene.primary, scene.keepers, scene.tenant, scene.timeline, scene.say)
     scene.primary.delete_data()
-    say.happens("SIGKILL for PostgreSQL and the sidecar under load; the data directory is deleted")
-    say.proved(f"{ledger.count} commits had been acknowledged until then; only the keepers have them all")
+    scene.say.happens("the data directory is deleted: only the keepers have all that was acknowledged")
 
 
 async def watch(scene: Scene, seconds: float) -> None:

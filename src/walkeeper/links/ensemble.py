@@ -25,7 +25,8 @@ from walkeeper.links.address import Address
 from walkeeper.links.keeper_link import Introduction, KeeperLink, Log, WalSource
 from walkeeper.lsn import INVALID_LSN, Lsn
 from walkeeper.proposer import actions
-from walkeeper.proposer.election import Election
+from walkeeper.proposer.election import Election, is_blank
+from walkeeper.proposer.follower import Follower
 from walkeeper.proposer.proposer import Proposer
 
 CLOCK_TICK_SECONDS: Final = 0.02
@@ -101,6 +102,26 @@ class Ensemble:
 
     def address_of(self, place: int) -> Address:
         return self.links[place].address
+
+    # -- what is still missing ------------------------------------------------------------------------------
+
+    def blank(self) -> Sequence[KeeperLink]:
+        """To the keepers that came with nothing and do not count: new, or their promises went with their disks."""
+        return [link for link in self.links if self._is_blank(self.proposer.followers[link.place])]
+
+    def _is_blank(self, follower: Follower) -> bool:
+        if self.proposer.has_won:
+            return follower.doubt is not None
+        return follower.granted and follower.vote is not None and is_blank(follower.vote)
+
+    def missing(self) -> Sequence[KeeperLink]:
+        """To the others that have not voted yet or, after the election, have not persisted where it starts."""
+        return [link for link in self.links if not self._is_through(link.place) and link not in self.blank()]
+
+    def _is_through(self, place: int) -> bool:
+        if self.proposer.has_won:
+            return self.proposer.has_persisted(place)
+        return self.proposer.followers[place].granted
 
     # -- what the proposer says -------------------------------------------------------------------------------
 

@@ -58,24 +58,70 @@ async def sync_keepers(config: SyncConfig, *, log: Log) -> Lsn:
     Raises Unreachable when no majority answers in time, ConfigError, and Fenced if another writer takes over.
     """
     survey = _Survey(config)
+    stage: _Survey | _Campaigns = survey
     with trio.move_on_after(config.timeout_seconds):
         await survey.run()
         server = survey.server()
         if server is None:
             return INVALID_LSN
-        return await _campaign_until_done(config, server, survey.places(), log)
+        stage = _Campaigns(config, server, survey.places(), log)
+        return await stage.run()
     raise Unreachable(
         f"{majority(len(config.keepers))} of {len(config.keepers)} keepers are needed",
-        f"not done within {config.timeout_seconds:g} s; {survey.troubles() or 'the campaign or the copying took too long'}",
+        f"not done within {config.timeout_seconds:g} s; {stage.troubles()}",
     )
 
 
-async def _campaign_until_done(config: SyncConfig, server: ServerInfo, present: Sequence[int], log: Log) -> Lsn:
-    while True:
-        try:
-            return await _campaign(config, server, present, log)
-        except BaseExceptionGroup as group:
-            log.info("sync starts over", why=str(_tolerable(group)))
+class _Campaigns:
+    """One after another, until one is through.  ``present``: the places of the keepers worth a little patience."""
+
+    def __init__(self, config: SyncConfig, server: ServerInfo, present: Sequence[int], log: Log) -> None:
+        self._config = config
+        # Without a system id: keepers would overwrite theirs with it.
+        self._greeting = ProposerGreeting(config.ttid, NO_CONFIGURATION, replace(server, system_id=0))
+        self._present = present
+        self._log = log
+        self._ensemble = self._gather()
+
+    def _gather(self) -> Ensemble:
+        config = self._config
+        proposer = Proposer([str(address) for address in config.keepers], self._greeting)
+        introduction = Introduction(config.ttid, APPLICATION_NAME, lambda _keeper, _kept: None)
+        return Ensemble(config.keepers, introduction, proposer, NoWal(), lambda _commit_lsn: None, self._log)
+
+    async def run(self) -> Lsn:
+        """Where the WAL ends, on a majority.  Raises Fenced and ConfigError."""
+        while True:
+            try:
+                return await self._campaign()
+            except BaseExceptionGroup as group:
+                self._log.info("sync starts over", why=str(_tolerable(group)))
+                self._ensemble = self._gather()
+
+    async def _campaign(self) -> Lsn:
+        ensemble, proposer = self._ensemble, self._ensemble.proposer
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(ensemble.run)
+            election = await ensemble.wait_elected()
+            if not election.is_first:
+                self._log.info("elected", term=election.term, quorum_ends_at=format_lsn(election.start_lsn))
+                ensemble.lead()
+                await ensemble.wait_until(lambda: proposer.is_persisted_by_quorum)
+                with trio.move_on_after(PATIENCE_SECONDS):
+                    await ensemble.wait_until(lambda: all(map(proposer.has_persisted, self._present)))
+            nursery.cancel_scope.cancel()
+        return election.start_lsn
+
+    def troubles(self) -> str:
+        """Why the last one is not through, for people."""
+        missing = "; ".join(link.trouble or f"{link}: not done yet" for link in self._ensemble.missing())
+        blank = ", ".join(map(str, self._ensemble.blank()))
+        if not blank:
+            return missing or "the campaign or the copying took too long"
+        return (
+            f"{blank} came without any WAL: a keeper that is new or lost its disk cannot vouch for what was acknowledged."
+            f" Bring back one that can, with its data: {missing}"
+        )
 
 
 def _tolerable(group: BaseExceptionGroup) -> BaseException:
@@ -87,26 +133,6 @@ def _tolerable(group: BaseExceptionGroup) -> BaseException:
         if not isinstance(leaf, StartOver):
             raise group
     return found[0]
-
-
-async def _campaign(config: SyncConfig, server: ServerInfo, present: Sequence[int], log: Log) -> Lsn:
-    """``present``: the places of the keepers that are worth a little patience."""
-    # Without a system id: keepers would overwrite theirs with it.
-    greeting = ProposerGreeting(config.ttid, NO_CONFIGURATION, replace(server, system_id=0))
-    proposer = Proposer([str(address) for address in config.keepers], greeting)
-    introduction = Introduction(config.ttid, APPLICATION_NAME, lambda _keeper, _kept: None)
-    ensemble = Ensemble(config.keepers, introduction, proposer, NoWal(), lambda _commit_lsn: None, log)
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(ensemble.run)
-        election = await ensemble.wait_elected()
-        if not election.is_first:
-            log.info("elected", term=election.term, quorum_ends_at=format_lsn(election.start_lsn))
-            ensemble.lead()
-            await ensemble.wait_until(lambda: proposer.is_persisted_by_quorum)
-            with trio.move_on_after(PATIENCE_SECONDS):
-                await ensemble.wait_until(lambda: all(map(proposer.has_persisted, present)))
-        nursery.cancel_scope.cancel()
-    return election.start_lsn
 
 
 # -- who knows the timeline ----------------------------------------------------------------------------------
@@ -161,7 +187,8 @@ class _Survey:
 
     def troubles(self) -> str:
         """Why keepers did not answer, for people."""
-        return "; ".join(why for address, why in self._failures.items() if address not in self._answers)
+        silent = [address for address in self._config.keepers if address not in self._answers]
+        return "; ".join(self._failures.get(address, f"keeper {address}: not heard") for address in silent)
 
     async def _ask(self, address: Address) -> None:
         backoff = Backoff()

@@ -1,22 +1,24 @@
 """The narrow place: nothing is begun without being finished, and nothing unfinished is believed."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import TypeVar, TypeVarTuple
 
 import pytest
 import trio
 import trio.testing
 
-from keeping import SERVER, START, TTID, Leader, new_disk, timelines_on
+from keeping import DATA, SERVER, START, TTID, Leader, new_disk, timelines_on
 from walkeeper.errors import Blown, Closing, DiskFull, DurabilityLost, NotElected, StorageError
 from walkeeper.lsn import INVALID_LSN, Lsn
 from walkeeper.membership import NO_GENERATION
 from walkeeper.messages import AppendResponse, VoteRequest, VoteResponse
+from walkeeper.storage.spare import SPARE, SPARE_BEING_MADE
 from walkeeper.terms import Term, TermHistory
 from walkeeper.testing.memory_disk import Fault, MemoryDisk
 from walkeeper.testing.offload import InlineOffload
 from walkeeper.timeline.progress import Position
-from walkeeper.timeline.timeline import Timeline
+from walkeeper.timeline.timeline import SPARE_PAUSE_SECONDS, Timeline
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
@@ -251,6 +253,35 @@ async def test_a_spare_that_cannot_be_made_does_not_keep_the_control_file_from_b
         await trio.sleep(1000)
         disk.on_operation = lambda operation, path: None
         assert kept_commit(timeline) == flushed
+
+
+async def test_after_a_spare_filled_the_disk_commits_have_it_to_themselves_for_a_while(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    disk = new_disk()
+    tried_at: list[float] = []
+
+    def refuse_first_spare(operation: str, path: Path) -> None:
+        is_spare = (operation, path.name) == ("create", SPARE_BEING_MADE)
+        disk.faults = {disk.operations - 1: Fault.NO_SPACE} if is_spare and not tried_at else {}
+        if is_spare:
+            tried_at.append(trio.current_time())
+
+    async with timelines_on(disk) as timelines:
+        leader = Leader(await timelines.create(TTID, SERVER))
+        await leader.be_elected()
+        disk.on_operation = refuse_first_spare
+        await leader.append(700_000)
+        await trio.sleep(1)
+        for _ in range(50):  # into the second half of the next segment, too
+            assert (await leader.append(20_000)).flush_lsn == leader.wal.lsn
+            await trio.sleep((SPARE_PAUSE_SECONDS - 2) / 50)
+        (first,) = tried_at
+        await trio.sleep(2)
+        await leader.append()
+        await trio.sleep(1)
+        assert 0 < tried_at[1] - first - SPARE_PAUSE_SECONDS < 2
+        assert SPARE in disk.names(DATA / str(TTID.tenant_id) / str(TTID.timeline_id))
 
 
 async def test_a_disk_that_is_full_does_not_keep_a_keeper_from_closing() -> None:

@@ -107,6 +107,51 @@ async def test_a_keeper_that_lost_its_disk_and_one_that_lags_are_no_majority(
     assert bytes(quorum.keepers[1].wal) == b""
 
 
+async def test_a_blank_keeper_and_the_one_that_must_come_back_are_named(
+    autojump_clock: MockClock, quorum: Quorum
+) -> None:
+    well, blank, down = quorum.keepers
+    fill(well, 5)
+    with down.hold(), pytest.raises(Unreachable) as caught:
+        await quorum.sync()
+    first, _, last = str(caught.value).partition("Bring back")
+    assert f"keeper {blank.address} came without any WAL" in first
+    assert f"keeper {down.address}: " in last
+    assert str(well.address) not in str(caught.value)
+
+
+async def test_a_blank_keeper_that_comes_after_the_election_is_named_too(
+    autojump_clock: MockClock, quorum: Quorum, nursery: trio.Nursery
+) -> None:
+    well, blank, forgetful = quorum.keepers
+    fill(well, 5)
+    fill(forgetful, 5)
+    forgetful.is_forgetful = True
+
+    async def let_blank_in_late() -> None:
+        with blank.hold():
+            await until(lambda: bool(quorum.log.said("elected")))
+
+    nursery.start_soon(let_blank_in_late)
+    await trio.testing.wait_all_tasks_blocked()
+    with pytest.raises(Unreachable) as caught:
+        await quorum.sync()
+    first, _, last = str(caught.value).partition("Bring back")
+    assert f"keeper {blank.address} came without any WAL" in first
+    assert f"keeper {forgetful.address}: " in last
+    assert str(well.address) not in str(caught.value)
+
+
+async def test_without_blank_keepers_nobody_is_called_one(autojump_clock: MockClock, quorum: Quorum) -> None:
+    for keeper in quorum.keepers:
+        fill(keeper, 3)
+        keeper.is_forgetful = True
+    with pytest.raises(Unreachable) as caught:
+        await quorum.sync()
+    assert "without" not in str(caught.value)
+    assert all(f"keeper {keeper.address}: not done yet" in str(caught.value) for keeper in quorum.keepers)
+
+
 async def test_whoever_wrote_before_is_fenced(autojump_clock: MockClock, quorum: Quorum) -> None:
     for keeper in quorum.keepers:
         fill(keeper, 3)

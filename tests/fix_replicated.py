@@ -1,0 +1,21 @@
+"""Fixtures: a primary, a sidecar and three keepers, all running."""
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from fix_postgres import NewCluster
+from replicated import Replicated
+
+
+@pytest.fixture
+def scene(work_directory: Path, new_cluster: NewCluster) -> Iterator[Replicated]:
+    """Everything runs, and commits wait for two of three keepers.  Segments of 1 MiB, all of which the primary keeps."""
+    primary = new_cluster("primary")
+    primary.initdb(segment_mib=1)
+    primary.configure(max_slot_wal_keep_size="1GB", wal_keep_size="1GB", max_wal_size="2GB", autovacuum="off")
+    primary.start()
+    with ExitStack() as stack:
+        yield Replicated.begin(work_directory, primary, stack)

@@ -1,0 +1,97 @@
+"""A keeper that lost its disk has forgotten its promises, too: it never helps to form the majority that breaks them."""
+
+import shutil
+import signal
+import subprocess
+
+import pytest
+
+import postgres
+from programs import Keeper, parse_lsn, run_command, run_tool
+from replicated import Replicated
+
+FENCED = 3
+HANGS_SECONDS = 1.5  # long for a commit whose WAL is on two keepers already
+
+COMMIT = """
+    BEGIN;
+    INSERT INTO t VALUES (1);
+    SELECT pg_current_wal_insert_lsn();  -- its commit is behind
+    COMMIT;
+"""
+
+
+def test_sync_with_a_wiped_keeper_and_one_that_lags_waits_for_the_third_and_loses_no_commit(
+    scene: Replicated,
+) -> None:
+    wiped, whole, lagging = scene.keepers
+    arguments = scene.sync_arguments()
+    scene.primary.sql("CREATE TABLE t (n int)")
+    scene.wait_everywhere()
+    lagging.kill()
+    acknowledged_lsn = parse_lsn(scene.primary.sql(COMMIT))
+    scene.sidecar.kill()
+    scene.primary.kill()
+    whole.kill()
+    wipe(wiped)
+    restart(wiped, lagging)
+
+    said = run_command(*arguments, "--timeout", "5s", seconds=30)
+    assert (said.returncode, said.stdout) == (1, "")
+    (line,) = [line for line in said.stderr.splitlines() if line.startswith("walkeeper: ")]
+    assert line.index(wiped.address) < line.index("lost its disk") < line.index(whole.address)
+
+    restart(whole)
+    assert parse_lsn(run_tool(*arguments, seconds=30)) > acknowledged_lsn
+    scene.primary.start()
+    scene.sidecar.start()
+    scene.wait_sync()
+    scene.primary.sql("INSERT INTO t VALUES (2)")
+    scene.wait_everywhere()
+
+
+def test_a_fenced_writer_gets_no_acknowledgement_through_a_wiped_keeper(scene: Replicated) -> None:
+    wiped, witness, lagging = scene.keepers
+    scene.primary.sql("CREATE TABLE t (n int)")
+    scene.wait_everywhere()
+    lagging.kill()
+    scene.sidecar.signal(signal.SIGSTOP)
+    run_tool(*scene.sync_arguments(), seconds=30)  # by the other two, who from now on refuse the writer
+    witness.kill()
+    wipe(wiped)
+    restart(wiped, lagging)
+    scene.sidecar.signal(signal.SIGCONT)
+
+    begun = [commit_that_waits(scene, 1, wiped, lagging)]
+    begun.append(commit_that_waits(scene, 2, wiped, lagging))  # WAL that is newer than the wiped keeper's arrival
+    with pytest.raises(subprocess.TimeoutExpired):
+        begun[0].wait(HANGS_SECONDS)
+    restart(witness)
+    assert scene.sidecar.wait() == FENCED
+    assert scene.primary.sql("SELECT count(*) FROM t") == "0"
+    scene.primary.kill()
+    assert all(psql.wait(postgres.COMMAND_SECONDS) != 0 for psql in begun)
+
+
+def commit_that_waits(scene: Replicated, waiting: int, *keepers: Keeper) -> "subprocess.Popen[bytes]":
+    """Begin a commit; return when so many wait for their acknowledgements, and when these keepers have all their WAL."""
+    psql = scene.start_sql("INSERT INTO t VALUES (1)")
+    query = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SyncRep'"
+    scene.wait_until(lambda: scene.primary.sql(query) == str(waiting), "a commit that waits")
+    lsn = parse_lsn(scene.primary.flush_lsn())
+    scene.wait_until(lambda: all(scene.flush_lsn(keeper) >= lsn for keeper in keepers), "its WAL on keepers")
+    return psql
+
+
+def wipe(keeper: Keeper) -> None:
+    """Its disk is lost; an empty one is put in."""
+    keeper.kill()
+    shutil.rmtree(keeper.data)
+    keeper.data.mkdir()
+
+
+def restart(*keepers: Keeper) -> None:
+    for keeper in keepers:
+        keeper.start()
+    for keeper in keepers:
+        keeper.wait_ready()
