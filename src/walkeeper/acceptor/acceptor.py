@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from typing import Protocol, assert_never
 
 from walkeeper.acceptor.effects import Effect, InitializeFirstSegment, SyncWal, TruncateWal, WriteWal
-from walkeeper.acceptor.state import AcceptorState, Ahead, Wal, start_scanner
+from walkeeper.acceptor.state import AcceptorState, Wal, start_scanner
 from walkeeper.errors import (
     DiskFull,
     HistoryConflict,
@@ -273,7 +273,7 @@ class Acceptor:
         if scanner.tli not in (0, tli):
             raise Malformed(f"WAL of PostgreSQL timeline {scanner.tli} after WAL of timeline {tli}")
         wal = Wal(run.end_lsn, scanner, tli, awaits_truncation=False)
-        return (WriteWal(run.begin_lsn, run.slices, tli), SyncWal()), replace(state, wal=wal)
+        return (WriteWal(run.begin_lsn, run.slices, tli), SyncWal()), state.extended(wal)
 
     def _require_generation(self, request: str, generation: Generation) -> None:
         own = self.state.kept.configuration.generation
@@ -302,21 +302,13 @@ def _learn(state: AcceptorState, run: AppendRun) -> tuple[Sequence[Effect], Acce
     The moment the commit reaches the start of the leader's term is saved at once: ``walkeeper sync`` waits for
     a majority to report it from disk.
     """
-    ahead, kept = state.ahead, state.kept
+    ahead = state.ahead
     commit_lsn = ahead.commit_lsn
     if run.commit_lsn:
         commit_lsn = min(max(run.commit_lsn, ahead.commit_lsn), state.flush_lsn)
         assert commit_lsn >= ahead.commit_lsn, "flush_lsn fell below commit_lsn"
-    state = replace(
-        state,
-        ahead=Ahead(
-            commit_lsn,
-            ahead.backup_lsn,
-            max(ahead.peer_horizon_lsn, run.truncate_lsn),
-            ahead.remote_consistent_lsn,
-        ),
-    )
-    if run.commit_lsn and kept.commit_lsn < state.term_start_lsn <= commit_lsn:
+    state = state.ahead_at(commit_lsn, max(ahead.peer_horizon_lsn, run.truncate_lsn))
+    if run.commit_lsn and state.kept.commit_lsn < state.term_start_lsn <= commit_lsn:
         return state.saving()
     return (), state
 

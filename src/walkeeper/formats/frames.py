@@ -88,9 +88,14 @@ class FrameParser:
         self._starved = True
 
     def feed(self, received: Slice) -> None:
-        """Hands over a buffer.  Only after a ``next_*`` method has returned None."""
+        """Hands over a buffer.  Only while ``is_starved``."""
         assert self._starved, "feed only when there was nothing left to take"
         self._view, self._at, self._starved = memoryview(received), 0, False
+
+    @property
+    def is_starved(self) -> bool:
+        """Whether nothing can be taken until more is fed: a ``next_*`` method has returned None, or all is gone."""
+        return self._starved
 
     @property
     def is_between_frames(self) -> bool:
@@ -138,6 +143,7 @@ class FrameParser:
             payloads.append(view[at + header_bytes : stop])
             at = stop
         self._at = at
+        self._starved = at == end
 
     def next_startup(self) -> memoryview | None:
         """The next startup packet without its length.  Raises Malformed for an impossible length.

@@ -17,13 +17,13 @@ import struct
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from struct import Struct
-from typing import Final, Self, TypeVar, assert_never
+from typing import Any, Final, Self, TypeVar, assert_never
 
 from walkeeper.errors import Malformed
 from walkeeper.formats.cursor import ByteOrder, Reader, Writer
 from walkeeper.formats.feedback import encode_pageserver_feedback, parse_pageserver_feedback
 from walkeeper.ids import NodeId, TenantId, TenantTimelineId, TimelineId
-from walkeeper.lsn import Lsn
+from walkeeper.lsn import INVALID_LSN, Lsn
 from walkeeper.membership import Configuration, Generation, Member
 from walkeeper.messages import (
     APPEND_BYTES_MAX,
@@ -53,15 +53,34 @@ _PG_TIMELINE: Final = 1
 _UUID_BYTES: Final = 16
 _TERM_LSN_BYTES: Final = 16
 
-_AppendHead = tuple[Generation, Term, Lsn, Lsn, Lsn, Lsn]
-"""Generation, term, begin, end, commit and truncate LSN of an AppendRequest."""
 
-_APPEND_2: Final = Struct("<8xQ8xQQQQ16x")
-_APPEND_3: Final = Struct(">xIQQQQQ")
+@dataclass(frozen=True, slots=True)
+class _Layout:
+    """How the messages on the path of every commit begin: a tag, a generation, numbers."""
+
+    size: int
+    pack: Callable[..., bytes]
+    """Takes the tag, the generation and the numbers."""
+    unpack: Callable[[Slice], tuple[Any, ...]]
+    """Gives the generation and the numbers.  Raises struct.error if the payload is too short."""
 
 
-def _append_head_2(payload: Slice) -> _AppendHead:
-    return (PROTOCOL_2_GENERATION, *_APPEND_2.unpack_from(payload))
+def _layout_2(numbers: str) -> _Layout:
+    packs, unpacks = Struct("<8s" + numbers), Struct("<8x" + numbers)
+
+    def pack(tag: bytes, generation: Generation, *values: int) -> bytes:
+        assert generation == PROTOCOL_2_GENERATION, "protocol 2 carries no generation"
+        return packs.pack(tag, *values)
+
+    def unpack(payload: Slice) -> tuple[Any, ...]:
+        return (PROTOCOL_2_GENERATION, *unpacks.unpack_from(payload))
+
+    return _Layout(packs.size, pack, unpack)
+
+
+def _layout_3(numbers: str) -> _Layout:
+    packs, unpacks = Struct(">cI" + numbers), Struct(">xI" + numbers)
+    return _Layout(packs.size, packs.pack, unpacks.unpack_from)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,13 +93,14 @@ class _Wire:
     generation_bytes: int
     vote_bytes: int
     term_lsn: Struct
-    append_head_bytes: int
-    append_head: Callable[[Slice], _AppendHead]
-    """Reads the head of an AppendRequest.  Raises struct.error if the payload is too short."""
+    append_head: _Layout
+    """Of an AppendRequest: term, begin, end, commit and truncate LSN; protocol 2 has more, all zeros."""
+    append_response: _Layout
+    """Without the pageserver's feedback: term, flush and commit LSN, then what standbys need."""
 
 
-_PROTOCOL_2: Final = _Wire(2, "little", 8, 0, 8, Struct("<QQ"), _APPEND_2.size, _append_head_2)
-_PROTOCOL_3: Final = _Wire(3, "big", 1, 4, 1, Struct(">QQ"), _APPEND_3.size, _APPEND_3.unpack_from)
+_PROTOCOL_2: Final = _Wire(2, "little", 8, 0, 8, Struct("<QQ"), _layout_2("Q8xQQQQ16x"), _layout_2("QQQqQQ"))
+_PROTOCOL_3: Final = _Wire(3, "big", 1, 4, 1, Struct(">QQ"), _layout_3("QQQQQ"), _layout_3("QQQqQQ"))
 
 
 def _wire(version: int) -> _Wire:
@@ -181,8 +201,7 @@ def parse_proposer_message(payload: Slice, version: int) -> ProposerMessage:
         case b"e":
             return _parse_elected(reader)
         case b"a":
-            head = _parse_append_head(payload, wire)
-            return AppendRequest(*head, _append_wal(payload, head, wire))
+            return _parse_append(payload, wire)
         case tag:
             raise Malformed(f"unknown proposer-acceptor message tag: {tag!r}")
 
@@ -206,12 +225,15 @@ def encode_proposer_message(message: ProposerMessage, version: int) -> bytes:
 
 def encode_append_head(message: AppendRequest | AppendRun, version: int) -> bytes:
     """What goes before the WAL of an AppendRequest for [begin_lsn, end_lsn)."""
-    wire = _wire(version)
-    writer = _MessageWriter(b"a", wire).generation(message.generation).u64(message.term)
-    if wire is _PROTOCOL_2:
-        writer.u64(0)  # term_start_lsn
-    writer.u64(message.begin_lsn).u64(message.end_lsn).u64(message.commit_lsn).u64(message.truncate_lsn)
-    return bytes(writer.raw(bytes(_UUID_BYTES))) if wire is _PROTOCOL_2 else bytes(writer)
+    return _wire(version).append_head.pack(
+        b"a",
+        message.generation,
+        message.term,
+        message.begin_lsn,
+        message.end_lsn,
+        message.commit_lsn,
+        message.truncate_lsn,
+    )
 
 
 def _parse_proposer_greeting(reader: _MessageReader) -> ProposerGreeting:
@@ -266,21 +288,23 @@ def _encode_elected(message: ProposerElected, wire: _Wire) -> bytes:
     return bytes(writer)
 
 
-def _parse_append_head(payload: Slice, wire: _Wire) -> _AppendHead:
+def _parse_append(payload: Slice, wire: _Wire) -> AppendRequest:
+    layout = wire.append_head
     try:
-        return wire.append_head(payload)
+        generation, term, begin_lsn, end_lsn, commit_lsn, truncate_lsn = layout.unpack(payload)
     except struct.error as error:
         raise Malformed(f"AppendRequest: {len(payload)} bytes cannot hold its header") from error
-
-
-def _append_wal(payload: Slice, head: _AppendHead, wire: _Wire) -> Slice:
-    _, _, begin_lsn, end_lsn, _, _ = head
     wal_bytes = end_lsn - begin_lsn
-    if not 0 <= wal_bytes <= APPEND_BYTES_MAX:
-        raise Malformed(f"AppendRequest: must have 0 to {APPEND_BYTES_MAX} bytes of WAL, got {wal_bytes}")
-    if len(payload) - wire.append_head_bytes < wal_bytes:
-        raise Malformed(f"AppendRequest: {wal_bytes} bytes of WAL in a message of {len(payload)} bytes")
-    return payload[wire.append_head_bytes : wire.append_head_bytes + wal_bytes]
+    if not 0 <= wal_bytes <= min(len(payload) - layout.size, APPEND_BYTES_MAX):
+        raise _wrong_size(payload, wal_bytes)
+    wal = payload[layout.size : layout.size + wal_bytes]
+    return AppendRequest(generation, term, begin_lsn, end_lsn, commit_lsn, truncate_lsn, wal)
+
+
+def _wrong_size(payload: Slice, wal_bytes: int) -> Malformed:
+    if 0 <= wal_bytes <= APPEND_BYTES_MAX:
+        return Malformed(f"AppendRequest: {wal_bytes} bytes of WAL in a message of {len(payload)} bytes")
+    return Malformed(f"AppendRequest: must have 0 to {APPEND_BYTES_MAX} bytes of WAL, got {wal_bytes}")
 
 
 # -- from the acceptor ----------------------------------------------------------------------------------------
@@ -288,14 +312,15 @@ def _append_wal(payload: Slice, head: _AppendHead, wire: _Wire) -> Slice:
 
 def parse_acceptor_message(payload: Slice, version: int) -> AcceptorMessage:
     """Raises Malformed."""
-    reader = _MessageReader(payload, "acceptor message", _wire(version))
+    wire = _wire(version)
+    reader = _MessageReader(payload, "acceptor message", wire)
     match reader.tag():
         case b"g":
             message: AcceptorMessage = _parse_acceptor_greeting(reader)
         case b"v":
             message = _parse_vote_response(reader)
         case b"a":
-            message = _parse_append_response(reader)
+            return _parse_append_response(payload, wire)
         case tag:
             raise Malformed(f"unknown acceptor-proposer message tag: {tag!r}")
     reader.finish()
@@ -349,48 +374,47 @@ def _encode_vote_response(message: VoteResponse, wire: _Wire) -> bytes:
     return bytes(writer)
 
 
-def _parse_append_response(reader: _MessageReader) -> AppendResponse:
-    reader.what = "AppendResponse"
-    generation, term, flush_lsn, commit_lsn = reader.generation(), reader.term(), reader.lsn(), reader.lsn()
-    hot_standby = HotStandbyFeedback(reader.i64(), reader.u64(), reader.u64())
-    pageserver = parse_pageserver_feedback(reader.rest()) if reader.remaining else None
-    return AppendResponse(generation, term, flush_lsn, commit_lsn, hot_standby, pageserver)
+def _parse_append_response(payload: Slice, wire: _Wire) -> AppendResponse:
+    try:
+        generation, term, flush_lsn, commit_lsn, *needed = wire.append_response.unpack(payload)
+    except struct.error as error:
+        raise Malformed(f"AppendResponse: {len(payload)} bytes cannot hold it") from error
+    rest = memoryview(payload)[wire.append_response.size :]
+    pageserver = parse_pageserver_feedback(rest) if rest else None
+    return AppendResponse(generation, term, flush_lsn, commit_lsn, HotStandbyFeedback(*needed), pageserver)
 
 
 def _encode_append_response(message: AppendResponse, wire: _Wire) -> bytes:
-    writer = _MessageWriter(b"a", wire).generation(message.generation).u64(message.term)
-    writer.u64(message.flush_lsn).u64(message.commit_lsn)
-    hot_standby = message.hot_standby
-    writer.i64(hot_standby.timestamp).u64(hot_standby.xmin).u64(hot_standby.catalog_xmin)
-    if message.pageserver is not None:
-        writer.raw(encode_pageserver_feedback(message.pageserver))
-    return bytes(writer)
+    needed = message.hot_standby
+    response = wire.append_response.pack(
+        b"a",
+        message.generation,
+        message.term,
+        message.flush_lsn,
+        message.commit_lsn,
+        needed.timestamp,
+        needed.xmin,
+        needed.catalog_xmin,
+    )
+    if message.pageserver is None:
+        return response
+    return response + encode_pageserver_feedback(message.pageserver)
 
 
 # -- runs -----------------------------------------------------------------------------------------------------
 
 
 class _OpenRun:
-    """A run that may still grow.  The hot path: one of these methods per message."""
+    """A run that may still grow."""
 
     __slots__ = ("begin_lsn", "commit_lsn", "end_lsn", "generation", "slices", "term", "truncate_lsn")
 
-    def __init__(self, head: _AppendHead) -> None:
-        self.generation, self.term, self.begin_lsn, self.end_lsn, self.commit_lsn, self.truncate_lsn = head
+    def __init__(self, generation: Generation, term: Term, begin_lsn: Lsn) -> None:
+        self.generation = generation
+        self.term = term
+        self.begin_lsn = self.end_lsn = begin_lsn
+        self.commit_lsn = self.truncate_lsn = INVALID_LSN
         self.slices: list[Slice] = []
-
-    def takes(self, head: _AppendHead) -> bool:
-        """Goes on to the end of an append that continues this run; says whether it did."""
-        generation, term, begin_lsn, end_lsn, commit_lsn, truncate_lsn = head
-        if begin_lsn != self.end_lsn or term != self.term or generation != self.generation:
-            return False
-        self.end_lsn = end_lsn
-        # A later request may know less: what was once committed stays so.
-        if commit_lsn > self.commit_lsn:
-            self.commit_lsn = commit_lsn
-        if truncate_lsn > self.truncate_lsn:
-            self.truncate_lsn = truncate_lsn
-        return True
 
     def close(self) -> AppendRun:
         return AppendRun(
@@ -409,21 +433,31 @@ def coalesce(payloads: Sequence[Slice], version: int) -> list[Batch]:
 
     Heartbeats join runs too.  Raises Malformed at the first payload that is.
     """
-    wire = _wire(version)
+    layout = _wire(version).append_head
+    unpack, head_bytes = layout.unpack, layout.size
     found: list[_OpenRun | Batch] = []
     run: _OpenRun | None = None
-    for payload in payloads:
-        if payload and payload[0] == _APPEND:
-            head = _parse_append_head(payload, wire)
-            wal = _append_wal(payload, head, wire)
-            if run is None or not run.takes(head):
-                run = _OpenRun(head)
-                found.append(run)
-            if wal:
-                run.slices.append(wal)
-        else:
+    for payload in payloads:  # thousands in a flood: nothing is called here that need not be
+        room = len(payload) - head_bytes
+        if room < 0 or payload[0] != _APPEND:
             run = None
             message = parse_proposer_message(payload, version)
             assert not isinstance(message, AppendRequest)
             found.append(message)
+            continue
+        generation, term, begin_lsn, end_lsn, commit_lsn, truncate_lsn = unpack(payload)
+        wal_bytes = end_lsn - begin_lsn
+        if not 0 <= wal_bytes <= APPEND_BYTES_MAX or wal_bytes > room:
+            raise _wrong_size(payload, wal_bytes)
+        if run is None or begin_lsn != run.end_lsn or term != run.term or generation != run.generation:
+            run = _OpenRun(generation, term, begin_lsn)
+            found.append(run)
+        run.end_lsn = end_lsn
+        # A later request may know less: what was once committed stays so.
+        if commit_lsn > run.commit_lsn:
+            run.commit_lsn = commit_lsn
+        if truncate_lsn > run.truncate_lsn:
+            run.truncate_lsn = truncate_lsn
+        if wal_bytes:
+            run.slices.append(payload[head_bytes : head_bytes + wal_bytes])
     return [item.close() if isinstance(item, _OpenRun) else item for item in found]

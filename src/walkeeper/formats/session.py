@@ -146,11 +146,16 @@ class _Session(ABC, Generic[_State, _Received, _Sent]):
         self._has_ended = False
 
     def feed(self, received: Slice) -> None:
-        """Hands over what was received, after ``next_event`` has given None; an empty buffer is the end."""
+        """Hands over what was received, while ``is_starved``; an empty buffer is the end."""
         if received:
             self._parser.feed(received)
         else:
             self._has_ended = True
+
+    @property
+    def is_starved(self) -> bool:
+        """Whether more must be received before anything can be taken; if not, one has to look."""
+        return self._parser.is_starved
 
     def next_event(self) -> _Received | EndOfStream | None:
         """The next message of the peer; None means that more must be received.

@@ -8,8 +8,8 @@ Does not know frames or PostgreSQL, and has no time limits: the caller wraps.
 """
 
 import socket
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable
+from types import TracebackType
 from typing import Final, Protocol
 
 import trio
@@ -129,7 +129,7 @@ class SocketLink:
 
     async def _wait(self, ready: Callable[[socket.socket], Awaitable[None]]) -> None:
         self._tries = 0
-        with _closed_is_broken():
+        with _closed_is_broken:
             await ready(self._socket)
 
 
@@ -146,15 +146,15 @@ class StreamLink:
         return 0  # a stream can only be waited for
 
     async def receive(self) -> bytes:
-        with _closed_is_broken():
+        with _closed_is_broken:
             return bytes(await self._stream.receive_some(RECEIVE_BYTES_MAX))
 
     async def send_all(self, data: bytes | memoryview) -> None:
-        with _closed_is_broken():
+        with _closed_is_broken:
             await self._stream.send_all(data)
 
     async def send_eof(self) -> None:
-        with _closed_is_broken():
+        with _closed_is_broken:
             if isinstance(self._stream, trio.abc.HalfCloseableStream):
                 await self._stream.send_eof()
             else:  # TLS cannot end one side only
@@ -164,13 +164,21 @@ class StreamLink:
         await trio.aclose_forcefully(self._stream)
 
 
-@contextmanager
-def _closed_is_broken() -> Iterator[None]:
+class _ClosedIsBroken:
     """Whoever still waits when another task closes the link sees what it would see if the peer had gone."""
-    try:
-        yield
-    except trio.ClosedResourceError as closed:
-        raise trio.BrokenResourceError("connection closed on this side") from closed
+
+    __slots__ = ()
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
+    ) -> None:
+        if isinstance(error, trio.ClosedResourceError):
+            raise trio.BrokenResourceError("connection closed on this side") from error
+
+
+_closed_is_broken: Final = _ClosedIsBroken()
 
 
 def _broken(error: OSError) -> trio.BrokenResourceError:

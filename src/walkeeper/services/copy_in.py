@@ -4,7 +4,10 @@ Does not know what the payloads mean, and does not answer.
 Source: PostgreSQL, "COPY Operations"; what ends a COPY BOTH is as in Neon's safekeeper.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from enum import Enum, auto
+from math import inf
 from typing import Final
 
 import trio
@@ -17,6 +20,9 @@ from walkeeper.links.link import Link
 SILENCE_SECONDS_MAX: Final = 600.0
 """A client that has sent nothing for this long is gone; idle proposers send a heartbeat every second."""
 
+SILENCE_SLACK_SECONDS: Final = 5.0
+"""How much earlier it may be given up: moving a deadline costs more than looking at the clock."""
+
 
 class CopyEnd(Enum):
     """How a client ended the copy."""
@@ -28,13 +34,27 @@ class CopyEnd(Enum):
 
 
 class CopyReader:
-    """The payloads of CopyData, as many at a time as one receive brought."""
+    """The payloads of CopyData, as many at a time as one receive brought.  To be read in a ``listening`` block."""
 
     def __init__(self, link: Link, session: ServerSession) -> None:
         self._link = link
         self._session = session
+        self._patience = trio.CancelScope()
         self.received_bytes = 0
         """Size of the receive buffer that the newest payloads are views into."""
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """A block that is left when the client has been silent for too long: it is gone.
+
+        Whoever waits for anything else in it says so first, with ``stop_listening``.
+        """
+        with trio.CancelScope(deadline=trio.current_time() + SILENCE_SECONDS_MAX) as self._patience:
+            yield
+
+    def stop_listening(self) -> None:
+        """Until the next payloads are asked for, it is not the client that is waited for."""
+        self._patience.deadline = inf
 
     async def next_payloads(self) -> list[memoryview] | CopyEnd:
         """At least one payload, or how the copy ended.  Payloads are views: keeping one pins its receive buffer.
@@ -44,12 +64,13 @@ class CopyReader:
         Cancellation: at any time, nothing is lost.
         """
         while True:
+            if self._session.is_starved and not await self._feed():
+                return CopyEnd.GONE
             if payloads := self._session.copy_payloads():
                 return payloads
             match self._session.next_event():
                 case None:
-                    if not await self._feed():
-                        return CopyEnd.GONE
+                    pass
                 case CopyData(payload):
                     return [memoryview(payload)]
                 case CopyDone():
@@ -63,10 +84,9 @@ class CopyReader:
 
     async def _feed(self) -> bool:
         """Receive; False when there is nobody any more, even in the middle of a frame."""
-        received = b""
+        self._be_patient()
         try:
-            with trio.CancelScope(deadline=trio.current_time() + SILENCE_SECONDS_MAX):
-                received = await self._link.receive()
+            received = await self._link.receive()
         except trio.BrokenResourceError:
             return False
         if not received:
@@ -74,3 +94,9 @@ class CopyReader:
         self.received_bytes = len(received)
         self._session.feed(received)
         return True
+
+    def _be_patient(self) -> None:
+        """The silence begins now, or has begun a moment ago."""
+        deadline = trio.current_time() + SILENCE_SECONDS_MAX
+        if not 0.0 <= deadline - self._patience.deadline <= SILENCE_SLACK_SECONDS:
+            self._patience.deadline = deadline

@@ -17,7 +17,7 @@ Does not decide and does not know files.  Source: the START_WAL_PUSH side of Neo
 from collections.abc import Callable
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
-from typing import Final, TypeVar
+from typing import Final
 
 import trio
 
@@ -64,17 +64,21 @@ class PinnedBytes:
 
         Cancellation: while it waits, nothing is taken.
         """
-        while self._taken and self._taken + count > self._bytes_max:
+        while not self.try_take(count):
             self._freed = trio.Event()
             await self._freed.wait()
+
+    def try_take(self, count: int) -> bool:
+        """Take ``count`` if it fits; says whether it did."""
+        if self._taken and self._taken + count > self._bytes_max:
+            return False
         self._taken += count
+        return True
 
     def give_back(self, count: int) -> None:
         self._taken -= count
         self._freed.set()
 
-
-T = TypeVar("T")
 
 Inbox = Received[Batch | Goodbye]
 Outbox = AcceptorMessage | Goodbye
@@ -87,7 +91,9 @@ async def read_greeting(source: CopyReader, version: int) -> tuple[ProposerGreet
 
     Cancellation: at any time; the connection is of no use afterwards.
     """
-    payloads = await source.next_payloads()
+    payloads: list[memoryview] | CopyEnd = CopyEnd.GONE
+    with source.listening():
+        payloads = await source.next_payloads()
     if isinstance(payloads, CopyEnd):
         return payloads
     first = parse_proposer_message(payloads[0], version)
@@ -141,7 +147,9 @@ async def read_messages(
     """Turn what arrives into messages and runs, until the peer ends or speaks wrongly, or the keeper stops."""
     async with to_acceptor:
         with suppress(trio.BrokenResourceError), while_serving():  # broken: the acceptor has said no and left
-            end = await _read_to_the_end(source, early, version, to_acceptor, pinned)
+            end: CopyEnd | PeerError = CopyEnd.GONE
+            with source.listening():
+                end = await _read_to_the_end(source, early, version, to_acceptor, pinned)
             if end is not CopyEnd.GONE:
                 await to_acceptor.send(Received(Goodbye(end), 0))
 
@@ -156,7 +164,7 @@ async def _read_to_the_end(
     payloads: list[memoryview] | CopyEnd = early
     try:
         while not isinstance(payloads, CopyEnd):
-            await _pass_on(coalesce(payloads, version), source.received_bytes, to_acceptor, pinned)
+            await _pass_on(coalesce(payloads, version), source, to_acceptor, pinned)
             payloads = await source.next_payloads()
     except PeerError as error:
         return error
@@ -165,7 +173,7 @@ async def _read_to_the_end(
 
 async def _pass_on(
     messages: list[Batch],
-    buffer_bytes: int,
+    source: CopyReader,
     to_acceptor: "trio.MemorySendChannel[Inbox]",
     pinned: PinnedBytes,
 ) -> None:
@@ -176,18 +184,16 @@ async def _pass_on(
     for count, message in enumerate(messages, start=1):
         weight = 0
         if count == len(messages):
-            weight = max(buffer_bytes, message.wal_bytes if isinstance(message, AppendRun) else 0)
-            await pinned.take(weight)
+            weight = max(source.received_bytes, message.wal_bytes if isinstance(message, AppendRun) else 0)
+            if not pinned.try_take(weight):
+                source.stop_listening()
+                await pinned.take(weight)
         item: Inbox = Received(message, weight)
-        await _send(to_acceptor, item)
-
-
-async def _send(channel: "trio.MemorySendChannel[T]", item: T) -> None:
-    """Try, then wait: a channel with room costs no turn of the scheduler."""
-    try:
-        channel.send_nowait(item)
-    except trio.WouldBlock:
-        await channel.send(item)
+        try:  # try, then wait: a channel with room costs no turn of the scheduler
+            to_acceptor.send_nowait(item)
+        except trio.WouldBlock:
+            source.stop_listening()
+            await to_acceptor.send(item)
 
 
 async def accept_messages(
@@ -204,9 +210,16 @@ async def accept_messages(
             reply = await _answer(timeline, receiver, received.message)
             pinned.give_back(received.pinned_bytes)
             if reply is not None:
-                await _send(to_writer, reply)
+                await _pass_back(reply, to_writer)
             if isinstance(reply, Goodbye):
                 return
+
+
+async def _pass_back(reply: Outbox, to_writer: "trio.MemorySendChannel[Outbox]") -> None:
+    try:
+        to_writer.send_nowait(reply)
+    except trio.WouldBlock:
+        await to_writer.send(reply)
 
 
 async def _answer(timeline: Timeline, receiver: Receiver, message: Batch | Goodbye) -> Outbox | None:

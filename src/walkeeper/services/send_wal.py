@@ -219,7 +219,9 @@ class Sender:
 
     async def _listen(self, source: CopyReader, connection: trio.CancelScope) -> None:
         """Read what the client says until it leaves; then the message that is being sent may be finished."""
-        left = await _last_word(source)
+        left: CopyEnd | PeerError = CopyEnd.GONE
+        with source.listening():
+            left = await _last_word(source)
         self._left = Goodbye(left)
         self._idle.cancel(reason="the client has left")
         connection.deadline = trio.current_time() + (0.0 if left is CopyEnd.GONE else GOODBYE_SECONDS_MAX)

@@ -19,8 +19,7 @@ import errno
 import fcntl
 import os
 import stat
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
@@ -123,23 +122,35 @@ def storage_error(error: OSError, operation: str, path: Path) -> StorageError:
     return StorageError(detail, operation=operation, path=where)
 
 
-@contextmanager
-def naming_errors(operation: str, path: Path) -> Iterator[None]:
-    """Raise what the kernel says in the block as a named error."""
-    try:
-        yield
-    except OSError as error:
-        raise storage_error(error, operation, path) from error
+class naming_errors:  # noqa: N801
+    """Raises what the kernel says in the block as a named error.  On the path of every commit: no generator."""
+
+    __slots__ = ("_operation", "_path")
+
+    def __init__(self, operation: str, path: Path) -> None:
+        self._operation = operation
+        self._path = path
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
+    ) -> None:
+        if isinstance(error, OSError):
+            raise self._named(error) from error
+
+    def _named(self, error: OSError) -> StorageError:
+        return storage_error(error, self._operation, self._path)
 
 
-@contextmanager
-def naming_lost_durability(operation: str, path: Path) -> Iterator[None]:
+class naming_lost_durability(naming_errors):  # noqa: N801
     """The same for syncs: however one fails, what it covered may be gone."""
-    try:
-        yield
-    except OSError as error:
+
+    __slots__ = ()
+
+    def _named(self, error: OSError) -> StorageError:
         detail = error.strerror or str(error)
-        raise DurabilityLost(detail, operation=operation, path=str(path)) from error
+        return DurabilityLost(detail, operation=self._operation, path=str(self._path))
 
 
 def write_all(write_some: Callable[[Sequence[Slice], int], int], slices: Sequence[Slice], offset: int) -> None:
@@ -156,6 +167,8 @@ def write_all(write_some: Callable[[Sequence[Slice], int], int], slices: Sequenc
 
 def _after(slices: Sequence[Slice], skipped: int) -> Sequence[Slice]:
     """What remains of ``slices`` behind their first ``skipped`` bytes; nothing is copied."""
+    if skipped == sum(map(len, slices)):  # nearly always
+        return ()
     for index, piece in enumerate(slices):
         if skipped < len(piece):
             return [memoryview(piece)[skipped:], *islice(slices, index + 1, None)]

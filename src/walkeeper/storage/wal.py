@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from time import perf_counter
+from types import TracebackType
 from typing import Final, NamedTuple
 
 from walkeeper.errors import Corrupt, DiskFull, FileMissing, StorageError
@@ -51,12 +52,24 @@ def unobserved(_operation: str, _seconds: float, _size: int) -> None:
     """Nobody watches."""
 
 
-@contextmanager
-def observed(observe: Observe, operation: str, size: int = 0) -> Iterator[None]:
-    """Tell ``observe`` how long the block took and how many bytes it was about, unless it raises."""
-    began = perf_counter()
-    yield
-    observe(operation, perf_counter() - began, size)
+class observed:  # noqa: N801
+    """Tells ``observe`` how long the block took and how many bytes it was about, unless it raises."""
+
+    __slots__ = ("_began", "_observe", "_operation", "_size")
+
+    def __init__(self, observe: Observe, operation: str, size: int = 0) -> None:
+        self._observe = observe
+        self._operation = operation
+        self._size = size
+
+    def __enter__(self) -> None:
+        self._began = perf_counter()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
+    ) -> None:
+        if error is None:
+            self._observe(self._operation, perf_counter() - self._began, self._size)
 
 
 class Segment(NamedTuple):
@@ -88,11 +101,15 @@ def partial(path: Path) -> Path:
 
 def split_at_segments(
     begin_lsn: Lsn, slices: Sequence[Slice], segment_bytes: int
-) -> Iterator[tuple[Lsn, list[Slice], int]]:
+) -> Iterator[tuple[Lsn, Sequence[Slice], int]]:
     """Which of the bytes that begin at ``begin_lsn`` go where: (LSN, slices, length) for each segment."""
+    room = segment_bytes - segment_offset(begin_lsn, segment_bytes)
+    total = sum(map(len, slices))
+    if 0 < total < room:  # nearly always
+        yield begin_lsn, slices, total
+        return
     lsn, length = begin_lsn, 0
     pieces: list[Slice] = []
-    room = segment_bytes - segment_offset(lsn, segment_bytes)
     for piece in slices:
         rest: Slice = piece
         while len(rest) >= room:

@@ -55,7 +55,7 @@ class Gatherer(Generic[T]):
             runs.append(run)
             pinned_bytes += following.pinned_bytes
             wal_bytes += run.wal_bytes
-        return Received(join_runs(runs), pinned_bytes)
+        return Received(join_runs(runs), pinned_bytes) if len(runs) > 1 else first
 
     async def _wait(self) -> Received[T] | None:
         try:

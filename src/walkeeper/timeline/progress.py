@@ -29,7 +29,9 @@ class Position:
 
     @classmethod
     def of(cls, state: AcceptorState) -> "Position":
-        return cls(state.term, state.last_log_term, state.flush_lsn, state.ahead.commit_lsn)
+        flush_lsn = state.flush_lsn
+        last_log_term = state.kept.term_history.last_log_term(flush_lsn)
+        return cls(state.term, last_log_term, flush_lsn, state.ahead.commit_lsn)
 
 
 class Progress:
@@ -49,8 +51,7 @@ class Progress:
         return self._truncations
 
     def publish(self, position: Position) -> None:
-        if position != self._position.value:
-            self._position.value = position
+        self._position.value = position  # wakes nobody if it says nothing new
 
     def withdraw(self, lsn: Lsn) -> None:
         """WAL from ``lsn`` on is about to go."""

@@ -65,6 +65,22 @@ def test_a_straddling_frame_of_another_kind_is_left_alone_by_copy_payloads() -> 
     assert parser.copy_payloads() == [b"1"]
 
 
+def test_a_parser_is_starved_as_soon_as_every_payload_is_taken() -> None:
+    stream = encode_frame(b"d", b"1") + encode_frame(b"d", b"2")
+    parser = parser_of(stream)
+    assert parser.copy_payloads() == [b"1", b"2"]
+    assert parser.is_starved
+    parser.feed(stream)
+    assert parser.copy_payloads() == [b"1", b"2"]
+
+
+@pytest.mark.parametrize("rest", [encode_frame(b"c", b""), encode_frame(b"d", b"3")[:-1]])
+def test_a_parser_is_not_starved_before_the_rest_was_looked_at(rest: bytes) -> None:
+    parser = parser_of(encode_frame(b"d", b"1") + rest)
+    assert parser.copy_payloads() == [b"1"]
+    assert not parser.is_starved
+
+
 def test_an_empty_payload_is_a_payload() -> None:
     assert parser_of(encode_frame(b"d", b"")).copy_payloads() == [b""]
 

@@ -33,11 +33,12 @@ from walkeeper.messages import (
     VoteRequest,
     VoteResponse,
 )
-from walkeeper.services.copy_in import SILENCE_SECONDS_MAX, CopyEnd, CopyReader
+from walkeeper.services.copy_in import SILENCE_SECONDS_MAX, SILENCE_SLACK_SECONDS, CopyEnd, CopyReader
 from walkeeper.services.listener import Draining
 from walkeeper.services.receive_wal import (
     GOODBYE_SECONDS_MAX,
     INBOX_BYTES_MAX,
+    INBOX_MESSAGES_MAX,
     OUTBOX_REPLIES_MAX,
     Goodbye,
     PinnedBytes,
@@ -434,6 +435,28 @@ async def test_a_silent_proposer_is_given_up_in_the_end(keeper: Keeper, autojump
     assert trio.current_time() - before == pytest.approx(SILENCE_SECONDS_MAX)
 
 
+async def test_a_client_that_never_greets_is_given_up_in_the_end(autojump_clock: MockClock) -> None:
+    source = CopyReader(Connection.new().link, copying_session())
+    before = trio.current_time()
+    assert await read_greeting(source, VERSION) is CopyEnd.GONE
+    assert trio.current_time() - before == pytest.approx(SILENCE_SECONDS_MAX)
+
+
+@pytest.mark.parametrize("pause_seconds", [SILENCE_SLACK_SECONDS / 2, SILENCE_SECONDS_MAX - SILENCE_SLACK_SECONDS])
+async def test_a_proposer_that_speaks_now_and_then_is_given_up_only_after_its_last_word(
+    keeper: Keeper, autojump_clock: MockClock, pause_seconds: float
+) -> None:
+    proposer = keeper.connect()
+    await proposer.be_elected()
+    for _ in range(5):
+        await trio.sleep(pause_seconds)
+        await proposer.say(proposer.heartbeat())
+        await proposer.hear_append()
+    before = trio.current_time()
+    await proposer.has_ended.wait()
+    assert 0 <= SILENCE_SECONDS_MAX - (trio.current_time() - before) <= SILENCE_SLACK_SECONDS
+
+
 async def test_a_timeline_that_closes_sends_its_proposers_away(keeper: Keeper, autojump_clock: MockClock) -> None:
     proposer = keeper.connect()
     await proposer.be_elected()
@@ -533,6 +556,22 @@ async def test_a_slow_disk_stops_the_reader_within_the_budget(keeper: Keeper, au
         keeper.disk.seconds = 0.0
         await proposer.hear_flushed(proposer.wal.lsn)
     assert keeper.flush_lsn == proposer.wal.lsn
+
+
+async def test_a_queue_that_is_full_of_messages_is_not_the_proposers_silence(
+    keeper: Keeper, autojump_clock: MockClock
+) -> None:
+    proposer = keeper.connect(client_in_lockstep=True)
+    await proposer.be_elected()
+    keeper.disk.seconds = 2 * SILENCE_SECONDS_MAX
+    append = proposer.next_append()
+    await proposer.say(append)
+    for _ in range(2 * INBOX_MESSAGES_MAX):
+        await proposer.say(VoteRequest(NO_GENERATION, Term(1)))
+    assert (await proposer.hear_append()).flush_lsn == append.end_lsn
+    votes = [await proposer.hear() for _ in range(2 * INBOX_MESSAGES_MAX)]
+    assert all(isinstance(vote, VoteResponse) for vote in votes)
+    assert proposer.said is None
 
 
 async def test_a_flood_on_a_slow_disk_is_acknowledged_at_least_every_second(
