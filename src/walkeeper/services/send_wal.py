@@ -10,7 +10,9 @@ Rules:
 * One stretch of WAL and one message are all the memory that a client costs.
 * A message is sent whole, or nothing follows it: last words in the middle of one would be read as WAL.
 
-Does not say the last words (``services.connection`` does) and makes nothing of what clients report.
+What clients report goes to the timeline's registry.  A pageserver that has everything is sent away when nobody writes.
+
+Does not say the last words: ``services.connection`` does.
 Source: PostgreSQL ``replication/walsender.c``; what is sent when is as in Neon's ``send_wal.rs``.
 """
 
@@ -37,9 +39,10 @@ from walkeeper.formats.xlog import PAGE_BYTES
 from walkeeper.links.link import Link
 from walkeeper.lsn import INVALID_LSN, Lsn, format_lsn
 from walkeeper.services.copy_in import SILENCE_SECONDS_MAX, CopyEnd, CopyReader
-from walkeeper.services.receive_wal import GOODBYE_SECONDS_MAX, Goodbye
+from walkeeper.services.goodbye import GOODBYE_SECONDS_MAX, CaughtUp, Goodbye
 from walkeeper.terms import Term
 from walkeeper.timeline.progress import Position
+from walkeeper.timeline.registry import Client, Sender
 from walkeeper.timeline.timeline import Timeline
 
 MESSAGE_WAL_BYTES_MAX: Final = 16 * PAGE_BYTES
@@ -56,7 +59,7 @@ RECOVERY_APPLICATION_NAME: Final = "wal_proposer_recovery"
 
 
 async def send_wal(
-    link: Link, source: CopyReader, timeline: Timeline, command: StartReplication, *, application_name: str | None
+    link: Link, source: CopyReader, timeline: Timeline, command: StartReplication, client: Client
 ) -> Goodbye:
     """Stream WAL until the client leaves, the timeline closes, or an error ends it; returns how it ended.
 
@@ -65,15 +68,15 @@ async def send_wal(
     Cancellation: at any time; the link is of no use afterwards.
     """
     said = Goodbye(Closing(timeline.ttid))
-    with timeline.registry.sending():
+    with timeline.registry.sending(client) as registered:
         try:
             state = timeline.require_state()
             require_start(state, command.start_lsn)
         except WalkeeperError as error:
             return Goodbye(error)
-        view = view_of(timeline.progress.position, command, application_name)
+        view = view_of(timeline.progress.position, command, client.application_name)
         bounds = Bounds(state.kept.server.wal_seg_size, state.kept.timeline_start_lsn)
-        said = await Sender(link, timeline, view, bounds, command.start_lsn).serve(source)
+        said = await WalSender(link, timeline, registered, view, bounds, command.start_lsn).serve(source)
     return said  # noqa: RET504  the block ends early when the timeline closes
 
 
@@ -109,6 +112,10 @@ class View(Protocol):
     def ended_by(self, position: Position) -> TermChanged | None:
         """What there is no point in waiting for more after, if it has come."""
 
+    @property
+    def may_be_complete(self) -> bool:
+        """Whether a client can have all there will ever be."""
+
 
 @dataclass(frozen=True, slots=True)
 class CommittedWal:
@@ -121,7 +128,11 @@ class CommittedWal:
         """Committed WAL always is."""
 
     def ended_by(self, position: Position) -> TermChanged | None:
-        """Nothing: there is always more to come."""
+        """Nothing: it stays what it is."""
+
+    @property
+    def may_be_complete(self) -> bool:
+        return True
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +153,10 @@ class FlushedWal:
         if position.last_log_term != self.log_term:
             return TermChanged(self.log_term, position.last_log_term)
         return None
+
+    @property
+    def may_be_complete(self) -> bool:
+        return False
 
 
 def view_of(position: Position, command: StartReplication, application_name: str | None) -> View:
@@ -191,12 +206,15 @@ NOTHING_READ: Final = Stretch(INVALID_LSN, memoryview(b""), 0)
 # -- the stream ----------------------------------------------------------------------------------------------
 
 
-class Sender:
+class WalSender:
     """One stream: how far it is, and what was read ahead."""
 
-    def __init__(self, link: Link, timeline: Timeline, view: View, bounds: Bounds, start_lsn: Lsn) -> None:
+    def __init__(
+        self, link: Link, timeline: Timeline, registered: Sender, view: View, bounds: Bounds, start_lsn: Lsn
+    ) -> None:
         self._link = link
         self._timeline = timeline
+        self._registered = registered
         self._progress = timeline.progress
         self._view = view
         self._bounds = bounds
@@ -219,7 +237,7 @@ class Sender:
 
     async def _listen(self, source: CopyReader, connection: trio.CancelScope) -> None:
         """Read what the client says until it leaves; then the message that is being sent may be finished."""
-        left = await _last_word(source)
+        left = await self._last_word(source)
         self._left = Goodbye(left)
         self._idle.cancel(reason="the client has left")
         connection.deadline = trio.current_time() + (0.0 if left is CopyEnd.GONE else GOODBYE_SECONDS_MAX)
@@ -243,6 +261,9 @@ class Sender:
         elif changed := self._view.ended_by(position):
             raise changed
         elif not await self._wait_for_more() and self._left is None:
+            if self._view.may_be_complete and self._timeline.registry.may_stop(self._registered, end_lsn):
+                self._left = Goodbye(CaughtUp(self._registered.client.application_name, end_lsn))
+                return
             keepalive = PrimaryKeepalive(end_lsn, _now(), reply_requested=True)
             await self._send([encode_frame(b"d", encode_keepalive(keepalive))])
 
@@ -272,7 +293,7 @@ class Sender:
         assert wal is not None, "a read of WAL gives all that was asked for"
         head = encode_xlog_data_head(self._next_lsn, end_lsn, _now())
         await self._send([encode_copy_data_head(len(head) + len(wal)), head, wal])
-        self._next_lsn = stop_lsn
+        self._next_lsn = self._registered.sent_lsn = stop_lsn
 
     async def _read(self, end_lsn: Lsn) -> Stretch:
         """Read ahead, from the next position on.  An error counts only if what was looked for should be there."""
@@ -291,16 +312,16 @@ class Sender:
         with trio.fail_after(SILENCE_SECONDS_MAX):
             await self._link.send_all(b"".join(pieces))
 
-
-async def _last_word(source: CopyReader) -> CopyEnd | PeerError:
-    """How the client ends, after everything else that it says."""
-    try:
-        while not isinstance(payloads := await source.next_payloads(), CopyEnd):
-            for payload in payloads:
-                parse_standby_message(payload)
-    except PeerError as error:
-        return error
-    return payloads
+    async def _last_word(self, source: CopyReader) -> CopyEnd | PeerError:
+        """How the client ends, after everything else that it says."""
+        try:
+            while not isinstance(payloads := await source.next_payloads(), CopyEnd):
+                for payload in payloads:
+                    if message := parse_standby_message(payload):
+                        self._timeline.registry.record(self._registered, message)
+        except PeerError as error:
+            return error
+        return payloads
 
 
 def _now() -> int:

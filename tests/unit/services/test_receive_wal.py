@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractContextManager, asynccontextmanager
+from dataclasses import replace
 from itertools import pairwise
 from typing import TypeVar, TypeVarTuple
 
@@ -26,6 +27,8 @@ from walkeeper.messages import (
     AcceptorMessage,
     AppendRequest,
     AppendResponse,
+    HotStandbyFeedback,
+    PageserverFeedback,
     ProposerElected,
     ProposerGreeting,
     ProposerMessage,
@@ -34,12 +37,11 @@ from walkeeper.messages import (
     VoteResponse,
 )
 from walkeeper.services.copy_in import SILENCE_SECONDS_MAX, CopyEnd, CopyReader
+from walkeeper.services.goodbye import GOODBYE_SECONDS_MAX, Goodbye
 from walkeeper.services.listener import Draining
 from walkeeper.services.receive_wal import (
-    GOODBYE_SECONDS_MAX,
     INBOX_BYTES_MAX,
     OUTBOX_REPLIES_MAX,
-    Goodbye,
     PinnedBytes,
     read_greeting,
     serve_proposer,
@@ -48,6 +50,7 @@ from walkeeper.terms import Term, TermHistory
 from walkeeper.testing.offload import InlineOffload
 from walkeeper.testing.wal import WalGenerator
 from walkeeper.timeline.batch import BATCH_BYTES_MAX
+from walkeeper.timeline.registry import Client as ServedClient
 from walkeeper.timeline.registry import ReceiverStatus
 from walkeeper.timeline.timeline import Timeline
 
@@ -195,7 +198,7 @@ class Keeper:
             connection.link,
             source,
             self.timeline,
-            connection=number,
+            client=ServedClient(number),
             version=proposer.version,
             first=first,
             early=early,
@@ -257,6 +260,44 @@ async def test_messages_that_come_with_the_greeting_are_not_lost(
     assert isinstance(await proposer.hear(), AcceptorGreeting)
     assert isinstance(await proposer.hear(), VoteResponse)
     assert (await proposer.hear_append()).flush_lsn == append.end_lsn
+
+
+async def test_what_standbys_need_comes_with_the_answers(keeper: Keeper, autojump_clock: MockClock) -> None:
+    proposer = keeper.connect()
+    await proposer.be_elected()
+    with keeper.timeline.registry.sending(ServedClient(9)) as sender:
+        keeper.timeline.registry.record(sender, HotStandbyFeedback(1, 30, 40))
+        await proposer.say(proposer.next_append())
+        assert (await proposer.hear_append()).hot_standby == HotStandbyFeedback(1, 30, 40)
+
+
+async def test_a_pageservers_feedback_comes_at_once_in_a_copy_of_the_last_answer(
+    keeper: Keeper, autojump_clock: MockClock
+) -> None:
+    proposer = keeper.connect()
+    await proposer.be_elected()
+    feedback = PageserverFeedback(remote_consistent_lsn=START)
+    with keeper.timeline.registry.sending(ServedClient(9)) as sender:
+        keeper.timeline.registry.record(sender, PageserverFeedback())  # there is no answer to copy yet
+        await proposer.say(proposer.next_append())
+        answer = await proposer.hear_append()
+        keeper.timeline.registry.record(sender, feedback)
+        assert await proposer.hear_append() == replace(answer, pageserver=feedback)
+        await proposer.say(proposer.heartbeat())
+        assert (await proposer.hear_append()).pageserver is None
+
+
+async def test_feedback_for_a_proposer_that_reads_nothing_is_dropped(
+    keeper: Keeper, autojump_clock: MockClock
+) -> None:
+    proposer = keeper.connect(keeper_in_lockstep=True)
+    await proposer.be_elected()
+    await proposer.say(proposer.next_append())
+    with keeper.timeline.registry.sending(ServedClient(9)) as sender:
+        for number in range(10 * OUTBOX_REPLIES_MAX):
+            keeper.timeline.registry.record(sender, PageserverFeedback(current_timeline_size=number))
+    await proposer.say(proposer.next_append())
+    assert [reply.flush_lsn for reply in await proposer.hear_flushed(proposer.wal.lsn)][-1] == keeper.flush_lsn
 
 
 async def test_a_heartbeat_is_answered(keeper: Keeper, autojump_clock: MockClock) -> None:

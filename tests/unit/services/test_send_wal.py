@@ -30,7 +30,7 @@ from walkeeper.messages import (
     VoteRequest,
 )
 from walkeeper.services.copy_in import SILENCE_SECONDS_MAX, CopyEnd
-from walkeeper.services.receive_wal import GOODBYE_SECONDS_MAX
+from walkeeper.services.goodbye import GOODBYE_SECONDS_MAX, CaughtUp
 from walkeeper.services.send_wal import (
     MESSAGE_WAL_BYTES_MAX,
     RECOVERY_APPLICATION_NAME,
@@ -42,6 +42,7 @@ from walkeeper.storage.wal import segment_path
 from walkeeper.terms import Term, TermHistory
 from walkeeper.testing.memory_disk import Fault, MemoryDisk
 from walkeeper.testing.offload import InlineOffload
+from walkeeper.timeline.registry import Client as ServedClient
 from walkeeper.timeline.timeline import Timeline
 
 T = TypeVar("T")
@@ -108,7 +109,13 @@ class Stage:
     ) -> Client:
         connection = Connection.new(keeper_in_lockstep=lockstep)
         command = StartReplication(Lsn(start), None if term is None else Term(term))
-        self._nursery.start_soon(connection.client.serve, connection.link, self.timeline, command, name)
+        self._nursery.start_soon(
+            connection.client.serve,
+            connection.link,
+            self.timeline,
+            command,
+            ServedClient(1, application_name=name),
+        )
         return connection.client
 
 
@@ -489,13 +496,48 @@ async def test_an_error_of_a_read_during_which_wal_is_withdrawn_is_not_believed(
 async def test_replies_are_read_and_not_answered(stage: Stage, autojump_clock: MockClock) -> None:
     end = await stage.commit()
     client = stage.connect(end)
-    await client.report(
-        StandbyStatusUpdate(end, end, end, 0, reply_requested=True),
-        HotStandbyFeedback(1, 2, 3),
-        PageserverFeedback(remote_consistent_lsn=end),
-    )
+    status = StandbyStatusUpdate(end, end, end, 0, reply_requested=True)
+    await client.report(status, HotStandbyFeedback(1, 2, 3))
     await client.say(b"", b"?")
     await hear_keepalive(client)
+    assert client.said is None
+    (sender,) = stage.timeline.registry.senders()
+    assert (sender.status, sender.hot_standby) == (status, HotStandbyFeedback(1, 2, 3))
+
+
+async def test_how_far_a_reader_was_sent_can_be_seen(stage: Stage, autojump_clock: MockClock) -> None:
+    end = await stage.commit()
+    client = stage.connect(START)
+    await hear_until(client, end)
+    (sender,) = stage.timeline.registry.senders()
+    assert sender.sent_lsn == end
+
+
+async def test_a_pageserver_with_everything_is_sent_away_when_nobody_writes(
+    stage: Stage, autojump_clock: MockClock
+) -> None:
+    end = await stage.commit()
+    client = stage.connect(end, name="pageserver")
+    await client.report(PageserverFeedback(remote_consistent_lsn=end))
+    assert await end_of(client) == CaughtUp("pageserver", end)
+
+
+async def test_a_pageserver_is_kept_while_somebody_writes(stage: Stage, autojump_clock: MockClock) -> None:
+    end = await stage.commit()
+    with stage.timeline.registry.receiving(ServedClient(7), lambda _feedback: None):
+        client = stage.connect(end)
+        await client.report(PageserverFeedback(remote_consistent_lsn=end))
+        for _ in range(3):
+            await hear_keepalive(client)
+        assert client.said is None
+
+
+async def test_a_reader_for_a_term_is_not_sent_away(stage: Stage, autojump_clock: MockClock) -> None:
+    end = await stage.commit()
+    client = stage.connect(end, term=1)
+    await client.report(PageserverFeedback(remote_consistent_lsn=end))
+    for _ in range(3):
+        await hear_keepalive(client)
     assert client.said is None
 
 
