@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import postgres
-from programs import END_SECONDS, parse_lsn, run_tool
+from programs import END_SECONDS, run_tool
 from replicated import Replicated
 from walkeeper.formats.segments import PARTIAL_SUFFIX
 
@@ -59,10 +59,10 @@ def test_what_pg_receivewal_gets_from_a_keeper_is_the_primarys_wal_also_after_it
     target = work_directory / "received"
     target.mkdir()
     scene.primary.account.own(target)
-    scene.pgbench("-i", "-q")
     with running(receive(scene, target)):
-        scene.pgbench("-n", "-c", "2", "-T", "3")
-    scene.pgbench("-n", "-c", "2", "-T", "2")  # nobody receives: it has to catch up
+        scene.pgbench("-i", "-q")
+        scene.pgbench("-n", "-c", "2", "-T", "2")
+    scene.pgbench("-i", "-q")  # nobody receives: it has to catch up
     with running(receive(scene, target)):
         scene.pgbench("-n", "-c", "2", "-T", "2")
         scene.primary.sql("SELECT pg_switch_wal()")
@@ -128,12 +128,11 @@ def test_a_standby_follows_through_keepers_that_are_killed_and_ends_with_the_pri
             keeper.start()
             keeper.wait_ready()
         assert load.wait(postgres.COMMAND_SECONDS) == 0
-    expected, end_lsn = dump(scene.primary), scene.primary.flush_lsn()
+    expected = dump(scene.primary)
     arguments = scene.sync_arguments()
     scene.sidecar.kill()
     scene.primary.kill()
-    assert parse_lsn(run_tool(*arguments, seconds=SYNC_SECONDS)) >= parse_lsn(end_lsn)
-    wait_replayed(standby, end_lsn)
+    wait_replayed(standby, run_tool(*arguments, seconds=SYNC_SECONDS).strip())
     assert dump(standby) == expected
 
 
