@@ -32,6 +32,7 @@ from walkeeper.ids import NodeId, TenantTimelineId
 from walkeeper.lsn import INVALID_LSN, Lsn
 from walkeeper.messages import AcceptorMessage, Batch
 from walkeeper.storage.offload import Offload
+from walkeeper.storage.reader import OpenSegment
 from walkeeper.storage.store import TimelineStore
 from walkeeper.timeline.progress import Position, Progress
 from walkeeper.timeline.registry import Receiver, Registry, Sender
@@ -184,15 +185,27 @@ class Timeline:
 
     # -- for readers ----------------------------------------------------------------------------------------
 
-    async def read(self, lsn: Lsn, length: int) -> bytes:
-        """WAL at ``lsn``, at most ``length`` bytes, never beyond its segment.  Takes no lock: see ``progress``.
+    async def open_segment(self, lsn: Lsn) -> OpenSegment:
+        """The segment of ``lsn``, to be read and closed by the caller.  Takes no lock: see ``progress``.
 
         Raises TimelineUnavailable, WalNotAvailable or StorageError.
+
+        Cancellation: waits for the thread; nothing has changed.
+        """
+        self._require_open()
+        return await self._offload(self._store.open_segment, lsn)
+
+    async def read(self, segment: OpenSegment, lsn: Lsn, buffer: memoryview) -> memoryview:
+        """WAL at ``lsn``, as much as ``buffer`` can hold, never beyond ``segment``: in ``buffer`` when it was cached.
+
+        Raises TimelineUnavailable or StorageError.
 
         Cancellation: waits for the thread; a read changes nothing.
         """
         self._require_open()
-        return await self._offload(self._store.read, lsn, length)
+        if segment.try_read(lsn, buffer):  # no thread for what needs no waiting
+            return buffer
+        return memoryview(await self._offload(segment.read, lsn, len(buffer)))
 
     # -- for upkeep and for those who look ------------------------------------------------------------------
 
