@@ -68,7 +68,7 @@ def test_what_pg_receivewal_gets_from_a_keeper_is_the_primarys_wal_also_after_it
         scene.primary.sql("SELECT pg_switch_wal()")
         scene.primary.sql("CREATE TABLE behind_the_switch (n int)")
         last = scene.primary.sql("SELECT pg_walfile_name(pg_current_wal_lsn())")
-        scene.wait_until(lambda: (target / (last + PARTIAL_SUFFIX)).exists(), "the newest segment")
+        scene.wait_until((target / (last + PARTIAL_SUFFIX)).exists, "the newest segment")
     whole = sorted(path for path in target.iterdir() if path.suffix != PARTIAL_SUFFIX)
     assert len(whole) > 10
     assert whole[-1].name < last
