@@ -39,10 +39,12 @@ from walkeeper.links.address import Address
 from walkeeper.lsn import Lsn, format_lsn
 from walkeeper.membership import NO_CONFIGURATION, NO_GENERATION
 from walkeeper.messages import (
+    NO_HOT_STANDBY,
     AcceptorGreeting,
     AcceptorMessage,
     AppendRequest,
     AppendResponse,
+    HotStandbyFeedback,
     ProposerElected,
     ProposerGreeting,
     ProposerMessage,
@@ -94,13 +96,17 @@ class Client:
 
 @dataclass
 class Server:
-    """Listens on a free port of the loopback address.  ``queries`` are all that were asked."""
+    """Listens on a free port of the loopback address.  ``queries`` are all that were asked.
+
+    ``heard_needs`` are the (xmin, catalog_xmin) of all hot standby feedback.
+    """
 
     port: int = 0
     held: bool = False
     stutters: bool = False
     parameters: dict[str, str] = field(default_factory=dict)
     queries: list[str] = field(default_factory=list)
+    heard_needs: list[tuple[int, int]] = field(default_factory=list)
     _scopes: set[trio.CancelScope] = field(default_factory=set)
 
     async def serve(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -184,6 +190,8 @@ class Server:
                     message = parse_standby_message(memoryview(payload))
                     if isinstance(message, StandbyStatusUpdate):
                         await self.hear_status(client, message)
+                    elif isinstance(message, HotStandbyFeedback):
+                        self.heard_needs.append((message.xmin, message.catalog_xmin))
                 case _:
                     scope.cancel()
                     return
@@ -294,6 +302,7 @@ class FakeKeeper(Server):
     answers_show: bool = True
     steals_elections: bool = False
     is_forgetful: bool = False
+    hot_standby: HotStandbyFeedback = NO_HOT_STANDBY
     dies_after_voting: bool = False
 
     @property
@@ -396,7 +405,7 @@ class FakeKeeper(Server):
         self.scanner = self.scanner.scan([append.wal]) if append.wal else self.scanner
         self.commit_lsn = max(self.commit_lsn, min(append.commit_lsn, self.flush_lsn))
         persisted = Lsn(0) if self.is_forgetful else self.commit_lsn
-        return AppendResponse(NO_GENERATION, self.term, self.flush_lsn, persisted)
+        return AppendResponse(NO_GENERATION, self.term, self.flush_lsn, persisted, self.hot_standby)
 
 
 @dataclass

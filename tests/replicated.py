@@ -12,6 +12,7 @@ from pathlib import Path
 
 import postgres
 import programs
+from walkeeper.formats.startup import encode_options
 from walkeeper.ids import TenantTimelineId
 
 KEEPERS = 3
@@ -80,6 +81,18 @@ class Replicated:
         """Begin a transaction that may never end.  Killing the primary ends it, too."""
         command = [*self.primary.client_arguments(), "-w", "-X", "-c", statement, "postgres"]
         return self.primary.spawn("psql", *command, output=self.directory / "psql.log")
+
+    def keepers_conninfo(self, *keepers: programs.Keeper) -> str:
+        """How libpq reaches these keepers, or all, one of them at a time."""
+        chosen = keepers or self.keepers
+        parts = {
+            "host": ",".join("127.0.0.1" for _ in chosen),
+            "port": ",".join(str(keeper.pg_port) for keeper in chosen),
+            "user": "reader",
+            "options": encode_options(self.ttid),
+            "connect_timeout": "5",
+        }
+        return " ".join(f"{key}={postgres.quote_conninfo(value)}" for key, value in parts.items())
 
     def sync_arguments(self) -> list[str]:
         """What `walkeeper sync` has to be told."""

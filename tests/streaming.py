@@ -20,8 +20,9 @@ from walkeeper.formats.session import TRUST_REPLIES, ServerSession
 from walkeeper.formats.startup import StartupMessage
 from walkeeper.links.link import StreamLink
 from walkeeper.services.copy_in import CopyReader
-from walkeeper.services.receive_wal import Goodbye
+from walkeeper.services.goodbye import Goodbye
 from walkeeper.services.send_wal import send_wal
+from walkeeper.timeline.registry import Client as ServedClient
 from walkeeper.timeline.timeline import Timeline
 
 RECEIVE_BYTES = 64 * 1024
@@ -69,11 +70,11 @@ class Client:
         return parse_sender_message(await self.hear())
 
     async def serve(
-        self, link: StreamLink, timeline: Timeline, command: StartReplication, application_name: str | None
+        self, link: StreamLink, timeline: Timeline, command: StartReplication, client: ServedClient
     ) -> None:
         """What the keeper does for this client."""
         source = CopyReader(link, copying_session())
-        self.said = await send_wal(link, source, timeline, command, application_name=application_name)
+        self.said = await send_wal(link, source, timeline, command, client)
         await link.send_eof()
 
 

@@ -48,6 +48,14 @@ class Malformed(PeerError):
     """Bytes that mean nothing: says what was being read and what was wrong with it."""
 
 
+class BadWal(Malformed):
+    """WAL that PostgreSQL would not have written: the page or record (``what``) at ``lsn``."""
+
+    def __init__(self, what: str, lsn: Lsn, why: str) -> None:
+        super().__init__(f"WAL {what} at {format_lsn(lsn)}: {why}")
+        self.lsn = lsn
+
+
 class OutOfTurn(PeerError):
     """A message that is fine in itself, at a moment when it is not."""
 
@@ -245,12 +253,15 @@ class InvalidTimeline(Refused):
 
 
 class StorageError(WalkeeperError):
-    """The disk did not do what was asked: ``operation``, on the file at ``path``.  Both are empty where there is none."""
+    """The disk did not do what was asked: ``operation``, on the file at ``path``.  Both are empty where there is none.
+
+    ``detail`` says why, without the two.
+    """
 
     def __init__(self, detail: str, *, operation: str = "", path: str = "") -> None:
         asked = " ".join(filter(None, (operation, path)))
         super().__init__(f"{asked}: {detail}" if asked else detail)
-        self.operation, self.path = operation, path
+        self.detail, self.operation, self.path = detail, operation, path
 
 
 class FileMissing(StorageError):

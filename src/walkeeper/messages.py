@@ -6,8 +6,9 @@ ours; wire misnomers are translated there.  All LSNs are byte positions, all ter
 Source: Neon's walproposer/safekeeper protocol.  Does not decide and does not parse.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Final
 
 from walkeeper.ids import NodeId, TenantTimelineId
 from walkeeper.lsn import INVALID_LSN, Lsn
@@ -149,6 +150,21 @@ class HotStandbyFeedback:
     catalog_xmin: int = 0
 
 
+NO_HOT_STANDBY: Final = HotStandbyFeedback()
+
+
+def merge_hot_standby(feedbacks: Iterable[HotStandbyFeedback]) -> HotStandbyFeedback:
+    """What all of several standbys still need to see: the oldest of each id; ``NO_HOT_STANDBY`` itself if nothing."""
+    needing = [each for each in feedbacks if each.xmin or each.catalog_xmin]
+    if not needing:
+        return NO_HOT_STANDBY
+    return HotStandbyFeedback(
+        max(each.timestamp for each in needing),
+        min((each.xmin for each in needing if each.xmin), default=0),
+        min((each.catalog_xmin for each in needing if each.catalog_xmin), default=0),
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class PageserverFeedback:
     """How far a Neon pageserver got.  ``reply_time`` in microseconds since 2000-01-01."""
@@ -193,7 +209,7 @@ class AppendResponse:
     term: Term
     flush_lsn: Lsn = INVALID_LSN
     commit_lsn: Lsn = INVALID_LSN
-    hot_standby: HotStandbyFeedback = field(default=HotStandbyFeedback())
+    hot_standby: HotStandbyFeedback = NO_HOT_STANDBY
     pageserver: PageserverFeedback | None = None
 
 

@@ -35,7 +35,7 @@ from walkeeper.errors import (
 from walkeeper.formats.control_file import ControlFile
 from walkeeper.formats.xlog import MAGICS
 from walkeeper.ids import FIRST_TLI, NO_TLI, NodeId, TimelineNumber
-from walkeeper.lsn import Lsn
+from walkeeper.lsn import INVALID_LSN, Lsn
 from walkeeper.membership import Generation
 from walkeeper.messages import (
     AcceptorGreeting,
@@ -53,7 +53,9 @@ from walkeeper.terms import highest_common_point
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """Save what has run ahead of the control file.  No reply."""
+    """Save what has run ahead of the control file, and what pageservers have said since.  No reply."""
+
+    remote_consistent_lsn: Lsn = INVALID_LSN
 
 
 AdminRequest = Checkpoint
@@ -119,8 +121,8 @@ class Acceptor:
                 return self._elected(request)
             case ProposerGreeting():
                 return self._greeting(request)
-            case Checkpoint():
-                return self._intend(*self.state.saving())
+            case Checkpoint(remote_consistent_lsn):
+                return self._intend(*self.state.hearing_of(remote_consistent_lsn).saving())
             case _:
                 assert_never(request)
 

@@ -119,6 +119,12 @@ class AcceptorState:
             return (), self
         return (KeepControlFile(target),), replace(self, kept=target, ahead=Ahead.of(target))
 
+    def hearing_of(self, remote_consistent_lsn: Lsn) -> "AcceptorState":
+        """The state in which pageservers need nothing below ``remote_consistent_lsn`` any more."""
+        if remote_consistent_lsn <= self.ahead.remote_consistent_lsn:
+            return self
+        return replace(self, ahead=replace(self.ahead, remote_consistent_lsn=remote_consistent_lsn))
+
     @property
     def is_ahead(self) -> bool:
         """Whether a checkpoint would write anything."""

@@ -13,10 +13,12 @@ import msgspec
 from walkeeper.acceptor.state import AcceptorState
 from walkeeper.errors import Malformed
 from walkeeper.formats.control_file import control_file_as_json
+from walkeeper.formats.replication import StandbyStatusUpdate, format_time
 from walkeeper.ids import NodeId, TenantId, TenantTimelineId, TimelineId
-from walkeeper.lsn import format_lsn
+from walkeeper.lsn import INVALID_LSN, format_lsn
 from walkeeper.membership import Configuration, Generation, Member
-from walkeeper.messages import ServerInfo
+from walkeeper.messages import NO_HOT_STANDBY, PageserverFeedback, ServerInfo
+from walkeeper.timeline.registry import Sender
 from walkeeper.timeline.timeline import TimelineStatistics
 
 T = TypeVar("T")
@@ -97,7 +99,7 @@ class WalReceiverJson(Json, frozen=True):
 class TimelineStatus(Json, frozen=True):
     """``mconf``, ``acceptor_state`` and ``pg_info`` are as in the JSON of a control file, but for ``epoch``.
 
-    ``peers`` and ``walsenders`` are there for Neon's clients, which insist on them.
+    ``peers`` is there for Neon's clients, which insist on it.
     """
 
     tenant_id: str
@@ -113,8 +115,8 @@ class TimelineStatus(Json, frozen=True):
     peer_horizon_lsn: str
     remote_consistent_lsn: str
     walreceivers: list[WalReceiverJson]
+    walsenders: list[dict[str, Any]]
     peers: tuple[()] = ()
-    walsenders: tuple[()] = ()
 
 
 class ErrorJson(Json, frozen=True):
@@ -176,7 +178,48 @@ def timeline_status(statistics: TimelineStatistics, state: AcceptorState) -> Tim
         peer_horizon_lsn=format_lsn(ahead.peer_horizon_lsn),
         remote_consistent_lsn=format_lsn(ahead.remote_consistent_lsn),
         walreceivers=[
-            WalReceiverJson(conn_id=receiver.connection, status=receiver.status.value)
+            WalReceiverJson(conn_id=receiver.client.connection, status=receiver.status.value)
             for receiver in statistics.receivers
         ],
+        walsenders=[_walsender(statistics.ttid, sender) for sender in statistics.senders],
     )
+
+
+def _walsender(ttid: TenantTimelineId, sender: Sender) -> dict[str, Any]:
+    client = sender.client
+    shown = {
+        "ttid": str(ttid),
+        "addr": client.peer,
+        "conn_id": client.connection,
+        "appname": client.application_name,
+    }
+    return {"Vanilla": shown | {"feedback": _feedback(sender)}}
+
+
+def _feedback(sender: Sender) -> dict[str, Any]:
+    """Whoever has not reported as a standby is taken for a pageserver."""
+    if not sender.is_standby:
+        return {"Pageserver": _pageserver_feedback(sender.pageserver or PageserverFeedback())}
+    status = sender.status or StandbyStatusUpdate(INVALID_LSN, INVALID_LSN, INVALID_LSN, 0)
+    hot_standby = sender.hot_standby or NO_HOT_STANDBY
+    reply = {
+        "write_lsn": format_lsn(status.write_lsn),
+        "flush_lsn": format_lsn(status.flush_lsn),
+        "apply_lsn": format_lsn(status.apply_lsn),
+        "reply_ts": status.client_time,
+        "reply_requested": status.reply_requested,
+    }
+    needed = {"ts": hot_standby.timestamp, "xmin": hot_standby.xmin, "catalog_xmin": hot_standby.catalog_xmin}
+    return {"Standby": {"reply": reply, "hs_feedback": needed}}
+
+
+def _pageserver_feedback(feedback: PageserverFeedback) -> dict[str, Any]:
+    return {
+        "current_timeline_size": feedback.current_timeline_size,
+        "last_received_lsn": format_lsn(feedback.last_received_lsn),
+        "disk_consistent_lsn": format_lsn(feedback.disk_consistent_lsn),
+        "remote_consistent_lsn": format_lsn(feedback.remote_consistent_lsn),
+        "replytime": format_time(feedback.reply_time),
+        "shard_number": feedback.shard_number,
+        "corruption_detected": feedback.corruption_detected,
+    }

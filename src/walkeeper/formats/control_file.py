@@ -15,7 +15,7 @@ Source: Neon's ``control_file.rs`` and ``control_file_upgrade.rs`` (bincode with
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from enum import IntEnum
-from typing import Any, Final, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar
 
 from crc32c import crc32c
 
@@ -111,6 +111,21 @@ def parse_control_file(data: bytes) -> ControlFile:
         raise Malformed(f"control file: {error}") from error
     reader.finish()
     return _upgrade(control_file, version)
+
+
+class Envelope(NamedTuple):
+    """What surrounds the body of a control file: all that can be said of one that cannot be read."""
+
+    version: int
+    checksum_holds: bool
+
+
+def read_envelope(data: bytes) -> Envelope | None:
+    """Its version, and whether its checksum holds; None if this is no control file at all.  Believes what it sees."""
+    if len(data) < 8 + _CRC_BYTES or int.from_bytes(data[:4], "little") != MAGIC:
+        return None
+    crc = int.from_bytes(data[-_CRC_BYTES:], "little")
+    return Envelope(int.from_bytes(data[4:8], "little"), crc32c(data[:-_CRC_BYTES]) == crc)
 
 
 def _upgrade(control_file: ControlFile, version: int) -> ControlFile:

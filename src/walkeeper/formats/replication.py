@@ -11,6 +11,7 @@ Source: PostgreSQL, "Streaming Replication Protocol"; ``replication/walprotocol.
 """
 
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from struct import Struct
 from typing import Final
 
@@ -65,6 +66,16 @@ StandbyMessage = StandbyStatusUpdate | HotStandbyFeedback | PageserverFeedback
 def postgres_microseconds(unix_nanoseconds: int) -> int:
     """The time of all these messages: microseconds since 2000-01-01, rounded down."""
     return unix_nanoseconds // 1000 - _EPOCH_UNIX_SECONDS * 1_000_000
+
+
+def format_time(microseconds: int) -> str:
+    """A time of these messages as RFC 3339 has it, in UTC.  What a peer made up beyond all calendars is cut to them."""
+    epoch = datetime.fromtimestamp(_EPOCH_UNIX_SECONDS, UTC)
+    try:
+        time = epoch + timedelta(microseconds=microseconds)
+    except OverflowError:
+        time = datetime.max.replace(tzinfo=UTC) if microseconds > 0 else datetime.min.replace(tzinfo=UTC)
+    return time.isoformat().replace("+00:00", "Z")
 
 
 # -- from the sender ------------------------------------------------------------------------------------------

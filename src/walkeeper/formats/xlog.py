@@ -20,7 +20,7 @@ from typing import Final, NamedTuple
 
 from crc32c import crc32c
 
-from walkeeper.errors import Malformed
+from walkeeper.errors import BadWal, Malformed
 from walkeeper.formats.segments import next_segment_start
 from walkeeper.formats.xlog_pages import (
     BARE_TAILS,
@@ -69,13 +69,12 @@ _CRC_OFFSET: Final = RECORD_HEADER_BYTES - 4
 """Where xl_crc is in a record.  It covers what is behind the header first, then what is before itself."""
 
 
-class _DoubtfulSwitch(Malformed):
+class _DoubtfulSwitch(BadWal):
     """Only the last bytes of a record are in sight, and they look like those of an XLOG_SWITCH."""
 
     def __init__(self, lsn: int) -> None:
-        super().__init__(
-            f"WAL record at {format_lsn(lsn)}: it began before this WAL and may be an XLOG_SWITCH; begin at another segment"
-        )
+        why = "it began before this WAL and may be an XLOG_SWITCH; begin at another segment"
+        super().__init__("record", Lsn(lsn), why)
 
 
 # -- finding record ends ------------------------------------------------------------------------------------
@@ -308,7 +307,7 @@ class RecordVerifier:
         assert not (inside_record and lsn & PAGE_MASK), "only a page header can say how much of a record is left"
         self.record_end = lsn
         self.tli = TimelineNumber(tli)
-        self.stopped: Malformed | None = None
+        self.stopped: BadWal | None = None
         self._prev = prev
         self._at: int = lsn
         self._carry = b""
@@ -332,7 +331,7 @@ class RecordVerifier:
             while count := self._step(window, records):
                 window = window[count:]
                 self._at += count
-        except Malformed as why:
+        except BadWal as why:
             self.stopped = why
         self._carry = bytes(window) if self.stopped is None else b""
         return records

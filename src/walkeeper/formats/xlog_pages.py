@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from struct import Struct
 from typing import Final, NamedTuple
 
-from walkeeper.errors import Malformed
+from walkeeper.errors import BadWal, Malformed
 from walkeeper.formats.segments import is_legal_segment_size, next_segment_start, segment_start
 from walkeeper.ids import TimelineNumber
 from walkeeper.lsn import Lsn, format_lsn
@@ -180,12 +180,12 @@ class PageLayout:
             raise bad_record(lsn, "no record can end here")
 
 
-def bad_page(page: int, what: str) -> Malformed:
-    return Malformed(f"WAL page at {format_lsn(page)}: {what}")
+def bad_page(page: int, why: str) -> BadWal:
+    return BadWal("page", Lsn(page), why)
 
 
-def bad_record(lsn: int, what: str) -> Malformed:
-    return Malformed(f"WAL record at {format_lsn(lsn)}: {what}")
+def bad_record(lsn: int, why: str) -> BadWal:
+    return BadWal("record", Lsn(lsn), why)
 
 
 def check_tli(page: int, known: int, said: int) -> None:
@@ -231,6 +231,25 @@ def encode_page_header(
     info |= (XLP_FIRST_IS_CONTRECORD if rem_len else 0) | (XLP_LONG_HEADER if is_long else 0)
     short = _SHORT_HEADER.pack(layout.magic, info, tli, page, rem_len)
     return short + _LONG_HEADER_TAIL.pack(system_id, layout.wal_seg_size, PAGE_BYTES) if is_long else short
+
+
+def server_of_segment(wal: Slice) -> ServerInfo:
+    """Whose WAL a segment says it is, in its first LONG_HEADER_BYTES: of the version only the major one is known.
+
+    For segments of which nobody else knows.  Raises Malformed unless that is a header at a segment's start.
+    """
+    if len(wal) < LONG_HEADER_BYTES:
+        raise Malformed(f"WAL segment: {len(wal)} bytes are too few")
+    magic, _info, _tli, page, _rem_len = _read_short_header(wal)
+    system_id, wal_seg_size, _page_bytes = _LONG_HEADER_TAIL.unpack_from(wal, SHORT_HEADER_BYTES)
+    majors = [major for major, known in MAGICS.items() if known == magic]
+    if not majors:
+        raise bad_page(
+            page, f"xlp_magic is {magic:04X}, which is that of no PostgreSQL from {min(MAGICS)} to {max(MAGICS)}"
+        )
+    layout = PageLayout.of(majors[0], wal_seg_size)
+    layout.read_page_header(wal, 0, segment_start(page, wal_seg_size))
+    return ServerInfo(majors[0] * 10000, system_id, wal_seg_size)
 
 
 def first_segment_headers(lsn: Lsn, *, server: ServerInfo, tli: int) -> bytes:

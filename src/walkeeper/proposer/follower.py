@@ -11,7 +11,7 @@ from typing import Final
 
 from walkeeper.ids import NodeId
 from walkeeper.lsn import INVALID_LSN, Lsn
-from walkeeper.messages import VoteResponse
+from walkeeper.messages import NO_HOT_STANDBY, HotStandbyFeedback, VoteResponse
 
 UNKNOWN_NODE: Final = NodeId(0)
 
@@ -52,7 +52,8 @@ class Doubt:
 @dataclass(slots=True)
 class Follower:
     """``started_at`` is where this connection began to stream, ``streaming_at`` the next byte to send; both are
-    0 unless streaming.  ``acked_lsn`` and ``persisted_commit_lsn`` are what it reported under our term.  Times are
+    0 unless streaming.  ``acked_lsn`` and ``persisted_commit_lsn`` are what it reported under our term,
+    ``hot_standby`` what the standbys that read from it need.  Times are
     the caller's seconds.
     """
 
@@ -65,6 +66,7 @@ class Follower:
     streaming_at: Lsn = INVALID_LSN
     acked_lsn: Lsn = INVALID_LSN
     persisted_commit_lsn: Lsn = INVALID_LSN
+    hot_standby: HotStandbyFeedback = NO_HOT_STANDBY
     last_sent_at: float = -inf
     asked_at: float = inf
     tell_commit_at: float = inf
@@ -74,6 +76,7 @@ class Follower:
         """The connection is gone.  Votes and acknowledgements were durable when given and still count."""
         self.phase = Phase.OFFLINE
         self.started_at = self.streaming_at = INVALID_LSN
+        self.hot_standby = NO_HOT_STANDBY
         self.last_sent_at, self.asked_at, self.tell_commit_at = -inf, inf, inf
 
     def become(self, node_id: NodeId) -> None:

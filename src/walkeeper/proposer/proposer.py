@@ -35,10 +35,12 @@ from walkeeper.messages import (
     AcceptorGreeting,
     AcceptorMessage,
     AppendResponse,
+    HotStandbyFeedback,
     ProposerElected,
     ProposerGreeting,
     VoteRequest,
     VoteResponse,
+    merge_hot_standby,
 )
 from walkeeper.proposer.actions import (
     Action,
@@ -268,6 +270,7 @@ class Proposer:
             )
         follower.acked_lsn = message.flush_lsn
         follower.persisted_commit_lsn = message.commit_lsn
+        follower.hot_standby = message.hot_standby
         if follower.doubt is None:
             self._vouch(follower)
         if follower.doubt is not None or message.flush_lsn <= self.commit_lsn:  # it changes nothing for the quorum
@@ -336,6 +339,11 @@ class Proposer:
         others = [other for other in range(len(self.followers)) if other != place]
         best = max(others, key=lambda other: self.followers[other].durable_lsn, default=None)
         return best if best is not None and self.followers[best].durable_lsn > wanting else None
+
+    @property
+    def hot_standby(self) -> HotStandbyFeedback:
+        """What the standbys still need to see that read from keepers which are connected."""
+        return merge_hot_standby(follower.hot_standby for follower in self.followers)
 
     # -- what to say to whom ----------------------------------------------------------------------------------
 

@@ -9,6 +9,7 @@ Does not authenticate and has no TLS.  Source: PostgreSQL, "Message Flow"; Neon'
 
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from typing import Final, Protocol, assert_never
 
 import structlog
@@ -53,12 +54,15 @@ from walkeeper.formats.startup import (
 )
 from walkeeper.ids import FIRST_TLI, TenantTimelineId
 from walkeeper.links.link import Link
-from walkeeper.lsn import format_lsn
+from walkeeper.lsn import Lsn, format_lsn
 from walkeeper.messages import ProposerGreeting
+from walkeeper.services import status
 from walkeeper.services.copy_in import SILENCE_SECONDS_MAX, CopyEnd, CopyReader
-from walkeeper.services.receive_wal import GOODBYE_SECONDS_MAX, Goodbye, read_greeting, serve_proposer
+from walkeeper.services.goodbye import GOODBYE_SECONDS_MAX, CaughtUp, Goodbye
+from walkeeper.services.receive_wal import read_greeting, serve_proposer
 from walkeeper.services.send_wal import RECOVERY_APPLICATION_NAME, send_wal
 from walkeeper.services.sqlstate import FEATURE_NOT_SUPPORTED, SUCCESSFUL_COMPLETION, error_response
+from walkeeper.timeline.registry import Client
 from walkeeper.timeline.timeline import Timeline
 from walkeeper.timeline.timelines import Timelines
 
@@ -67,6 +71,9 @@ STARTUP_SECONDS_MAX: Final = 30.0
 
 LINGER_SECONDS_MAX: Final = 2.0
 """How long what a client still sends is read away after the last word, so that a reset does not swallow that word."""
+
+PRIVATE_MODE: Final = "0700"
+"""What pg_receivewal makes its files with: WAL holds what the database holds."""
 
 COMMAND_NAMES: Final[Mapping[type[Command], str]] = {
     StartWalPush: "START_WAL_PUSH",
@@ -101,23 +108,22 @@ class Connection:
     """A client.  ``serve`` is its whole life."""
 
     def __init__(
-        self, number: int, link: Link, timelines: Timelines, draining: Serving, instruments: Instruments
+        self, client: Client, link: Link, timelines: Timelines, draining: Serving, instruments: Instruments
     ) -> None:
-        self._number = number
+        self._client = client
         self._link = link
         self._timelines = timelines
         self._draining = draining
         self._instruments = instruments
         self._session = ServerSession()
         self._options = ConnectionOptions()
-        self._application_name: str | None = None
 
     async def serve(self) -> None:
         """Serve the client until it leaves, is sent away, or has to go.
 
         Cancellation: an operation that has begun is finished, the rest is dropped.
         """
-        with structlog.contextvars.bound_contextvars(connection=self._number):
+        with structlog.contextvars.bound_contextvars(connection=self._client.connection):
             try:
                 await self._serve()
                 await self._linger()
@@ -137,7 +143,7 @@ class Connection:
                 log.info("connection ended before it began")
                 return
             with structlog.contextvars.bound_contextvars(
-                ttid=str(self._options.ttid), application=self._application_name
+                ttid=str(self._options.ttid), application=self._client.application_name
             ):
                 await self._answer_queries()
         except WalkeeperError as error:
@@ -162,7 +168,7 @@ class Connection:
                     raise Malformed(f"{type(event).__name__} instead of a startup message")
 
     def _take_parameters(self, startup: StartupMessage) -> None:
-        self._application_name = startup.parameters.get("application_name")
+        self._client = replace(self._client, application_name=startup.parameters.get("application_name"))
         self._options = parse_options(startup.parameters.get("options", ""))
 
     # -- commands ---------------------------------------------------------------------------------------------
@@ -233,7 +239,7 @@ class Connection:
         timeline = self._timeline()
         state = timeline.require_state()
         position = timeline.progress.position
-        name = self._application_name or ""
+        name = self._client.application_name or ""
         is_recovery = name == RECOVERY_APPLICATION_NAME or name.startswith("safekeeper")
         lsn = position.flush_lsn if is_recovery else position.commit_lsn
         columns = (Column("systemid"), Column("timeline", INT4_OID, 4), Column("xlogpos"), Column("dbname"))
@@ -253,15 +259,22 @@ class Connection:
         return [RowDescription(columns), *rows, CommandComplete("TIMELINE_STATUS")]
 
     def _show(self, name: str) -> list[BackendMessage]:
-        """Settings of the server whose WAL this is, as that server would show them."""
-        server = self._timeline().require_state().kept.server
-        settings = {
-            "server_version_num": str(server.pg_version),
-            "wal_segment_size": format_size(server.wal_seg_size),
-        }
-        if name not in settings:
-            raise BadCommand("unrecognized configuration parameter", name)
-        return [RowDescription((Column(name),)), DataRow.of(settings[name]), CommandComplete("SHOW")]
+        """Settings of the server whose WAL this is, as that server would show them, and how its timeline is here."""
+        timeline = self._timeline()
+        state = timeline.require_state()
+        server = state.kept.server
+        match name:
+            case "server_version_num":
+                value = str(server.pg_version)
+            case "wal_segment_size":
+                value = format_size(server.wal_seg_size)
+            case "data_directory_mode":
+                value = PRIVATE_MODE
+            case status.STATUS_SETTING:
+                value = status.describe_timeline(timeline.node_id, timeline.statistics(), state)
+            case _:
+                raise BadCommand("unrecognized configuration parameter", name)
+        return [RowDescription((Column(name),)), DataRow.of(value), CommandComplete("SHOW")]
 
     # -- streams ----------------------------------------------------------------------------------------------
 
@@ -289,7 +302,7 @@ class Connection:
             self._link,
             source,
             timeline,
-            connection=self._number,
+            client=self._client,
             version=command.proto_version,
             first=first,
             early=early,
@@ -310,7 +323,7 @@ class Connection:
         source = CopyReader(self._link, self._session)
         said = Goodbye(CopyEnd.GONE)
         with self._draining.while_serving():
-            said = await send_wal(self._link, source, timeline, command, application_name=self._application_name)
+            said = await send_wal(self._link, source, timeline, command, self._client)
         if isinstance(said.reason, WalkeeperError):
             self._note(said.reason)
         await self._say_goodbye(said)
@@ -327,6 +340,8 @@ class Connection:
                 return self._session.send(CopyDone())
             case CopyEnd.FAILED:
                 return self._session.send(ErrorResponse("received CopyFail", SUCCESSFUL_COMPLETION))
+            case CaughtUp(name, lsn):
+                return self._session.send(ErrorResponse(_caught_up(name, lsn), SUCCESSFUL_COMPLETION))
             case CopyEnd.GONE:
                 return b""
             case TimelineUnavailable():
@@ -365,3 +380,9 @@ class Connection:
             await self._link.send_eof()
             while await self._link.receive():
                 pass
+
+
+def _caught_up(application_name: str | None, lsn: Lsn) -> str:
+    """In the very words that Neon's pageserver looks for."""
+    name = "None" if application_name is None else f'Some("{application_name}")'
+    return f"ending streaming to {name} at {format_lsn(lsn)}, receiver is caughtup and there is no computes"

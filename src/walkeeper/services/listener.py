@@ -18,6 +18,7 @@ import trio
 
 from walkeeper.links.link import SocketLink
 from walkeeper.services.connection import Connection, Instruments
+from walkeeper.timeline.registry import Client
 from walkeeper.timeline.timelines import Timelines
 
 VANISHED_SECONDS: Final = 60
@@ -84,7 +85,8 @@ async def accept_connections(
     """Start a task for every client, until cancelled."""
     for number in itertools.count(1):
         sock = await accept(listener)
-        connection = Connection(number, SocketLink(sock), timelines, draining, instruments)
+        client = Client(number, peer_of(sock))
+        connection = Connection(client, SocketLink(sock), timelines, draining, instruments)
         connections.start_soon(connection.serve, name=f"connection {number}")
 
 
@@ -106,3 +108,16 @@ async def accept(listener: socket.socket) -> socket.socket:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, VANISHED_SECONDS * 1000)
         return sock
+
+
+def peer_of(sock: socket.socket) -> str:
+    """Where the client is, as HOST:PORT; nothing for a local socket and for a client that has gone again."""
+    try:
+        address = sock.getpeername()
+    except OSError:
+        return ""
+    match address:
+        case (str(host), int(port), *_):
+            return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        case _:
+            return ""

@@ -16,7 +16,7 @@ Does not decide and does not know files.  Source: the START_WAL_PUSH side of Neo
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, suppress
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Final
 
 import trio
@@ -25,10 +25,19 @@ from walkeeper.errors import OutOfTurn, PeerError, WalkeeperError
 from walkeeper.formats.frames import encode_frame
 from walkeeper.formats.proposer import coalesce, encode_acceptor_message, parse_proposer_message
 from walkeeper.links.link import Link
-from walkeeper.messages import AcceptorMessage, AppendRun, Batch, ProposerElected, ProposerGreeting
+from walkeeper.messages import (
+    AcceptorMessage,
+    AppendResponse,
+    AppendRun,
+    Batch,
+    PageserverFeedback,
+    ProposerElected,
+    ProposerGreeting,
+)
 from walkeeper.services.copy_in import SILENCE_SECONDS_MAX, CopyEnd, CopyReader
+from walkeeper.services.goodbye import GOODBYE_SECONDS_MAX, Goodbye
 from walkeeper.timeline.batch import Gatherer, Received
-from walkeeper.timeline.registry import Receiver, ReceiverStatus
+from walkeeper.timeline.registry import Client, Receiver, ReceiverStatus
 from walkeeper.timeline.timeline import Timeline
 
 INBOX_MESSAGES_MAX: Final = 256
@@ -39,16 +48,6 @@ INBOX_BYTES_MAX: Final = 16 * 1024 * 1024
 
 OUTBOX_REPLIES_MAX: Final = 16
 """Replies that wait for the network; behind them the acceptor waits, outside any lock."""
-
-GOODBYE_SECONDS_MAX: Final = 3.0
-"""How long a peer may take to hear why the connection ends."""
-
-
-@dataclass(frozen=True, slots=True)
-class Goodbye:
-    """The last thing on its way to the peer: what went wrong, or how the peer itself ended the copy."""
-
-    reason: WalkeeperError | CopyEnd
 
 
 class PinnedBytes:
@@ -81,7 +80,7 @@ class PinnedBytes:
 
 
 Inbox = Received[Batch | Goodbye]
-Outbox = AcceptorMessage | Goodbye
+Outbox = AcceptorMessage | PageserverFeedback | Goodbye
 
 
 async def read_greeting(source: CopyReader, version: int) -> tuple[ProposerGreeting, list[memoryview]] | CopyEnd:
@@ -107,7 +106,7 @@ async def serve_proposer(
     source: CopyReader,
     timeline: Timeline,
     *,
-    connection: int,
+    client: Client,
     version: int,
     first: ProposerGreeting,
     early: list[memoryview],
@@ -116,8 +115,8 @@ async def serve_proposer(
 ) -> Goodbye | None:
     """Serve a proposer until it leaves or is sent away; returns the goodbye that was said, None if it just went.
 
-    ``early`` are payloads that arrived together with the greeting; ``connection`` is for those who look.  Reading
-    ends when ``while_serving`` says so, and what has been queued is still kept and answered.
+    ``early`` are payloads that arrived together with the greeting.  Reading ends when ``while_serving`` says so, and
+    what has been queued is still kept and answered.
 
     Cancellation: an operation that has begun is finished, the rest is dropped unanswered.
     """
@@ -125,7 +124,12 @@ async def serve_proposer(
     to_writer, outbox = trio.open_memory_channel[Outbox](OUTBOX_REPLIES_MAX)
     pinned = PinnedBytes(INBOX_BYTES_MAX)
     writer = ReplyWriter(link, version, encode_goodbye)
-    with timeline.registry.receiving(connection) as receiver:
+
+    def tell(feedback: PageserverFeedback) -> None:
+        with suppress(trio.WouldBlock, trio.ClosedResourceError, trio.BrokenResourceError):
+            to_writer.send_nowait(feedback)  # a proposer that is busy hears the next one
+
+    with timeline.registry.receiving(client, tell) as receiver:
         to_acceptor.send_nowait(Received(first, 0))
         async with trio.open_nursery() as nursery:
             nursery.start_soon(read_messages, source, early, version, to_acceptor, pinned, while_serving)
@@ -228,19 +232,24 @@ async def _answer(timeline: Timeline, receiver: Receiver, message: Batch | Goodb
     if isinstance(message, ProposerElected):
         receiver.status = ReceiverStatus.STREAMING
     try:
-        return await timeline.process(message)
+        reply = await timeline.process(message)
     except WalkeeperError as error:
         return Goodbye(error)
+    return timeline.registry.annotate(reply) if isinstance(reply, AppendResponse) else reply
 
 
 class ReplyWriter:
-    """Sends replies in the order in which they were decided (invariant 46)."""
+    """Sends replies in the order in which they were decided (invariant 46).
+
+    A pageserver's feedback travels in a copy of the last answer to WAL; before there was one it is dropped, as in Neon.
+    """
 
     def __init__(self, link: Link, version: int, encode_goodbye: Callable[[Goodbye], bytes]) -> None:
         self._link = link
         self._version = version
         self._encode_goodbye = encode_goodbye
         self.said: Goodbye | None = None
+        self._answered: AppendResponse | None = None
 
     async def write_replies(self, outbox: "trio.MemoryReceiveChannel[Outbox]") -> None:
         """Send until the outbox ends or a goodbye has been said.
@@ -276,8 +285,17 @@ class ReplyWriter:
             return False
 
     def _encode(self, reply: Outbox) -> bytes:
-        if isinstance(reply, Goodbye):
-            return self._encode_goodbye(reply)
+        match reply:
+            case Goodbye():
+                return self._encode_goodbye(reply)
+            case AppendResponse():
+                self._answered = reply
+            case PageserverFeedback():
+                if self._answered is None:
+                    return b""
+                reply = replace(self._answered, pageserver=reply)
+            case _:
+                pass
         return encode_frame(b"d", encode_acceptor_message(reply, self._version))
 
 

@@ -7,15 +7,18 @@ it is handed over, the keeper still has that term and nothing was withdrawn sinc
 
 Rules:
 * The timeline's lock is never taken: a client that reads slowly holds up nobody.
-* One stretch of WAL and one message are all the memory that a client costs.
+* One stretch of WAL is all the memory that a client costs.
+* WAL that the page cache has is read without a thread.
 * A message is sent whole, or nothing follows it: last words in the middle of one would be read as WAL.
 
-Does not say the last words (``services.connection`` does) and makes nothing of what clients report.
+What clients report goes to the timeline's registry.  A pageserver that has everything is sent away when nobody writes.
+
+Does not say the last words: ``services.connection`` does.
 Source: PostgreSQL ``replication/walsender.c``; what is sent when is as in Neon's ``send_wal.rs``.
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final, Protocol
 
@@ -36,17 +39,20 @@ from walkeeper.formats.segments import segment_start
 from walkeeper.formats.xlog import PAGE_BYTES
 from walkeeper.links.link import Link
 from walkeeper.lsn import INVALID_LSN, Lsn, format_lsn
+from walkeeper.messages import Slice
 from walkeeper.services.copy_in import SILENCE_SECONDS_MAX, CopyEnd, CopyReader
-from walkeeper.services.receive_wal import GOODBYE_SECONDS_MAX, Goodbye
+from walkeeper.services.goodbye import GOODBYE_SECONDS_MAX, CaughtUp, Goodbye
+from walkeeper.storage.reader import OpenSegment
 from walkeeper.terms import Term
 from walkeeper.timeline.progress import Position
+from walkeeper.timeline.registry import Client, Sender
 from walkeeper.timeline.timeline import Timeline
 
 MESSAGE_WAL_BYTES_MAX: Final = 16 * PAGE_BYTES
 """Most WAL in one message: MAX_SEND_SIZE of PostgreSQL, for which its clients are made."""
 
 STRETCH_BYTES_MAX: Final = 4 * MESSAGE_WAL_BYTES_MAX
-"""Most WAL in one read: a hop to a thread costs as much as sending a message, so some share it; more gains nothing."""
+"""Most committed WAL in one read and one send: what a message costs besides its bytes is shared; more gains nothing."""
 
 KEEPALIVE_SECONDS: Final = 1.0
 """How long a client without new WAL waits for a sign of life, and between two of them."""
@@ -56,7 +62,7 @@ RECOVERY_APPLICATION_NAME: Final = "wal_proposer_recovery"
 
 
 async def send_wal(
-    link: Link, source: CopyReader, timeline: Timeline, command: StartReplication, *, application_name: str | None
+    link: Link, source: CopyReader, timeline: Timeline, command: StartReplication, client: Client
 ) -> Goodbye:
     """Stream WAL until the client leaves, the timeline closes, or an error ends it; returns how it ended.
 
@@ -65,15 +71,15 @@ async def send_wal(
     Cancellation: at any time; the link is of no use afterwards.
     """
     said = Goodbye(Closing(timeline.ttid))
-    with timeline.registry.sending():
+    with timeline.registry.sending(client) as registered:
         try:
             state = timeline.require_state()
             require_start(state, command.start_lsn)
         except WalkeeperError as error:
             return Goodbye(error)
-        view = view_of(timeline.progress.position, command, application_name)
+        view = view_of(timeline.progress.position, command, client.application_name)
         bounds = Bounds(state.kept.server.wal_seg_size, state.kept.timeline_start_lsn)
-        said = await Sender(link, timeline, view, bounds, command.start_lsn).serve(source)
+        said = await WalSender(link, timeline, registered, view, bounds, command.start_lsn).serve(source)
     return said  # noqa: RET504  the block ends early when the timeline closes
 
 
@@ -109,6 +115,14 @@ class View(Protocol):
     def ended_by(self, position: Position) -> TermChanged | None:
         """What there is no point in waiting for more after, if it has come."""
 
+    @property
+    def may_be_complete(self) -> bool:
+        """Whether a client can have all there will ever be."""
+
+    @property
+    def stretch_bytes_max(self) -> int:
+        """Most WAL to read and hand over at once: it cannot be called back."""
+
 
 @dataclass(frozen=True, slots=True)
 class CommittedWal:
@@ -121,7 +135,15 @@ class CommittedWal:
         """Committed WAL always is."""
 
     def ended_by(self, position: Position) -> TermChanged | None:
-        """Nothing: there is always more to come."""
+        """Nothing: it stays what it is."""
+
+    @property
+    def may_be_complete(self) -> bool:
+        return True
+
+    @property
+    def stretch_bytes_max(self) -> int:
+        return STRETCH_BYTES_MAX
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +164,14 @@ class FlushedWal:
         if position.last_log_term != self.log_term:
             return TermChanged(self.log_term, position.last_log_term)
         return None
+
+    @property
+    def may_be_complete(self) -> bool:
+        return False
+
+    @property
+    def stretch_bytes_max(self) -> int:
+        return MESSAGE_WAL_BYTES_MAX
 
 
 def view_of(position: Position, command: StartReplication, application_name: str | None) -> View:
@@ -170,38 +200,25 @@ class Bounds:
         return Lsn(min(stop, self.timeline_start_lsn) if begin_lsn < self.timeline_start_lsn else stop)
 
 
-@dataclass(frozen=True, slots=True)
-class Stretch:
-    """WAL that was read at once.  ``truncations``: the timeline's, from before the read."""
-
-    begin_lsn: Lsn
-    wal: memoryview
-    truncations: int
-
-    def slice(self, begin_lsn: Lsn, end_lsn: Lsn) -> memoryview | None:
-        """WAL of [begin_lsn, end_lsn), uncopied; None if some of it is not here."""
-        if not self.begin_lsn <= begin_lsn < end_lsn <= self.begin_lsn + len(self.wal):
-            return None
-        return self.wal[begin_lsn - self.begin_lsn : end_lsn - self.begin_lsn]
-
-
-NOTHING_READ: Final = Stretch(INVALID_LSN, memoryview(b""), 0)
-
-
 # -- the stream ----------------------------------------------------------------------------------------------
 
 
-class Sender:
-    """One stream: how far it is, and what was read ahead."""
+class WalSender:
+    """One stream, and how far it is.  The segment that it reads stays open."""
 
-    def __init__(self, link: Link, timeline: Timeline, view: View, bounds: Bounds, start_lsn: Lsn) -> None:
+    def __init__(
+        self, link: Link, timeline: Timeline, registered: Sender, view: View, bounds: Bounds, start_lsn: Lsn
+    ) -> None:
         self._link = link
         self._timeline = timeline
+        self._registered = registered
         self._progress = timeline.progress
         self._view = view
         self._bounds = bounds
         self._next_lsn = start_lsn
-        self._stretch = NOTHING_READ
+        self._buffer = bytearray(view.stretch_bytes_max)
+        self._segment: OpenSegment | None = None
+        self._truncations = 0
         self._idle = trio.CancelScope()
         self._left: Goodbye | None = None
 
@@ -221,7 +238,7 @@ class Sender:
         """Read what the client says until it leaves; then the message that is being sent may be finished."""
         left: CopyEnd | PeerError = CopyEnd.GONE
         with source.listening():
-            left = await _last_word(source)
+            left = await self._last_word(source)
         self._left = Goodbye(left)
         self._idle.cancel(reason="the client has left")
         connection.deadline = trio.current_time() + (0.0 if left is CopyEnd.GONE else GOODBYE_SECONDS_MAX)
@@ -230,10 +247,13 @@ class Sender:
         try:
             while self._left is None:
                 await self._send_next()
+                await trio.lowlevel.checkpoint()  # WAL that is cached and a client that reads: nothing else waits
         except WalkeeperError as error:
             return Goodbye(error)
         except (trio.BrokenResourceError, trio.TooSlowError):
             return Goodbye(CopyEnd.GONE)
+        finally:
+            self._close()
         return self._left
 
     async def _send_next(self) -> None:
@@ -241,10 +261,13 @@ class Sender:
         position = self._progress.position
         end_lsn = self._view.end_lsn(position)
         if end_lsn > self._next_lsn:
-            await self._send_message(end_lsn)
+            await self._send_wal(end_lsn)
         elif changed := self._view.ended_by(position):
             raise changed
         elif not await self._wait_for_more() and self._left is None:
+            if self._view.may_be_complete and self._timeline.registry.may_stop(self._registered, end_lsn):
+                self._left = Goodbye(CaughtUp(self._registered.client.application_name, end_lsn))
+                return
             keepalive = PrimaryKeepalive(end_lsn, _now(), reply_requested=True)
             await self._send([encode_frame(b"d", encode_keepalive(keepalive))])
 
@@ -258,51 +281,67 @@ class Sender:
             return True
         return False
 
-    async def _send_message(self, end_lsn: Lsn) -> None:
-        """The next message of WAL; nothing, if what was read has been withdrawn meanwhile."""
+    async def _send_wal(self, end_lsn: Lsn) -> None:
+        """The next stretch of WAL; nothing, if what was read has been withdrawn meanwhile."""
         self._view.require_readable(self._progress.position)
-        stop_lsn = self._bounds.cut(self._next_lsn, end_lsn, MESSAGE_WAL_BYTES_MAX)
-        wal = self._stretch.slice(self._next_lsn, stop_lsn)
-        if wal is None:
-            self._stretch = await self._read(end_lsn)
-            wal = self._stretch.slice(self._next_lsn, stop_lsn)
+        truncations = self._progress.truncations
+        stop_lsn = self._bounds.cut(self._next_lsn, end_lsn, self._view.stretch_bytes_max)
+        wal = await self._read(stop_lsn, truncations)
         # From here to the kernel there is no checkpoint.
         self._view.require_readable(self._progress.position)
-        if self._stretch.truncations != self._progress.truncations:
-            self._stretch = NOTHING_READ
-            return
-        assert wal is not None, "a read of WAL gives all that was asked for"
-        head = encode_xlog_data_head(self._next_lsn, end_lsn, _now())
-        await self._send([encode_copy_data_head(len(head) + len(wal)), head, wal])
-        self._next_lsn = stop_lsn
+        if wal is not None and truncations == self._progress.truncations:
+            await self._send(self._messages(wal, end_lsn))
+            self._next_lsn = self._registered.sent_lsn = stop_lsn
 
-    async def _read(self, end_lsn: Lsn) -> Stretch:
-        """Read ahead, from the next position on.  An error counts only if what was looked for should be there."""
-        begin_lsn, truncations = self._next_lsn, self._progress.truncations
-        stop_lsn = self._bounds.cut(begin_lsn, end_lsn, STRETCH_BYTES_MAX)
+    def _messages(self, wal: memoryview, end_lsn: Lsn) -> Iterator[Slice]:
+        """``wal``, which begins at the next position, uncopied in messages as PostgreSQL's clients expect them."""
+        begin_lsn, now = self._next_lsn, _now()
+        while wal:
+            stop_lsn = self._bounds.cut(begin_lsn, Lsn(begin_lsn + len(wal)), MESSAGE_WAL_BYTES_MAX)
+            piece, wal = wal[: stop_lsn - begin_lsn], wal[stop_lsn - begin_lsn :]
+            head = encode_xlog_data_head(begin_lsn, end_lsn, now)
+            yield encode_copy_data_head(len(head) + len(piece)) + head
+            yield piece
+            begin_lsn = stop_lsn
+
+    async def _read(self, stop_lsn: Lsn, truncations: int) -> memoryview | None:
+        """WAL from the next position on, None if it was withdrawn: an error counts only if it should be there."""
         try:
-            wal = await self._timeline.read(begin_lsn, stop_lsn - begin_lsn)
+            segment = await self._open(self._next_lsn, truncations)
+            buffer = memoryview(self._buffer)[: stop_lsn - self._next_lsn]
+            return await self._timeline.read(segment, self._next_lsn, buffer)
         except WalkeeperError:
             if truncations == self._progress.truncations:
                 raise
-            wal = b""
-        return Stretch(begin_lsn, memoryview(wal), truncations)
+            return None
 
-    async def _send(self, pieces: Sequence[bytes | memoryview]) -> None:
-        """Raises trio.TooSlowError for a client that does not read; what it costs meanwhile is this message."""
+    async def _open(self, lsn: Lsn, truncations: int) -> OpenSegment:
+        """The segment of ``lsn``; the one that is open, if nothing was withdrawn since before that."""
+        if self._segment is None or lsn not in self._segment or self._truncations != truncations:
+            self._close()
+            self._segment, self._truncations = await self._timeline.open_segment(lsn), truncations
+        return self._segment
+
+    def _close(self) -> None:
+        if self._segment is not None:
+            self._segment.close()
+            self._segment = None
+
+    async def _send(self, pieces: Iterable[Slice]) -> None:
+        """Raises trio.TooSlowError for a client that does not read; what it costs meanwhile is what these are."""
         with trio.fail_after(SILENCE_SECONDS_MAX):
             await self._link.send_all(b"".join(pieces))
 
-
-async def _last_word(source: CopyReader) -> CopyEnd | PeerError:
-    """How the client ends, after everything else that it says."""
-    try:
-        while not isinstance(payloads := await source.next_payloads(), CopyEnd):
-            for payload in payloads:
-                parse_standby_message(payload)
-    except PeerError as error:
-        return error
-    return payloads
+    async def _last_word(self, source: CopyReader) -> CopyEnd | PeerError:
+        """How the client ends, after everything else that it says."""
+        try:
+            while not isinstance(payloads := await source.next_payloads(), CopyEnd):
+                for payload in payloads:
+                    if message := parse_standby_message(payload):
+                        self._timeline.registry.record(self._registered, message)
+        except PeerError as error:
+            return error
+        return payloads
 
 
 def _now() -> int:

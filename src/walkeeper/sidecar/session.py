@@ -14,7 +14,7 @@ Nothing survives a session but the term: whatever fails is tried again from the 
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import inf
 from typing import Final
 
@@ -32,7 +32,7 @@ from walkeeper.links.wal_stream import WalStream
 from walkeeper.links.window import Window
 from walkeeper.lsn import Lsn, format_lsn
 from walkeeper.membership import NO_CONFIGURATION
-from walkeeper.messages import ProposerGreeting, Slice
+from walkeeper.messages import HotStandbyFeedback, ProposerGreeting, Slice
 from walkeeper.proposer.election import Election
 from walkeeper.proposer.proposer import Proposer, Stage
 from walkeeper.sidecar.config import ProposeConfig
@@ -116,6 +116,7 @@ class _Session:
         self._committed = trio.Event()
         self._stream: WalStream | None = None
         self._heard_at = inf
+        self._told_hot_standby: HotStandbyFeedback | None = None
         self._proposer = Proposer(
             [str(address) for address in config.keepers],
             ProposerGreeting(self._ttid, NO_CONFIGURATION, primary.server),
@@ -283,8 +284,21 @@ class _Session:
         while True:
             await trio.sleep(STATUS_SECONDS)
             self._report(reply_requested=True)
+            self._pass_on_hot_standby()
             if trio.current_time() - self._heard_at > PRIMARY_SILENCE_SECONDS:
                 raise Unreachable(self._connection.name, f"it has said nothing for {PRIMARY_SILENCE_SECONDS:g} s")
+
+    def _pass_on_hot_standby(self) -> None:
+        """Tell the primary what standbys behind the keepers still need to see, when that has changed.
+
+        At first in any case: the slot may remember what nobody needs any more.
+        """
+        needed = self._proposer.hot_standby
+        if self._stream is None or self._told_hot_standby == needed:
+            return
+        self._told_hot_standby = needed
+        with suppress(Unreachable):  # whoever reads from the connection learns it too
+            self._connection.send_copy_soon(encode_standby_message(replace(needed, timestamp=_postgres_time())))
 
 
 def _longest(record_bytes: int) -> int:

@@ -51,6 +51,9 @@ class File(Protocol):
     def pread(self, length: int, offset: int) -> bytes:
         """The ``length`` bytes at ``offset``; fewer only where the file ends."""
 
+    def try_pread(self, buffer: memoryview, offset: int) -> bool:
+        """Fill ``buffer`` with what is at ``offset`` if that needs no waiting; False if it does, or if the file ends."""
+
     def size(self) -> int:
         """In bytes."""
 
@@ -202,6 +205,12 @@ class OsFile:
                     break
                 content += more
             return content
+
+    def try_pread(self, buffer: memoryview, offset: int) -> bool:
+        try:
+            return os.preadv(self._fd, [buffer], offset, os.RWF_NOWAIT) == len(buffer)
+        except OSError:  # not cached, or a file system that cannot tell: whoever waits learns what else is wrong
+            return False
 
     def size(self) -> int:
         with naming_errors("stat", self.path):

@@ -27,7 +27,7 @@ from walkeeper.ids import NO_TLI
 from walkeeper.lsn import Lsn
 from walkeeper.storage.disk import Disk
 from walkeeper.storage.durable import replace_file
-from walkeeper.storage.reader import WalReader
+from walkeeper.storage.reader import OpenSegment, WalReader
 from walkeeper.storage.recovery import CONTROL_FILE, CONTROL_FILE_BEING_MADE, Recovered, recover
 from walkeeper.storage.wal import Observe, Wal, observed, unobserved
 
@@ -115,16 +115,23 @@ class TimelineStore:
         assert self._control_file is not None and self._wal is not None, "recover() comes first"
         return self._control_file, self._wal
 
-    def read(self, lsn: Lsn, length: int) -> bytes:
-        """WAL at ``lsn``, at most ``length`` bytes, never beyond its segment.  On any thread, without the lock.
+    def open_segment(self, lsn: Lsn) -> OpenSegment:
+        """The segment of ``lsn``, to be read and closed by the caller.  On any thread, without the lock.
 
-        Raises WalNotAvailable if it is not here, Corrupt if its segment is too short, or another StorageError.
+        Raises WalNotAvailable if it is not here, or another StorageError.
         """
         assert self._control_file is not None, "recover() comes first"
         if self._tli == NO_TLI:
             raise WalNotAvailable(lsn, "there is no WAL yet")
-        reader = WalReader(self._disk, self._directory, self._control_file.server.wal_seg_size)
-        return reader.read(lsn, length, self._tli)
+        return WalReader(self._disk, self._directory, self._control_file.server.wal_seg_size).open(lsn, self._tli)
+
+    def read(self, lsn: Lsn, length: int) -> bytes:
+        """WAL at ``lsn``, at most ``length`` bytes, never beyond its segment.  On any thread, without the lock.
+
+        Raises as ``open_segment``, and Corrupt if the segment is too short.
+        """
+        with self.open_segment(lsn) as segment:
+            return segment.read(lsn, length)
 
     @property
     def wants_spare(self) -> bool:

@@ -161,6 +161,7 @@ class MemoryDisk:
     def __init__(self) -> None:
         self.operations = 0
         self.faults: dict[int, Fault] = {}
+        self.is_cold = False
         self.on_operation: Callable[[str, Path], None] = unwatched
         self.cuts = 0
         self._root = _DirectoryNode()
@@ -384,6 +385,14 @@ class MemoryFile:
     def pread(self, length: int, offset: int) -> bytes:
         with naming_errors("read", self.path), self._operating("read"):
             return bytes(self._node.cached[offset : offset + length])
+
+    def try_pread(self, buffer: memoryview, offset: int) -> bool:
+        """Everything is cached, unless the disk's ``is_cold``."""
+        content = self._node.cached[offset : offset + len(buffer)]
+        if self._disk.is_cold or len(content) < len(buffer):
+            return False
+        buffer[:] = content
+        return True
 
     def size(self) -> int:
         with naming_errors("stat", self.path), self._operating("stat"):

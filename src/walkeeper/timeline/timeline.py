@@ -32,9 +32,10 @@ from walkeeper.ids import NodeId, TenantTimelineId
 from walkeeper.lsn import INVALID_LSN, Lsn
 from walkeeper.messages import AcceptorMessage, Batch
 from walkeeper.storage.offload import Offload
+from walkeeper.storage.reader import OpenSegment
 from walkeeper.storage.store import TimelineStore
 from walkeeper.timeline.progress import Position, Progress
-from walkeeper.timeline.registry import Receiver, Registry
+from walkeeper.timeline.registry import Receiver, Registry, Sender
 
 SPARE_PAUSE_SECONDS: Final = 60.0
 """After a spare could not be made: on a disk that is nearly full, spares must not take what commits need."""
@@ -70,6 +71,7 @@ class TimelineStatistics:
     ttid: TenantTimelineId
     state: AcceptorState | None
     receivers: tuple[Receiver, ...]
+    senders: tuple[Sender, ...]
     blown_by: BaseException | None
 
 
@@ -80,7 +82,7 @@ class Timeline:
         self.ttid = ttid
         self.progress = Progress()
         self.registry = Registry()
-        self._node_id = node_id
+        self.node_id = node_id
         self._store = store
         self._offload = offload
         self._lock = trio.Lock()
@@ -159,7 +161,7 @@ class Timeline:
                 recovered = await self._offload(self._store.recover)
                 try:
                     self._acceptor = new_acceptor(
-                        self._node_id, recovered.control_file, recovered.end_lsn, recovered.tli
+                        self.node_id, recovered.control_file, recovered.end_lsn, recovered.tli
                     )
                 except Malformed as error:  # no server that is known has such WAL
                     raise Corrupt(str(error)) from error
@@ -183,15 +185,27 @@ class Timeline:
 
     # -- for readers ----------------------------------------------------------------------------------------
 
-    async def read(self, lsn: Lsn, length: int) -> bytes:
-        """WAL at ``lsn``, at most ``length`` bytes, never beyond its segment.  Takes no lock: see ``progress``.
+    async def open_segment(self, lsn: Lsn) -> OpenSegment:
+        """The segment of ``lsn``, to be read and closed by the caller.  Takes no lock: see ``progress``.
 
         Raises TimelineUnavailable, WalNotAvailable or StorageError.
+
+        Cancellation: waits for the thread; nothing has changed.
+        """
+        self._require_open()
+        return await self._offload(self._store.open_segment, lsn)
+
+    async def read(self, segment: OpenSegment, lsn: Lsn, buffer: memoryview) -> memoryview:
+        """WAL at ``lsn``, as much as ``buffer`` can hold, never beyond ``segment``: in ``buffer`` when it was cached.
+
+        Raises TimelineUnavailable or StorageError.
 
         Cancellation: waits for the thread; a read changes nothing.
         """
         self._require_open()
-        return await self._offload(self._store.read, lsn, length)
+        if segment.try_read(lsn, buffer):  # no thread for what needs no waiting
+            return buffer
+        return memoryview(await self._offload(segment.read, lsn, len(buffer)))
 
     # -- for upkeep and for those who look ------------------------------------------------------------------
 
@@ -217,8 +231,10 @@ class Timeline:
 
         Cancellation: before the lock nothing has happened; after it everything has.
         """
-        if self._acceptor is not None and self._acceptor.state.is_ahead:
-            await self.process(Checkpoint())
+        if self._acceptor is not None:
+            heard_lsn = self.registry.remote_consistent_lsn
+            if self._acceptor.state.hearing_of(heard_lsn).is_ahead:
+                await self.process(Checkpoint(heard_lsn))
 
     async def prepare_spare(self) -> None:
         """Make the next segment before it is needed.  Takes no lock: nothing is named before ``process`` needs it.
@@ -241,5 +257,6 @@ class Timeline:
             self.ttid,
             self._acceptor.state if self._acceptor else None,
             self.registry.receivers(),
+            self.registry.senders(),
             self._fuse.blown_by,
         )

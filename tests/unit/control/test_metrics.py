@@ -15,7 +15,7 @@ from walkeeper.ids import NO_TLI, TenantId, TenantTimelineId, TimelineId
 from walkeeper.lsn import Lsn
 from walkeeper.membership import NO_CONFIGURATION
 from walkeeper.messages import ServerInfo
-from walkeeper.timeline.registry import Receiver
+from walkeeper.timeline.registry import Client, Receiver
 from walkeeper.timeline.timeline import TimelineStatistics
 from walkeeper.timeline.timelines import Timelines
 
@@ -24,16 +24,20 @@ LABELS = f'{{tenant_id="{TTID.tenant_id}",timeline_id="{TTID.timeline_id}"}}'
 SERVER = ServerInfo(pg_version=160_002, system_id=7, wal_seg_size=16 * 1024 * 1024)
 
 
+def a_receiver() -> Receiver:
+    return Receiver(Client(1), trio.CancelScope(), lambda _feedback: None)
+
+
 def an_open_timeline() -> TimelineStatistics:
     kept = new_control_file(
         TTID, SERVER, (0, 0), configuration=NO_CONFIGURATION, start_lsn=Lsn(0x800), commit_lsn=Lsn(0x800)
     )
     state = AcceptorState.recovered(replace(kept, commit_lsn=Lsn(0x1000)), Lsn(0), NO_TLI)
-    return TimelineStatistics(TTID, state, (Receiver(1, trio.CancelScope()),), None)
+    return TimelineStatistics(TTID, state, (a_receiver(),), (), None)
 
 
 def a_shut_timeline() -> TimelineStatistics:
-    return TimelineStatistics(TTID, None, (), Malformed("x"))
+    return TimelineStatistics(TTID, None, (), (), Malformed("x"))
 
 
 class Shown:

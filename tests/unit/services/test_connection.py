@@ -18,6 +18,7 @@ from walkeeper.services.connection import LINGER_SECONDS_MAX, STARTUP_SECONDS_MA
 from walkeeper.services.connection import Connection as Service
 from walkeeper.services.copy_in import SILENCE_SECONDS_MAX
 from walkeeper.services.listener import Draining
+from walkeeper.timeline.registry import Client as ServedClient
 
 STARTUP = StartupMessage({"user": "test", "options": encode_options(TTID)})
 
@@ -60,7 +61,7 @@ async def serving() -> AsyncIterator[Scene]:
     scene = Scene(pair.client)
 
     async def serve() -> None:
-        await Service(1, pair.link, timelines, scene.draining, scene.metrics).serve()
+        await Service(ServedClient(1), pair.link, timelines, scene.draining, scene.metrics).serve()
         scene.ended_at = trio.current_time()
         scene.ended.set()
 

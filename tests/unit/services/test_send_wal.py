@@ -1,9 +1,8 @@
 """What a reader of WAL gets, when, and how its stream ends."""
 
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator
+from contextlib import suppress
 from dataclasses import replace
-from typing import TypeVar, TypeVarTuple
 
 import pytest
 import trio
@@ -12,25 +11,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 from trio.testing import MockClock
 
-from keeping import DATA, SEGMENT, SERVER, START, TTID, Leader, new_disk, timelines_on
-from streaming import Client, Connection
+from keeping import DATA, SEGMENT, SERVER, START, TTID
+from staged import SEGMENT_START, Stage, end_of, hear_keepalive, hear_until, hear_wal, joined, last_words, on_stage
 from walkeeper.errors import Closing, Malformed, OutOfTurn, StorageError, TermChanged, WalNotAvailable
-from walkeeper.formats.commands import StartReplication
 from walkeeper.formats.frontend import CopyDone, CopyFail, Query, Terminate
-from walkeeper.formats.replication import PrimaryKeepalive, StandbyStatusUpdate, XLogData
+from walkeeper.formats.replication import PrimaryKeepalive, StandbyStatusUpdate
 from walkeeper.formats.xlog import PAGE_BYTES, first_segment_headers
 from walkeeper.ids import TimelineNumber
-from walkeeper.lsn import INVALID_LSN, Lsn
+from walkeeper.lsn import Lsn
 from walkeeper.membership import NO_GENERATION
 from walkeeper.messages import (
-    AppendRun,
     HotStandbyFeedback,
     PageserverFeedback,
     ProposerElected,
-    VoteRequest,
 )
 from walkeeper.services.copy_in import SILENCE_SECONDS_MAX, CopyEnd
-from walkeeper.services.receive_wal import GOODBYE_SECONDS_MAX
+from walkeeper.services.goodbye import GOODBYE_SECONDS_MAX, CaughtUp, Goodbye
 from walkeeper.services.send_wal import (
     MESSAGE_WAL_BYTES_MAX,
     RECOVERY_APPLICATION_NAME,
@@ -40,76 +36,8 @@ from walkeeper.services.send_wal import (
 )
 from walkeeper.storage.wal import segment_path
 from walkeeper.terms import Term, TermHistory
-from walkeeper.testing.memory_disk import Fault, MemoryDisk
-from walkeeper.testing.offload import InlineOffload
-from walkeeper.timeline.timeline import Timeline
-
-T = TypeVar("T")
-Ts = TypeVarTuple("Ts")
-
-SEGMENT_START = Lsn(START - START % SEGMENT)
-
-
-class Hops(InlineOffload):
-    """Jobs take as long as ``seconds`` says, before and after; reads are counted."""
-
-    def __init__(self) -> None:
-        super().__init__(lambda: self.seconds)
-        self.seconds = 0.0
-        self.reads = 0
-
-    async def __call__(self, function: Callable[[*Ts], T], *args: *Ts) -> T:
-        self.reads += getattr(function, "__name__", "") == "read"
-        return await super().__call__(function, *args)
-
-
-class Stage:
-    """A timeline in term 1 with a leader, and whoever reads from it."""
-
-    def __init__(self, disk: MemoryDisk, hops: Hops, timeline: Timeline, nursery: trio.Nursery) -> None:
-        self.disk = disk
-        self.hops = hops
-        self.timeline = timeline
-        self.leader = Leader(timeline)
-        self._nursery = nursery
-
-    @property
-    def wal(self) -> bytes:
-        return self.leader.wal.wal
-
-    async def write(self, size: int = 500) -> Lsn:
-        """Flush a record; returns the end of the WAL."""
-        await self.leader.append(size)
-        return self.leader.wal.lsn
-
-    async def commit(self, size: int = 500) -> Lsn:
-        """Flush and commit a record; returns the end of the WAL."""
-        end = await self.write(size)
-        await self.timeline.process(AppendRun(NO_GENERATION, self.leader.term, end, end, end, INVALID_LSN, ()))
-        return end
-
-    async def vote(self, term: int) -> None:
-        await self.timeline.process(VoteRequest(NO_GENERATION, Term(term)))
-
-    async def elect(self, term: int, at: Lsn) -> Leader:
-        """Let the leader of ``term``, which was voted for, truncate the WAL at ``at``."""
-        history = TermHistory.of((1, START), (term, at))
-        await self.timeline.process(ProposerElected(NO_GENERATION, Term(term), at, history))
-        return Leader(self.timeline, term, at)
-
-    async def replace_wal(self, term: int, at: Lsn, size: int) -> bytes:
-        """Elect, and write; returns the WAL from ``at`` on."""
-        leader = await self.elect(term, at)
-        await leader.append(size)
-        return leader.wal.wal
-
-    def connect(
-        self, start: int, term: int | None = None, *, name: str | None = None, lockstep: bool = False
-    ) -> Client:
-        connection = Connection.new(keeper_in_lockstep=lockstep)
-        command = StartReplication(Lsn(start), None if term is None else Term(term))
-        self._nursery.start_soon(connection.client.serve, connection.link, self.timeline, command, name)
-        return connection.client
+from walkeeper.testing.memory_disk import Fault
+from walkeeper.timeline.registry import Client as ServedClient
 
 
 @pytest.fixture
@@ -117,58 +45,6 @@ async def stage(autojump_clock: MockClock) -> AsyncIterator[Stage]:
     async with on_stage() as stage:
         await stage.leader.be_elected()
         yield stage
-
-
-@asynccontextmanager
-async def on_stage() -> AsyncIterator[Stage]:
-    disk, hops = new_disk(), Hops()
-    async with timelines_on(disk, hops) as timelines, trio.open_nursery() as nursery:
-        yield Stage(disk, hops, await timelines.create(TTID, SERVER), nursery)
-        nursery.cancel_scope.cancel()
-
-
-async def hear_wal(client: Client) -> XLogData:
-    """The next message, which must be WAL."""
-    message = await client.hear_sender()
-    assert isinstance(message, XLogData)
-    return message
-
-
-async def hear_until(client: Client, end: Lsn) -> list[XLogData]:
-    """Messages of WAL up to ``end``, each of which continues the one before; keepalives are not expected."""
-    heard = [await hear_wal(client)]
-    while (next_lsn := heard[-1].wal_start + len(heard[-1].wal)) < end:
-        heard.append(await hear_wal(client))
-        assert heard[-1].wal_start == next_lsn
-    assert next_lsn == end
-    return heard
-
-
-def joined(messages: list[XLogData]) -> bytes:
-    return b"".join(message.wal for message in messages)
-
-
-async def hear_keepalive(client: Client) -> PrimaryKeepalive:
-    message = await client.hear_sender()
-    assert isinstance(message, PrimaryKeepalive)
-    return message
-
-
-async def end_of(client: Client) -> object:
-    """Why the keeper ended the stream, after whatever it had sent."""
-    try:
-        while True:
-            await client.next_message()
-    except EOFError:
-        assert client.said is not None
-        return client.said.reason
-
-
-async def last_words(client: Client) -> object:
-    """Why the keeper ended the stream, before anything else was sent."""
-    with pytest.raises(EOFError):
-        await client.next_message()
-    return await end_of(client)
 
 
 # -- what is sent --------------------------------------------------------------------------------------------
@@ -265,8 +141,15 @@ async def test_large_wal_arrives_whole_in_messages_that_end_with_pages_and_segme
 
 async def test_several_messages_share_one_read(stage: Stage, autojump_clock: MockClock) -> None:
     end = await stage.commit(STRETCH_BYTES_MAX)
+    stage.disk.is_cold = True
     messages = await hear_until(stage.connect(START), end)
     assert (len(messages), stage.hops.reads) == (5, 2)
+
+
+async def test_wal_that_is_cached_is_read_without_a_thread(stage: Stage, autojump_clock: MockClock) -> None:
+    end = await stage.commit(STRETCH_BYTES_MAX)
+    assert joined(await hear_until(stage.connect(START), end)) == stage.wal
+    assert stage.hops.reads == 0
 
 
 async def test_wal_is_served_while_an_operation_holds_the_timeline(
@@ -468,6 +351,23 @@ async def test_what_was_read_ahead_is_dropped_when_wal_is_replaced(
     assert joined(await hear_until(client, Lsn(START + len(expected)))) == expected
 
 
+async def test_a_segment_that_was_removed_and_written_anew_is_opened_anew(
+    stage: Stage, autojump_clock: MockClock
+) -> None:
+    common = await stage.write()
+    for _ in range(SEGMENT // 10_000 + 60):
+        await stage.write(10_000)
+    await stage.vote(2)
+    client = stage.connect(START, term=2, lockstep=True)
+    await hear_until(client, Lsn(SEGMENT_START + SEGMENT))
+    await hear_wal(client)  # of the second segment, which is open now
+    replaced = await stage.replace_wal(2, common, SEGMENT + 4 * MESSAGE_WAL_BYTES_MAX)
+    await hear_wal(client)  # was on its way
+    rest = await hear_until(client, Lsn(common + len(replaced)))
+    assert joined(rest) == replaced[rest[0].wal_start - common :]
+    assert rest[0].wal_start < SEGMENT_START + 2 * SEGMENT
+
+
 async def test_an_error_of_a_read_during_which_wal_is_withdrawn_is_not_believed(
     stage: Stage, autojump_clock: MockClock
 ) -> None:
@@ -489,13 +389,48 @@ async def test_an_error_of_a_read_during_which_wal_is_withdrawn_is_not_believed(
 async def test_replies_are_read_and_not_answered(stage: Stage, autojump_clock: MockClock) -> None:
     end = await stage.commit()
     client = stage.connect(end)
-    await client.report(
-        StandbyStatusUpdate(end, end, end, 0, reply_requested=True),
-        HotStandbyFeedback(1, 2, 3),
-        PageserverFeedback(remote_consistent_lsn=end),
-    )
+    status = StandbyStatusUpdate(end, end, end, 0, reply_requested=True)
+    await client.report(status, HotStandbyFeedback(1, 2, 3))
     await client.say(b"", b"?")
     await hear_keepalive(client)
+    assert client.said is None
+    (sender,) = stage.timeline.registry.senders()
+    assert (sender.status, sender.hot_standby) == (status, HotStandbyFeedback(1, 2, 3))
+
+
+async def test_how_far_a_reader_was_sent_can_be_seen(stage: Stage, autojump_clock: MockClock) -> None:
+    end = await stage.commit()
+    client = stage.connect(START)
+    await hear_until(client, end)
+    (sender,) = stage.timeline.registry.senders()
+    assert sender.sent_lsn == end
+
+
+async def test_a_pageserver_with_everything_is_sent_away_when_nobody_writes(
+    stage: Stage, autojump_clock: MockClock
+) -> None:
+    end = await stage.commit()
+    client = stage.connect(end, name="pageserver")
+    await client.report(PageserverFeedback(remote_consistent_lsn=end))
+    assert await end_of(client) == CaughtUp("pageserver", end)
+
+
+async def test_a_pageserver_is_kept_while_somebody_writes(stage: Stage, autojump_clock: MockClock) -> None:
+    end = await stage.commit()
+    with stage.timeline.registry.receiving(ServedClient(7), lambda _feedback: None):
+        client = stage.connect(end)
+        await client.report(PageserverFeedback(remote_consistent_lsn=end))
+        for _ in range(3):
+            await hear_keepalive(client)
+        assert client.said is None
+
+
+async def test_a_reader_for_a_term_is_not_sent_away(stage: Stage, autojump_clock: MockClock) -> None:
+    end = await stage.commit()
+    client = stage.connect(end, term=1)
+    await client.report(PageserverFeedback(remote_consistent_lsn=end))
+    for _ in range(3):
+        await hear_keepalive(client)
     assert client.said is None
 
 
@@ -535,9 +470,13 @@ async def test_a_client_that_leaves_amid_wal_gets_its_last_message_whole(
     await trio.testing.wait_all_tasks_blocked()
     await client.send(CopyDone())
     await trio.testing.wait_all_tasks_blocked()
-    message = await hear_wal(client)
-    assert message.wal == stage.wal[: len(message.wal)]
-    assert await last_words(client) is CopyEnd.DONE
+    heard = b""
+    with suppress(EOFError):
+        while True:
+            heard += (await hear_wal(client)).wal
+    assert client.said == Goodbye(CopyEnd.DONE)
+    assert heard == stage.wal[: len(heard)]
+    assert 0 < len(heard) <= STRETCH_BYTES_MAX
 
 
 async def test_a_client_that_leaves_without_reading_is_not_waited_for(
@@ -576,6 +515,7 @@ async def test_a_client_that_does_not_read_costs_one_read_and_is_dropped_in_the_
     stage: Stage, autojump_clock: MockClock
 ) -> None:
     end = await stage.commit(800_000)
+    stage.disk.is_cold = True
     client = stage.connect(START, lockstep=True)
     for _ in range(9):
         await client.report(StandbyStatusUpdate(end, end, end, 0))
@@ -608,7 +548,7 @@ async def test_a_timeline_that_has_closed_begins_no_stream(stage: Stage, autojum
     await stage.timeline.close()
     assert isinstance(await end_of(stage.connect(end)), Closing)
     with pytest.raises(Closing):
-        await stage.timeline.read(START, 100)
+        await stage.timeline.open_segment(START)
 
 
 async def test_a_stream_survives_a_timeline_that_is_read_again_from_disk(

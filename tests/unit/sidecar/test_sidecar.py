@@ -19,7 +19,7 @@ from walkeeper.formats.segments import segment_start
 from walkeeper.ids import NodeId, TenantTimelineId
 from walkeeper.links.conninfo import ConnectionInfo, SslMode
 from walkeeper.lsn import Lsn
-from walkeeper.messages import ServerInfo
+from walkeeper.messages import NO_HOT_STANDBY, HotStandbyFeedback, ServerInfo
 from walkeeper.sidecar.config import ProposeConfig
 from walkeeper.sidecar.run import run_sidecar
 from walkeeper.terms import Term
@@ -218,6 +218,35 @@ async def test_the_primary_hears_from_us_every_second_even_if_nothing_happens(
         before = world.primary.statuses
         await trio.sleep(60)
         assert world.primary.statuses - before >= 55
+
+
+async def test_the_primary_hears_what_standbys_behind_keepers_need_when_that_changes(
+    autojump_clock: MockClock, world: World
+) -> None:
+    async with world.sidecar():
+        await world.commit()
+        await trio.sleep(3)
+        assert world.primary.heard_needs == [(0, 0)]  # whatever the slot remembers from before
+        world.keepers[0].hot_standby = HotStandbyFeedback(1, 30, 0)
+        await trio.sleep(3)
+        world.keepers[1].hot_standby = HotStandbyFeedback(1, 20, 0)
+        await trio.sleep(30)
+        assert world.primary.heard_needs == [(0, 0), (30, 0), (20, 0)]
+        world.keepers[1].hot_standby = NO_HOT_STANDBY
+        await trio.sleep(3)
+    assert world.primary.heard_needs == [(0, 0), (30, 0), (20, 0), (30, 0)]
+
+
+async def test_what_standbys_behind_a_lost_keeper_need_is_not_held_for_ever(
+    autojump_clock: MockClock, world: World
+) -> None:
+    async with world.sidecar():
+        world.keepers[0].hot_standby = HotStandbyFeedback(1, 30, 0)
+        await world.commit()
+        await trio.sleep(3)
+        with world.keepers[0].hold():
+            await trio.sleep(30)
+            assert world.primary.heard_needs[-2:] == [(30, 0), (0, 0)]
 
 
 async def test_idle_keepers_hear_heartbeats(autojump_clock: MockClock, world: World) -> None:

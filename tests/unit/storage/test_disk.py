@@ -89,6 +89,24 @@ def test_a_rename_replaces_and_an_open_file_follows_its_content(disk: Disk, top:
     assert get(disk, top / "new") == b"ONE"
 
 
+def test_what_is_cached_can_be_read_without_waiting_unless_the_file_ends(disk: Disk, top: Path) -> None:
+    put(disk, top / "file", b"0123456789")
+    buffer = memoryview(bytearray(4))
+    with disk.open(top / "file") as file:
+        assert file.try_pread(buffer, 3)
+        assert bytes(buffer) == b"3456"
+        assert not file.try_pread(buffer, 7)
+
+
+def test_a_file_that_cannot_be_read_is_left_to_who_waits_for_it(top: Path, disk: Disk) -> None:
+    put(disk, top / "file", b"0123456789")
+    file = disk.open(top / "file")
+    file.close()
+    if isinstance(disk, MemoryDisk):
+        disk.is_cold = True
+    assert not file.try_pread(memoryview(bytearray(4)), 0)
+
+
 def test_an_unlinked_file_can_be_read_by_who_has_it_open(disk: Disk, top: Path) -> None:
     put(disk, top / "file", b"content")
     with disk.open(top / "file") as file:

@@ -18,6 +18,7 @@ from walkeeper.terms import Term, TermHistory
 from walkeeper.testing.memory_disk import Fault, MemoryDisk
 from walkeeper.testing.offload import InlineOffload
 from walkeeper.timeline.progress import Position
+from walkeeper.timeline.registry import Client
 from walkeeper.timeline.timeline import SPARE_PAUSE_SECONDS, Timeline
 
 T = TypeVar("T")
@@ -326,7 +327,7 @@ async def test_a_closed_timeline_refuses_and_has_saved_its_control_file() -> Non
         await leader.be_elected()
         flushed = (await leader.append()).flush_lsn
         await leader.append(commit=flushed)
-        with timeline.registry.receiving(1) as receiver:
+        with timeline.registry.receiving(Client(1), lambda _feedback: None) as receiver:
             await timeline.close()
             assert receiver.scope.cancel_called
         with pytest.raises(Closing):

@@ -1,0 +1,154 @@
+"""PostgreSQL's own readers of WAL, served by keepers: pg_receivewal, and hot standbys."""
+
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from itertools import cycle, islice
+from pathlib import Path
+
+import pytest
+
+import postgres
+from programs import END_SECONDS, run_tool
+from replicated import Replicated
+from walkeeper.formats.segments import PARTIAL_SUFFIX
+
+SYNC_SECONDS = 60.0
+
+NewCluster = Callable[[str], postgres.Cluster]
+
+FOLLOW_SECONDS = 24
+KILL_SECONDS = 6
+"""The short form of two minutes with a kill every twenty seconds."""
+
+
+@pytest.fixture
+def scene(work_directory: Path, new_cluster: NewCluster) -> Iterator[Replicated]:
+    """Commits wait for two of three keepers.  Segments of 1 MiB, all of which the primary keeps."""
+    primary = new_cluster("primary")
+    primary.initdb(segment_mib=1)
+    primary.configure(max_slot_wal_keep_size="2GB", wal_keep_size="1GB", max_wal_size="2GB")
+    primary.start()
+    with ExitStack() as stack:
+        yield Replicated.begin(work_directory, primary, stack)
+
+
+@contextmanager
+def running(process: "subprocess.Popen[bytes]") -> Iterator["subprocess.Popen[bytes]"]:
+    """A program that is killed at the end if it still runs."""
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait(END_SECONDS)
+
+
+# -- pg_receivewal -------------------------------------------------------------------------------------------
+
+
+def receive(scene: Replicated, target: Path, *more: str) -> "subprocess.Popen[bytes]":
+    """Start pg_receivewal on the first keeper."""
+    conninfo = scene.keepers_conninfo(scene.keepers[0])
+    arguments = ["-D", str(target), "-d", conninfo, "-w", "--no-loop", *more]
+    return scene.primary.spawn("pg_receivewal", *arguments, output=scene.directory / "pg_receivewal.log")
+
+
+def test_what_pg_receivewal_gets_from_a_keeper_is_the_primarys_wal_also_after_it_was_killed(
+    scene: Replicated, work_directory: Path
+) -> None:
+    target = work_directory / "received"
+    target.mkdir()
+    scene.primary.account.own(target)
+    with running(receive(scene, target)):
+        scene.pgbench("-i", "-q")
+        scene.pgbench("-n", "-c", "2", "-T", "2")
+    scene.pgbench("-i", "-q")  # nobody receives: it has to catch up
+    with running(receive(scene, target)):
+        scene.pgbench("-n", "-c", "2", "-T", "2")
+        scene.primary.sql("SELECT pg_switch_wal()")
+        scene.primary.sql("CREATE TABLE behind_the_switch (n int)")
+        last = scene.primary.sql("SELECT pg_walfile_name(pg_current_wal_lsn())")
+        scene.wait_until((target / (last + PARTIAL_SUFFIX)).exists, "the newest segment")
+    whole = sorted(path for path in target.iterdir() if path.suffix != PARTIAL_SUFFIX)
+    assert len(whole) > 10
+    assert whole[-1].name < last
+    for path in whole:
+        assert path.read_bytes() == (scene.primary.wal / path.name).read_bytes(), path.name
+
+
+def test_pg_receivewal_stops_where_it_was_told_to(scene: Replicated, work_directory: Path) -> None:
+    target = work_directory / "received"
+    target.mkdir()
+    scene.primary.account.own(target)
+    scene.pgbench("-i", "-q")
+    with running(receive(scene, target, "--endpos", scene.primary.flush_lsn())) as process:
+        scene.primary.sql("CREATE TABLE more (n int)")
+        assert process.wait(END_SECONDS) == 0, (scene.directory / "pg_receivewal.log").read_text()
+
+
+# -- hot standbys --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def standby(scene: Replicated, new_cluster: NewCluster) -> postgres.Cluster:
+    """A standby that knows nobody but the keepers."""
+    scene.pgbench("-i", "-q")
+    standby = new_cluster("standby")
+    standby.adopt_backup(scene.primary.base_backup(scene.directory / "backup"))
+    standby.follow(
+        scene.keepers_conninfo(), hot_standby_feedback="on", wal_receiver_status_interval="1s",
+        wal_retrieve_retry_interval="500ms",
+    )  # fmt: skip
+    standby.start()
+    return standby
+
+
+def dump(cluster: postgres.Cluster) -> str:
+    """All the data there is; without the lines that pg_dump makes up anew each time."""
+    said = cluster.run("pg_dump", *cluster.client_arguments(), "postgres").stdout
+    return "\n".join(line for line in said.split("\n") if not line.startswith("\\"))
+
+
+def wait_replayed(standby: postgres.Cluster, lsn: str) -> None:
+    standby.sql(
+        f"DO $$ BEGIN FOR i IN 1..600 LOOP EXIT WHEN pg_last_wal_replay_lsn() >= '{lsn}'; PERFORM pg_sleep(0.05);"
+        f" END LOOP; ASSERT pg_last_wal_replay_lsn() >= '{lsn}', 'at ' || pg_last_wal_replay_lsn(); END $$"
+    )
+
+
+def test_a_standby_follows_through_keepers_that_are_killed_and_ends_with_the_primarys_data(
+    scene: Replicated, standby: postgres.Cluster
+) -> None:
+    arguments = [*scene.primary.client_arguments(), "-n", "-c", "2", "-T", str(FOLLOW_SECONDS), "postgres"]
+    with running(scene.primary.spawn("pgbench", *arguments, output=scene.directory / "pgbench.log")) as load:
+        for keeper in islice(cycle(scene.keepers), FOLLOW_SECONDS // KILL_SECONDS - 1):
+            with pytest.raises(subprocess.TimeoutExpired):
+                load.wait(KILL_SECONDS)
+            keeper.kill()
+            keeper.start()
+            keeper.wait_ready()
+        assert load.wait(postgres.COMMAND_SECONDS) == 0
+    expected = dump(scene.primary)
+    arguments = scene.sync_arguments()
+    scene.sidecar.kill()
+    scene.primary.kill()
+    wait_replayed(standby, run_tool(*arguments, seconds=SYNC_SECONDS).strip())
+    assert dump(standby) == expected
+
+
+def test_what_a_query_on_a_standby_needs_is_kept_by_the_primary_and_let_go_with_the_standby(
+    scene: Replicated, standby: postgres.Cluster
+) -> None:
+    needed = "SELECT coalesce(xmin::text, 'nothing') FROM pg_replication_slots WHERE slot_name = 'walkeeper'"
+    scene.wait_until(lambda: scene.primary.sql(needed) != "nothing", "feedback of the standby")
+    standby.kill()
+    scene.wait_until(lambda: scene.primary.sql(needed) == "nothing", "the end of that feedback")
+
+
+def test_a_standby_sees_a_commit_while_only_a_majority_of_keepers_is_there(
+    scene: Replicated, standby: postgres.Cluster
+) -> None:
+    scene.keepers[0].kill()
+    scene.primary.sql("CREATE TABLE t AS SELECT 42 AS n")
+    wait_replayed(standby, scene.primary.flush_lsn())
+    assert standby.sql("SELECT n FROM t") == "42"
