@@ -9,6 +9,9 @@ import pytest
 from fix_postgres import NewCluster
 from replicated import Replicated
 
+READER_SECONDS_MAX = 6
+"""How long keepers put up with readers that neither read nor speak."""
+
 
 @pytest.fixture
 def scene(work_directory: Path, new_cluster: NewCluster) -> Iterator[Replicated]:
@@ -18,4 +21,6 @@ def scene(work_directory: Path, new_cluster: NewCluster) -> Iterator[Replicated]
     primary.configure(max_slot_wal_keep_size="1GB", wal_keep_size="1GB", max_wal_size="2GB", autovacuum="off")
     primary.start()
     with ExitStack() as stack:
-        yield Replicated.begin(work_directory, primary, stack)
+        yield Replicated.begin(
+            work_directory, primary, stack, keeper_flags=["--wal-sender-timeout", f"{READER_SECONDS_MAX}s"]
+        )

@@ -31,11 +31,15 @@ class Replicated:
     sidecar: programs.Program
 
     @classmethod
-    def begin(cls, directory: Path, primary: postgres.Cluster, stack: ExitStack) -> "Replicated":
+    def begin(
+        cls, directory: Path, primary: postgres.Cluster, stack: ExitStack, *, keeper_flags: Sequence[str] = ()
+    ) -> "Replicated":
         """Start keepers and a sidecar for a primary that runs; commits wait for them when this returns."""
         ports = iter(postgres.free_ports(2 * KEEPERS))
         keepers = [
-            stack.enter_context(programs.Keeper.prepare(directory, number, next(ports), next(ports)))
+            stack.enter_context(
+                programs.Keeper.prepare(directory, number, next(ports), next(ports), *keeper_flags)
+            )
             for number in range(1, KEEPERS + 1)
         ]
         for keeper in keepers:

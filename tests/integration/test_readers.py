@@ -1,36 +1,34 @@
 """PostgreSQL's own readers of WAL, served by keepers: pg_receivewal, and hot standbys."""
 
+import os
+import signal
 import subprocess
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager, suppress
 from itertools import cycle, islice
 from pathlib import Path
+from threading import Event, Thread
 
 import pytest
 
 import postgres
-from programs import END_SECONDS, run_tool
+from keeper_client import Client
+from programs import END_SECONDS, Keeper, run_tool
 from replicated import Replicated
+from walkeeper.formats.frontend import Query
 from walkeeper.formats.segments import PARTIAL_SUFFIX
 
 SYNC_SECONDS = 60.0
+LOAD_SECONDS = 4
+
+PAUSE_SECONDS_MAX = 1.5
+"""What a commit may take while readers hang: an fsync on a busy machine, and no deadline of anything."""
 
 NewCluster = Callable[[str], postgres.Cluster]
 
 FOLLOW_SECONDS = 24
 KILL_SECONDS = 6
 """The short form of two minutes with a kill every twenty seconds."""
-
-
-@pytest.fixture
-def scene(work_directory: Path, new_cluster: NewCluster) -> Iterator[Replicated]:
-    """Commits wait for two of three keepers.  Segments of 1 MiB, all of which the primary keeps."""
-    primary = new_cluster("primary")
-    primary.initdb(segment_mib=1)
-    primary.configure(max_slot_wal_keep_size="2GB", wal_keep_size="1GB", max_wal_size="2GB")
-    primary.start()
-    with ExitStack() as stack:
-        yield Replicated.begin(work_directory, primary, stack)
 
 
 @contextmanager
@@ -152,3 +150,62 @@ def test_a_standby_sees_a_commit_while_only_a_majority_of_keepers_is_there(
     scene.primary.sql("CREATE TABLE t AS SELECT 42 AS n")
     wait_replayed(standby, scene.primary.flush_lsn())
     assert standby.sql("SELECT n FROM t") == "42"
+
+
+# -- readers that do not read --------------------------------------------------------------------------------
+
+
+def commit_pauses(scene: Replicated, name: str) -> list[float]:
+    """How long each of the commits of some seconds took, in seconds."""
+    scene.pgbench("-n", "-c", "2", "-T", str(LOAD_SECONDS), "--log", f"--log-prefix={name}")
+    (log,) = scene.primary.directory.glob(f"{name}.*")
+    return [int(line.split()[2]) / 1e6 for line in log.read_text().splitlines()]
+
+
+def readers_of(scene: Replicated, keeper: Keeper) -> list[str]:
+    """The names of those whom a keeper sends WAL to."""
+    status = keeper.ask(f"/v1/tenant/{scene.ttid.tenant_id}/timeline/{scene.ttid.timeline_id}")
+    return [each["Vanilla"]["appname"] for each in status["walsenders"]]
+
+
+@contextmanager
+def reading_a_byte_a_second(scene: Replicated, keeper: Keeper, begin_lsn: str) -> Iterator[None]:
+    """A reader that is never done with what it is sent."""
+    enough = Event()
+
+    def read(client: Client) -> None:
+        with suppress(OSError):
+            while client.sock.recv(1) and not enough.wait(1.0):
+                pass
+
+    with Client(keeper.pg_port, room_bytes=4096) as client:
+        client.start_up(scene.ttid, application_name="dribbler")
+        client.send(Query(f"START_REPLICATION PHYSICAL {begin_lsn}").encode())
+        reader = Thread(target=read, args=(client,))
+        reader.start()
+        try:
+            yield
+        finally:
+            enough.set()
+            reader.join()
+
+
+def test_readers_that_do_not_read_delay_no_commit_and_are_sent_away(
+    scene: Replicated, standby: postgres.Cluster
+) -> None:
+    keeper = scene.keepers[0]
+    standby.configure(primary_conninfo=scene.keepers_conninfo(keeper))
+    standby.reload()
+    scene.wait_until(lambda: readers_of(scene, keeper) == ["walreceiver"], "the standby")
+    undisturbed = commit_pauses(scene, "undisturbed")
+    (receiver,) = standby.rows("SELECT pid FROM pg_stat_wal_receiver")
+    os.kill(int(receiver[0]), signal.SIGSTOP)
+    begin_lsn = scene.primary.sql("SELECT pg_current_wal_lsn() - 10000000")
+    with reading_a_byte_a_second(scene, keeper, begin_lsn):
+        scene.wait_until(lambda: "dribbler" in readers_of(scene, keeper), "the reader of single bytes")
+        disturbed = commit_pauses(scene, "disturbed")
+        scene.wait_until(lambda: readers_of(scene, keeper) == [], "the end of both")
+    assert max(disturbed) < PAUSE_SECONDS_MAX
+    assert len(disturbed) > len(undisturbed) / 4, "that many fewer is no accident"
+    os.kill(int(receiver[0]), signal.SIGCONT)
+    wait_replayed(standby, scene.primary.sql("SELECT pg_current_wal_lsn()"))

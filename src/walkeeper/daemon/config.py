@@ -81,6 +81,10 @@ class TimingConfig:
         "control-file-save-interval", parse_duration_seconds, default="300s", metavar="DURATION",
         help="positions that only memory knows are saved at least this often",
     )  # fmt: skip
+    wal_sender_timeout_seconds: float = option(
+        "wal-sender-timeout", parse_duration_seconds, default="600s", metavar="DURATION",
+        help="a standby or other reader that says nothing, or reads nothing, for so long is sent away",
+    )  # fmt: skip
     drain_seconds: float = option(
         "shutdown-timeout", parse_duration_seconds, default="3s", metavar="DURATION",
         help="after SIGTERM, how long connections may take to finish what they began",

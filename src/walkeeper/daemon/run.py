@@ -83,7 +83,9 @@ def run_keeper(config: ServeConfig) -> None:
             log.warning("nothing is fsynced (--no-sync): a power failure loses acknowledged WAL")
         with bind(config.listen.pg, "--listen-pg") as pg, bind(config.listen.http, "--listen-http") as http:
             log.info("listening", pg=str(bound_address(pg)), http=str(bound_address(http)))
-            letting_in = partial(accepting, instruments=metrics)
+            letting_in = partial(
+                accepting, instruments=metrics, reader_seconds_max=config.timing.wal_sender_timeout_seconds
+            )
             trio.run(serve, directory, config.timing, metrics, pg, http, letting_in)
     log.info("stopped")
 

@@ -105,12 +105,22 @@ class Serving(Protocol):
 
 
 class Connection:
-    """A client.  ``serve`` is its whole life."""
+    """A client.  ``serve`` is its whole life.
+
+    ``reader_seconds_max``: how long a reader of WAL may say nothing, or not read what it is sent.
+    """
 
     def __init__(
-        self, client: Client, link: Link, timelines: Timelines, draining: Serving, instruments: Instruments
+        self,
+        client: Client,
+        link: Link,
+        timelines: Timelines,
+        draining: Serving,
+        instruments: Instruments,
+        reader_seconds_max: float = SILENCE_SECONDS_MAX,
     ) -> None:
         self._client = client
+        self._reader_seconds_max = reader_seconds_max
         self._link = link
         self._timelines = timelines
         self._draining = draining
@@ -320,10 +330,10 @@ class Connection:
             raise BadCommand("interpreted WAL is not served, only", 'protocol={"type":"vanilla"}')
         timeline = self._timeline()
         await self._send(CopyBothResponse())
-        source = CopyReader(self._link, self._session)
+        source = CopyReader(self._link, self._session, self._reader_seconds_max)
         said = Goodbye(CopyEnd.GONE)
         with self._draining.while_serving():
-            said = await send_wal(self._link, source, timeline, command, self._client)
+            said = await send_wal(self._link, source, timeline, command, self._client, self._reader_seconds_max)
         if isinstance(said.reason, WalkeeperError):
             self._note(said.reason)
         await self._say_goodbye(said)

@@ -20,8 +20,8 @@ from walkeeper.links.link import Link
 SILENCE_SECONDS_MAX: Final = 600.0
 """A client that has sent nothing for this long is gone; idle proposers send a heartbeat every second."""
 
-SILENCE_SLACK_SECONDS: Final = 5.0
-"""How much earlier it may be given up: moving a deadline costs more than looking at the clock."""
+SILENCE_SLACK: Final = 0.01
+"""By what part of that time it may be given up earlier: moving a deadline costs more than looking at the clock."""
 
 
 class CopyEnd(Enum):
@@ -34,11 +34,17 @@ class CopyEnd(Enum):
 
 
 class CopyReader:
-    """The payloads of CopyData, as many at a time as one receive brought.  To be read in a ``listening`` block."""
+    """The payloads of CopyData, as many at a time as one receive brought.  To be read in a ``listening`` block.
 
-    def __init__(self, link: Link, session: ServerSession) -> None:
+    ``silence_seconds_max``: how long the client may say nothing.
+    """
+
+    def __init__(
+        self, link: Link, session: ServerSession, silence_seconds_max: float = SILENCE_SECONDS_MAX
+    ) -> None:
         self._link = link
         self._session = session
+        self._silence_seconds_max = silence_seconds_max
         self._patience = trio.CancelScope()
         self.received_bytes = 0
         """Size of the receive buffer that the newest payloads are views into."""
@@ -49,7 +55,7 @@ class CopyReader:
 
         Whoever waits for anything else in it says so first, with ``stop_listening``.
         """
-        with trio.CancelScope(deadline=trio.current_time() + SILENCE_SECONDS_MAX) as self._patience:
+        with trio.CancelScope(deadline=trio.current_time() + self._silence_seconds_max) as self._patience:
             yield
 
     def stop_listening(self) -> None:
@@ -97,6 +103,6 @@ class CopyReader:
 
     def _be_patient(self) -> None:
         """The silence begins now, or has begun a moment ago."""
-        deadline = trio.current_time() + SILENCE_SECONDS_MAX
-        if not 0.0 <= deadline - self._patience.deadline <= SILENCE_SLACK_SECONDS:
+        deadline = trio.current_time() + self._silence_seconds_max
+        if not 0.0 <= deadline - self._patience.deadline <= SILENCE_SLACK * self._silence_seconds_max:
             self._patience.deadline = deadline

@@ -59,7 +59,11 @@ class Draining:
 
 @asynccontextmanager
 async def accepting(
-    listener: socket.socket, timelines: Timelines, connections: trio.Nursery, instruments: Instruments
+    listener: socket.socket,
+    timelines: Timelines,
+    connections: trio.Nursery,
+    instruments: Instruments,
+    reader_seconds_max: float,
 ) -> AsyncIterator[None]:
     """Let clients in at ``listener`` for as long as the block runs; connections end in ``connections``.
 
@@ -68,7 +72,9 @@ async def accepting(
     """
     draining = Draining()
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(accept_connections, listener, timelines, connections, draining, instruments)
+        nursery.start_soon(
+            accept_connections, listener, timelines, connections, draining, instruments, reader_seconds_max
+        )
         yield
         nursery.cancel_scope.cancel(reason="shutdown")
     listener.close()
@@ -81,12 +87,13 @@ async def accept_connections(
     connections: trio.Nursery,
     draining: Draining,
     instruments: Instruments,
+    reader_seconds_max: float,
 ) -> None:
     """Start a task for every client, until cancelled."""
     for number in itertools.count(1):
         sock = await accept(listener)
         client = Client(number, peer_of(sock))
-        connection = Connection(client, SocketLink(sock), timelines, draining, instruments)
+        connection = Connection(client, SocketLink(sock), timelines, draining, instruments, reader_seconds_max)
         connections.start_soon(connection.serve, name=f"connection {number}")
 
 

@@ -62,9 +62,16 @@ RECOVERY_APPLICATION_NAME: Final = "wal_proposer_recovery"
 
 
 async def send_wal(
-    link: Link, source: CopyReader, timeline: Timeline, command: StartReplication, client: Client
+    link: Link,
+    source: CopyReader,
+    timeline: Timeline,
+    command: StartReplication,
+    client: Client,
+    seconds_max: float = SILENCE_SECONDS_MAX,
 ) -> Goodbye:
     """Stream WAL until the client leaves, the timeline closes, or an error ends it; returns how it ended.
+
+    ``seconds_max``: how long the client may take to read what is sent at once.
 
     Where nobody is left to answer, or the last message is incomplete, that is ``CopyEnd.GONE``.
 
@@ -79,7 +86,9 @@ async def send_wal(
             return Goodbye(error)
         view = view_of(timeline.progress.position, command, client.application_name)
         bounds = Bounds(state.kept.server.wal_seg_size, state.kept.timeline_start_lsn)
-        said = await WalSender(link, timeline, registered, view, bounds, command.start_lsn).serve(source)
+        said = await WalSender(link, timeline, registered, view, bounds, command.start_lsn, seconds_max).serve(
+            source
+        )
     return said  # noqa: RET504  the block ends early when the timeline closes
 
 
@@ -207,7 +216,14 @@ class WalSender:
     """One stream, and how far it is.  The segment that it reads stays open."""
 
     def __init__(
-        self, link: Link, timeline: Timeline, registered: Sender, view: View, bounds: Bounds, start_lsn: Lsn
+        self,
+        link: Link,
+        timeline: Timeline,
+        registered: Sender,
+        view: View,
+        bounds: Bounds,
+        start_lsn: Lsn,
+        seconds_max: float,
     ) -> None:
         self._link = link
         self._timeline = timeline
@@ -216,6 +232,7 @@ class WalSender:
         self._view = view
         self._bounds = bounds
         self._next_lsn = start_lsn
+        self._seconds_max = seconds_max
         self._buffer = bytearray(view.stretch_bytes_max)
         self._segment: OpenSegment | None = None
         self._truncations = 0
@@ -329,7 +346,7 @@ class WalSender:
 
     async def _send(self, pieces: Iterable[Slice]) -> None:
         """Raises trio.TooSlowError for a client that does not read; what it costs meanwhile is what these are."""
-        with trio.fail_after(SILENCE_SECONDS_MAX):
+        with trio.fail_after(self._seconds_max):
             await self._link.send_all(b"".join(pieces))
 
     async def _last_word(self, source: CopyReader) -> CopyEnd | PeerError:
