@@ -1,5 +1,6 @@
 """A client of the keeper from its first byte on: who is let in, for how long, and what is counted."""
 
+import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -7,18 +8,21 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from keeping import TTID, new_disk, timelines_on
+from keeping import SERVER, TTID, Leader, new_disk, timelines_on
 from streaming import Client, Connection
 from walkeeper.control.metrics import Metrics
 from walkeeper.errors import BadCommand, NotFound
-from walkeeper.formats.backend import ErrorResponse, ReadyForQuery
+from walkeeper.formats.backend import BackendMessage, DataRow, ErrorResponse, ReadyForQuery
 from walkeeper.formats.frontend import Query
+from walkeeper.formats.replication import StandbyStatusUpdate
 from walkeeper.formats.startup import StartupMessage, encode_options
+from walkeeper.lsn import format_lsn
 from walkeeper.services.connection import LINGER_SECONDS_MAX, STARTUP_SECONDS_MAX
 from walkeeper.services.connection import Connection as Service
 from walkeeper.services.copy_in import SILENCE_SECONDS_MAX
 from walkeeper.services.listener import Draining
 from walkeeper.timeline.registry import Client as ServedClient
+from walkeeper.timeline.timelines import Timelines
 
 STARTUP = StartupMessage({"user": "test", "options": encode_options(TTID)})
 
@@ -26,8 +30,9 @@ STARTUP = StartupMessage({"user": "test", "options": encode_options(TTID)})
 class Scene:
     """One client and the keeper that serves it; ``ended_at`` is when the keeper had done with it."""
 
-    def __init__(self, client: Client) -> None:
+    def __init__(self, client: Client, timelines: Timelines) -> None:
         self.client = client
+        self.timelines = timelines
         self.draining = Draining()
         self.metrics = Metrics("0")
         self.ended = trio.Event()
@@ -43,10 +48,19 @@ class Scene:
         while not isinstance(await self.client.next_message(), ReadyForQuery):
             pass
 
-    async def ask(self, text: str) -> None:
+    async def ask(self, text: str) -> list[BackendMessage]:
         await self.client.send(Query(text))
-        while not isinstance(await self.client.next_message(), ReadyForQuery):
-            pass
+        said: list[BackendMessage] = []
+        while not isinstance(message := await self.client.next_message(), ReadyForQuery):
+            said.append(message)
+        return said
+
+    async def show(self, name: str) -> str | None:
+        """The one value that SHOW answers."""
+        _, row, _ = await self.ask(f"SHOW {name}")
+        assert isinstance(row, DataRow)
+        (value,) = row.values
+        return None if value is None else value.decode()
 
     def refusals(self, error: type[Exception]) -> float | None:
         return self.metrics.registry.get_sample_value("walkeeper_refusals_total", {"error": error.__name__})
@@ -58,14 +72,14 @@ class Scene:
 @asynccontextmanager
 async def serving() -> AsyncIterator[Scene]:
     pair = Connection.new()
-    scene = Scene(pair.client)
 
     async def serve() -> None:
-        await Service(ServedClient(1), pair.link, timelines, scene.draining, scene.metrics).serve()
+        await Service(ServedClient(1, "db1:4711"), pair.link, timelines, scene.draining, scene.metrics).serve()
         scene.ended_at = trio.current_time()
         scene.ended.set()
 
     async with timelines_on(new_disk()) as timelines, trio.open_nursery() as nursery:
+        scene = Scene(pair.client, timelines)
         nursery.start_soon(serve)  # noqa: ASYNC113 - it waits for what the test sends
         yield scene
         nursery.cancel_scope.cancel()
@@ -135,3 +149,48 @@ async def test_asking_for_a_timeline_that_does_not_exist_yet_is_no_fault() -> No
         await scene.ask("NONSENSE")
         assert scene.refusals(NotFound) is None
         assert scene.refusals(BadCommand) == 1
+
+
+async def test_what_pg_receivewal_asks_is_answered_as_the_server_would(autojump_clock: MockClock) -> None:
+    async with serving() as scene:
+        await scene.timelines.create(TTID, SERVER)
+        await scene.start_up()
+        assert await scene.show("wal_segment_size") == "1MB"
+        assert await scene.show("data_directory_mode") == "0700"
+        assert await scene.show("server_version_num") == "150005"
+
+
+async def test_a_setting_that_nobody_knows_is_refused_by_name(autojump_clock: MockClock) -> None:
+    async with serving() as scene:
+        await scene.timelines.create(TTID, SERVER)
+        await scene.start_up()
+        (error,) = await scene.ask("SHOW work_mem")
+        assert isinstance(error, ErrorResponse)
+        assert "work_mem" in error.message
+
+
+async def test_the_status_of_a_timeline_says_how_far_it_is_and_who_is_connected(autojump_clock: MockClock) -> None:
+    async with serving() as scene:
+        timeline = await scene.timelines.create(TTID, SERVER)
+        leader = Leader(timeline)
+        await leader.be_elected()
+        flushed = (await leader.append()).flush_lsn
+        reader = ServedClient(5, "db2:4712", "walreceiver")
+        with timeline.registry.sending(reader) as sender:
+            timeline.registry.record(sender, StandbyStatusUpdate(flushed, flushed, leader.wal.start, 0))
+            await scene.start_up()
+            status = json.loads(await scene.show("walkeeper_status") or "")
+        text, start = format_lsn(flushed), format_lsn(leader.wal.start)
+        assert (status["node_id"], status["term"], status["flush_lsn"], status["commit_lsn"]) == (
+            3,
+            1,
+            text,
+            start,
+        )
+        assert status["receivers"] == []
+        assert status["senders"] == [
+            {
+                "connection": 5, "peer": "db2:4712", "application_name": "walreceiver", "sent_lsn": "0/0",
+                "write_lsn": text, "flush_lsn": text, "apply_lsn": start,
+            }
+        ]  # fmt: skip

@@ -8,11 +8,11 @@ import pytest
 import trio
 import trio.testing
 
-from keeping import DATA, SERVER, START, TTID, Leader, new_disk, timelines_on
+from keeping import DATA, SAVE_SECONDS, SERVER, START, TTID, Leader, new_disk, timelines_on
 from walkeeper.errors import Blown, Closing, DiskFull, DurabilityLost, NotElected, StorageError
 from walkeeper.lsn import INVALID_LSN, Lsn
 from walkeeper.membership import NO_GENERATION
-from walkeeper.messages import AppendResponse, VoteRequest, VoteResponse
+from walkeeper.messages import AppendResponse, PageserverFeedback, VoteRequest, VoteResponse
 from walkeeper.storage.spare import SPARE, SPARE_BEING_MADE
 from walkeeper.terms import Term, TermHistory
 from walkeeper.testing.memory_disk import Fault, MemoryDisk
@@ -355,6 +355,20 @@ async def test_a_control_file_that_lags_is_saved_in_time_and_only_once(
         operations = disk.operations
         await trio.sleep(3000)
         assert disk.operations == operations
+
+
+async def test_what_pageservers_no_longer_need_is_saved(autojump_clock: trio.testing.MockClock) -> None:
+    disk = new_disk()
+    async with timelines_on(disk) as timelines:
+        timeline = await timelines.create(TTID, SERVER)
+        with timeline.registry.sending(Client(1)) as sender:
+            timeline.registry.record(sender, PageserverFeedback(remote_consistent_lsn=START))
+        await trio.sleep(SAVE_SECONDS + 1)
+        state = timeline.require_state()
+        assert (state.kept.remote_consistent_lsn, state.ahead.remote_consistent_lsn) == (START, START)
+    disk.crash(0)
+    async with timelines_on(disk) as timelines:
+        assert timelines.get(TTID).require_state().kept.remote_consistent_lsn == START
 
 
 async def test_a_control_file_that_lags_a_whole_segment_is_saved_at_once(
