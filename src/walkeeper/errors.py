@@ -3,7 +3,7 @@
 * ``PeerError``: the peer spoke wrongly.  It hears about it and the connection ends.
 * ``Refused``: the peer was understood and the answer is no; nothing has changed.
 * ``Fenced``: a newer writer exists; whoever operates both decides.
-* ``Unreachable``, ``ServerError``: a server we are a client of.
+* ``Unreachable``, ``ServerError``: a server we are a client of; ``NotKept``: what nobody has, for certain.
 * ``TimelineUnavailable``: ask again later, elsewhere, or never.
 * ``StorageError``: the disk.
 * ``ConfigError``: whoever started the program.
@@ -46,6 +46,14 @@ class PeerError(WalkeeperError):
 
 class Malformed(PeerError):
     """Bytes that mean nothing: says what was being read and what was wrong with it."""
+
+
+class BadWal(Malformed):
+    """WAL that PostgreSQL would not have written: the page or record (``what``) at ``lsn``."""
+
+    def __init__(self, what: str, lsn: Lsn, why: str) -> None:
+        super().__init__(f"WAL {what} at {format_lsn(lsn)}: {why}")
+        self.lsn = lsn
 
 
 class OutOfTurn(PeerError):
@@ -200,6 +208,10 @@ class ServerError(WalkeeperError):
         self.server, self.sqlstate, self.message, self.hint = server, sqlstate, message, hint
 
 
+class NotKept(WalkeeperError):
+    """A file that keepers were asked for does not exist, and that is certain: a recovery may take it for the end."""
+
+
 # -- the timeline cannot serve ------------------------------------------------------------------------------
 
 
@@ -245,12 +257,15 @@ class InvalidTimeline(Refused):
 
 
 class StorageError(WalkeeperError):
-    """The disk did not do what was asked: ``operation``, on the file at ``path``.  Both are empty where there is none."""
+    """The disk did not do what was asked: ``operation``, on the file at ``path``.  Both are empty where there is none.
+
+    ``detail`` says why, without the two.
+    """
 
     def __init__(self, detail: str, *, operation: str = "", path: str = "") -> None:
         asked = " ".join(filter(None, (operation, path)))
         super().__init__(f"{asked}: {detail}" if asked else detail)
-        self.operation, self.path = operation, path
+        self.detail, self.operation, self.path = detail, operation, path
 
 
 class FileMissing(StorageError):

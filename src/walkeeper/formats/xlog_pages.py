@@ -244,7 +244,9 @@ def server_of_segment(wal: Slice) -> ServerInfo:
     system_id, wal_seg_size, _page_bytes = _LONG_HEADER_TAIL.unpack_from(wal, SHORT_HEADER_BYTES)
     majors = [major for major, known in MAGICS.items() if known == magic]
     if not majors:
-        raise bad_page(page, f"xlp_magic is {magic:04X}, which is that of no PostgreSQL from {min(MAGICS)} to {max(MAGICS)}")
+        raise bad_page(
+            page, f"xlp_magic is {magic:04X}, which is that of no PostgreSQL from {min(MAGICS)} to {max(MAGICS)}"
+        )
     layout = PageLayout.of(majors[0], wal_seg_size)
     layout.read_page_header(wal, 0, segment_start(page, wal_seg_size))
     return ServerInfo(majors[0] * 10000, system_id, wal_seg_size)
