@@ -21,7 +21,13 @@ from walkeeper.formats.backend import (
     ReadyForQuery,
     RowDescription,
 )
-from walkeeper.formats.commands import IdentifySystem, StartReplication, StartWalPush, parse_command
+from walkeeper.formats.commands import (
+    IdentifySystem,
+    StartReplication,
+    StartWalPush,
+    TimelineStatus,
+    parse_command,
+)
 from walkeeper.formats.frontend import CopyData, Query
 from walkeeper.formats.proposer import encode_acceptor_message, parse_proposer_message
 from walkeeper.formats.replication import (
@@ -36,7 +42,7 @@ from walkeeper.formats.startup import EncryptionAnswer, SslRequest, StartupMessa
 from walkeeper.formats.xlog import RecordScanner
 from walkeeper.ids import NodeId
 from walkeeper.links.address import Address
-from walkeeper.lsn import Lsn, format_lsn
+from walkeeper.lsn import LSN_MAX, Lsn, format_lsn
 from walkeeper.membership import NO_CONFIGURATION, NO_GENERATION
 from walkeeper.messages import (
     NO_HOT_STANDBY,
@@ -285,7 +291,8 @@ class FakePrimary(Server):
 class FakeKeeper(Server):
     """A keeper: real rules, no disk.  WAL lies in ``wal`` from ``start_lsn`` on.
 
-    ``is_forgetful``: it never says that it has persisted a commit_lsn.
+    ``is_forgetful``: it never says that it has persisted a commit_lsn.  Readers of committed WAL lose the connection at
+    ``breaks_at``, wait for ever at ``stalls_at``, and get nothing below ``removed_below``.
     """
 
     node_id: NodeId = NodeId(1)
@@ -304,6 +311,9 @@ class FakeKeeper(Server):
     is_forgetful: bool = False
     hot_standby: HotStandbyFeedback = NO_HOT_STANDBY
     dies_after_voting: bool = False
+    breaks_at: Lsn = LSN_MAX
+    stalls_at: Lsn = LSN_MAX
+    removed_below: Lsn = Lsn(0)
 
     @property
     def address(self) -> Address:
@@ -326,6 +336,17 @@ class FakeKeeper(Server):
     def read_flushed(self, begin: Lsn) -> bytes:
         return bytes(self.wal[begin - self.start_lsn : max(self.flush_lsn - self.start_lsn, 0)])
 
+    def keep(self, wal: WalGenerator, commit_lsn: Lsn, pg_version: int = 150005) -> None:
+        """As if a leader had written it all, and told of commits up to ``commit_lsn``."""
+        self.exists, self.server = True, ServerInfo(pg_version, wal.system_id, SEGMENT_BYTES)
+        self.start_lsn, self.wal, self.commit_lsn = wal.start, bytearray(wal.wal), commit_lsn
+
+    def read_committed(self, begin: Lsn) -> bytes:
+        if begin >= self.breaks_at:
+            raise trio.BrokenResourceError
+        end = min(self.commit_lsn, self.breaks_at, self.stalls_at)
+        return bytes(self.wal[begin - self.start_lsn : max(end - self.start_lsn, 0)])
+
     async def answer(self, client: Client, text: str) -> None:
         command = parse_command(text)
         if isinstance(command, StartWalPush):
@@ -334,8 +355,14 @@ class FakeKeeper(Server):
             await client.fail("42704", f"timeline {self.parameters.get('options')} was not found in global map")
         elif isinstance(command, IdentifySystem):
             await client.answer(str(self.server.system_id), str(self.tli), format_lsn(self.commit_lsn), None)
+        elif isinstance(command, TimelineStatus):
+            await client.answer(format_lsn(self.flush_lsn), format_lsn(self.commit_lsn))
         elif isinstance(command, StartReplication):
-            if command.term != self.term:
+            if command.start_lsn < self.removed_below:
+                await client.send(CopyBothResponse(), ErrorResponse("there is no such segment", "58P01"))
+            elif command.term is None:
+                await self.send_wal(client, command.start_lsn, self.read_committed, lambda: self.commit_lsn)
+            elif command.term != self.term:
                 await client.fail("55000", f"failed to acquire term {command.term}, current term {self.term}")
             else:
                 await self.send_wal(client, command.start_lsn, self.read_flushed, lambda: self.flush_lsn)

@@ -3,7 +3,7 @@
 * ``PeerError``: the peer spoke wrongly.  It hears about it and the connection ends.
 * ``Refused``: the peer was understood and the answer is no; nothing has changed.
 * ``Fenced``: a newer writer exists; whoever operates both decides.
-* ``Unreachable``, ``ServerError``: a server we are a client of.
+* ``Unreachable``, ``ServerError``: a server we are a client of; ``NotKept``: what nobody has, for certain.
 * ``TimelineUnavailable``: ask again later, elsewhere, or never.
 * ``StorageError``: the disk.
 * ``ConfigError``: whoever started the program.
@@ -206,6 +206,10 @@ class ServerError(WalkeeperError):
     def __init__(self, server: str, sqlstate: str, message: str, hint: str = "") -> None:
         super().__init__(f"{server}: {message}" + (f" ({hint})" if hint else ""))
         self.server, self.sqlstate, self.message, self.hint = server, sqlstate, message, hint
+
+
+class NotKept(WalkeeperError):
+    """A file that keepers were asked for does not exist, and that is certain: a recovery may take it for the end."""
 
 
 # -- the timeline cannot serve ------------------------------------------------------------------------------

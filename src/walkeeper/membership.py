@@ -17,6 +17,9 @@ Generation = NewType("Generation", int)
 
 NO_GENERATION: Final = Generation(0)
 
+KEEPERS_MAX: Final = 31
+"""Most keepers of one writer, as in Neon's walproposer."""
+
 
 @dataclass(frozen=True, slots=True)
 class Member:

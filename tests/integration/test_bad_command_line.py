@@ -84,6 +84,9 @@ WRONG_WORDS: dict[str, tuple[Sequence[str], str]] = {
     "a data directory that is missing": (("serve", "--id", "1", "-D", "/nonexistent/data"), "/nonexistent/data"),
     "a data directory that is a file": (("serve", "--id", "1", "-D", "/dev/null"), "/dev/null"),
     "a data directory of another program": (("serve", "--id", "1", "-D", "/proc"), "/proc"),
+    "a directory to inspect that is missing": (("inspect", "-D", "/nonexistent/data"), "/nonexistent/data"),
+    "a directory to inspect that is no keeper's": (("inspect", "-D", "/proc"), "/proc"),
+    "a timeline to inspect that is none": (("inspect", "-D", "/proc", "--timeline", "1"), "--timeline"),
 }
 
 
@@ -137,6 +140,20 @@ def test_a_directory_that_may_not_be_used_is_named(mode: int, data: Path) -> Non
     said = walkeeper("serve", "-D", str(data), "--id", "1")
     data.chmod(0o700)
     assert_one_line(said, str(data), "Permission denied")
+
+
+def test_files_that_may_not_be_read_are_found_by_an_inspection_and_named(data: Path) -> None:
+    timeline = data / ("a" * 32) / ("b" * 32)
+    timeline.mkdir(parents=True)
+    names = ["safekeeper.control", "000000010000000000000001"]
+    for name in names:
+        (timeline / name).touch(mode=0o000)
+    said = walkeeper("inspect", "-D", str(data))
+    assert said.code == 1
+    for name in names:
+        assert f"problem: {name}: " in said.output
+    assert "Permission denied" in said.output
+    assert "Traceback" not in said.errors
 
 
 def test_a_second_keeper_on_the_same_directory_is_refused_and_the_first_serves_on(keeper: Keeper) -> None:

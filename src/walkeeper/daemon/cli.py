@@ -1,13 +1,12 @@
 """The command line: finds the command, settles its options, runs it, and turns errors into exit codes.
 
 A user's mistake is one line on standard error and never a traceback.  A command's room is loaded when the command
-runs: short-lived commands, and ``--help``, do not wait for what only the daemon needs.
+runs: short-lived commands, and ``--help``, do not wait for what only the daemon needs.  What is loaded for all of
+them is the standard library and little of ours: PostgreSQL starts ``fetch`` for every segment.
 
-Exit codes: 0 done, 1 failed, 2 wrong options or environment, 3 fenced by a newer term, 4 durability lost.
-Does not do the work of any command.
+Does not do the work of any command, and does not know exit codes: ``exits`` does.
 """
 
-import getpass
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -16,21 +15,35 @@ from functools import partial
 from typing import Any, Generic, NoReturn, TypeVar
 
 import walkeeper
-from walkeeper.daemon.config import ProposeOptions, ServeConfig, SyncOptions
+from walkeeper.daemon import exits
+from walkeeper.daemon.config import (
+    CommitLsnOptions,
+    FetchOptions,
+    InspectOptions,
+    ProposeOptions,
+    ServeConfig,
+    StatusOptions,
+    SyncOptions,
+)
 from walkeeper.daemon.options import FlagParser, add_flags, options_of, read_environment, read_flags, settle
-from walkeeper.errors import ConfigError, DurabilityLost, Fenced, WalkeeperError, leaves
+from walkeeper.errors import ConfigError, Corrupt
+from walkeeper.lsn import Lsn, format_lsn
 
 Config = TypeVar("Config")
 
 
 @dataclass(frozen=True, slots=True)
 class Command(Generic[Config]):
-    """A subcommand: ``shape`` is the dataclass that declares its options; ``run`` raises WalkeeperError."""
+    """A subcommand: ``shape`` is the dataclass that declares its options; ``run`` raises WalkeeperError.
+
+    ``report`` says what went wrong, be it with the options, and which exit code that is.
+    """
 
     name: str
     summary: str
     shape: type[Config]
     run: Callable[[Config], None]
+    report: Callable[[BaseException], int] = exits.report
 
 
 def serve(config: ServeConfig) -> None:
@@ -43,6 +56,8 @@ def serve(config: ServeConfig) -> None:
 
 
 def propose(options: ProposeOptions) -> None:
+    import getpass
+
     import structlog
     import trio
 
@@ -67,27 +82,109 @@ def propose(options: ProposeOptions) -> None:
 
 
 def sync(options: SyncOptions) -> None:
+    print(format_lsn(_synced_lsn(options)))
+
+
+def _synced_lsn(options: SyncOptions) -> Lsn:
     import structlog
     import trio
 
     from walkeeper.daemon.logs import configure_logs
-    from walkeeper.lsn import format_lsn
     from walkeeper.tools.sync import SyncConfig, sync_keepers
 
     configure_logs(options.log.format, sys.stderr)
-    config = SyncConfig(options.quorum.keepers, options.ttid(), options.timeout_seconds, options.server())
+    wal = options.wal
+    config = SyncConfig(wal.quorum.keepers, wal.ttid(), options.timeout_seconds, wal.server())
     lsn = trio.run(partial(sync_keepers, config, log=structlog.get_logger()))
     if not lsn:
         raise ConfigError(
             f"no keeper that answered has WAL of {config.ttid}: is it the right name, or --system-id?"
         )
+    return lsn
+
+
+def commit_lsn(options: CommitLsnOptions) -> None:
+    import trio
+
+    from walkeeper.tools.commit_lsn import read_commit_lsn
+
+    wal = options.sync.wal
+    if options.is_exact:
+        lsn = _synced_lsn(options.sync)
+    else:
+        lsn = trio.run(read_commit_lsn, wal.quorum.keepers, wal.ttid())
     print(format_lsn(lsn))
+
+
+def fetch(options: FetchOptions) -> None:
+    from walkeeper.tools.fetch import FetchConfig
+    from walkeeper.tools.fetch import fetch as fetch_file
+
+    wal = options.wal
+    config = FetchConfig(
+        keepers=wal.quorum.keepers,
+        ttid=wal.ttid(),
+        file=options.file,
+        path=options.path,
+        server=wal.server(),
+        system_id=wal.system_id,
+        ahead_bytes=options.ahead_bytes,
+        may_be_unfinished=not options.no_partial,
+        timeout_seconds=options.timeout_seconds,
+    )
+    fetch_file(config, warn=exits.tell)
+
+
+def status(options: StatusOptions) -> None:
+    import trio
+
+    from walkeeper.tools.status import ask_status
+    from walkeeper.tools.status_report import as_json, as_text
+
+    found = trio.run(ask_status, options.wal.quorum.keepers, options.wal.ttid())
+    _print(as_json(found) if options.as_json else as_text(found))
+    found.require_majority()
+
+
+def inspect(options: InspectOptions) -> None:
+    from walkeeper.tools.inspect import Wanted, inspect_directory
+    from walkeeper.tools.inspect_report import ProgressLine, as_json, as_text
+
+    progress = ProgressLine(sys.stderr)
+    found = inspect_directory(options.path, Wanted(options.tenant_id, options.timeline_id), progress)
+    progress.clear()
+    _print(as_json(found) if options.as_json else as_text(found))
+    if count := found.count_problems():
+        raise Corrupt(f"{count} problem{'s' if count > 1 else ''} found")
+
+
+def _print(text: str) -> None:
+    """All of it at once, before anything that is said on standard error; a reader that has left (``| head``) is fine."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python complains when it exits
 
 
 COMMANDS: Sequence[Command[Any]] = (
     Command("serve", "keep WAL: the daemon that writers and readers connect to", ServeConfig, serve),
     Command("propose", "push an unmodified PostgreSQL's WAL to keepers: the sidecar", ProposeOptions, propose),
     Command("sync", "fence every writer, make a majority whole, print where the WAL ends", SyncOptions, sync),
+    Command(
+        "fetch", "restore_command: give PostgreSQL a file of WAL", FetchOptions, fetch, exits.report_to_recovery
+    ),
+    Command(
+        "commit-lsn",
+        "print the highest LSN that a majority reports as committed: a lower bound, unless with --sync",
+        CommitLsnOptions,
+        commit_lsn,
+    ),
+    Command(
+        "status", "show the keepers, how far they are, and who streams to and from them", StatusOptions, status
+    ),
+    Command(
+        "inspect", "look at a data directory: what is there, and is every record whole", InspectOptions, inspect
+    ),
 )
 
 
@@ -100,17 +197,14 @@ def run_command(
     arguments: Sequence[str], environment: Mapping[str, str], commands: Sequence[Command[Any]] = COMMANDS
 ) -> int:
     """Run the command that ``arguments`` name; return the exit code."""
+    report = next((each.report for each in commands if [each.name] == list(arguments[:1])), exits.report)
     try:
         command, config = read_command(arguments, environment, commands)
         command.run(config)
-    except (WalkeeperError, BaseExceptionGroup) as error:
-        gravest = _gravest(error)
-        if gravest is None:
-            raise
-        print(f"walkeeper: {gravest}", file=sys.stderr)
-        return exit_code(gravest)
     except KeyboardInterrupt:
-        return 130  # as shells report a program that Ctrl-C ended
+        return exits.INTERRUPTED
+    except (Exception, BaseExceptionGroup) as error:  # noqa: BLE001  the boundary of a restore_command
+        return report(error)
     return 0
 
 
@@ -128,24 +222,3 @@ def read_command(
     command = next(each for each in commands if each.name == said.command)
     variables = read_environment(environment, (option for each in commands for option in options_of(each.shape)))
     return command, settle(command.shape, read_flags(said, options_of(command.shape)), variables)
-
-
-def exit_code(error: WalkeeperError) -> int:
-    match error:
-        case ConfigError():
-            return 2
-        case Fenced():
-            return 3
-        case DurabilityLost():
-            return 4
-        case _:
-            return 1
-
-
-def _gravest(error: BaseException) -> WalkeeperError | None:
-    """What to tell of an error, or of several at once; None if one of them has no name and needs its traceback."""
-    found = list(leaves(error))
-    named = [leaf for leaf in found if isinstance(leaf, WalkeeperError)]
-    if len(named) < len(found):
-        return None
-    return max(named, key=exit_code)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from walkeeper.daemon.options import option, switch
+from walkeeper.daemon.options import argument, option, switch
 from walkeeper.daemon.values import (
     one_of,
     parse_duration_seconds,
@@ -22,8 +22,7 @@ from walkeeper.daemon.values import (
 )
 from walkeeper.errors import ConfigError
 from walkeeper.ids import NodeId, TenantId, TenantTimelineId, TimelineId
-from walkeeper.links.address import Address, parse_address
-from walkeeper.links.keeper import parse_keepers
+from walkeeper.links.address import Address, parse_address, parse_keepers
 from walkeeper.messages import ServerInfo
 
 LOG_FORMATS: Final = ("plain", "json")
@@ -145,11 +144,10 @@ class ProposeOptions:
 
 
 @dataclass(frozen=True, slots=True)
-class SyncOptions:
-    """Everything ``walkeeper sync`` can be told."""
+class KeptWalConfig:
+    """The keepers, whose WAL of theirs is meant, and what some keepers do not tell of it."""
 
     quorum: QuorumConfig
-    log: LogConfig
     system_id: int | None = option(
         "system-id", parse_positive, metavar="N",
         help="the system identifier that tenant and timeline are named after; pg_controldata tells it",
@@ -161,10 +159,6 @@ class SyncOptions:
     wal_segment_bytes: int | None = option(
         "wal-segment-size", parse_size_bytes, metavar="SIZE",
         help="the size of a WAL segment, such as 16MB, for keepers that do not tell it",
-    )  # fmt: skip
-    timeout_seconds: float = option(
-        "timeout", parse_duration_seconds, default="60s", metavar="DURATION",
-        help="give up when it is not done by then",
     )  # fmt: skip
 
     def ttid(self) -> TenantTimelineId:
@@ -184,3 +178,68 @@ class SyncOptions:
         if self.pg_version is None or self.wal_segment_bytes is None:
             raise ConfigError("--pg-version and --wal-segment-size go together")
         return ServerInfo(self.pg_version, self.system_id or 0, self.wal_segment_bytes)
+
+
+@dataclass(frozen=True, slots=True)
+class SyncOptions:
+    """Everything ``walkeeper sync`` can be told."""
+
+    wal: KeptWalConfig
+    log: LogConfig
+    timeout_seconds: float = option(
+        "timeout", parse_duration_seconds, default="60s", metavar="DURATION",
+        help="give up when it is not done by then",
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class CommitLsnOptions:
+    """Everything ``walkeeper commit-lsn`` can be told."""
+
+    sync: SyncOptions
+    is_exact: bool = switch(
+        "sync", help="run walkeeper sync first, which fences every writer and makes the answer exact"
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class FetchOptions:
+    """Everything ``walkeeper fetch`` can be told."""
+
+    wal: KeptWalConfig
+    file: str = argument("FILE", parse_text, help="the file that PostgreSQL wants: %f in restore_command")
+    path: Path = argument("PATH", parse_path, help="where PostgreSQL wants it: %p in restore_command")
+    ahead_bytes: int = option(
+        "ahead", parse_size_bytes, default="128MB", metavar="SIZE",
+        help="how much WAL to read ahead, in whole segments; it waits beside PATH. 0: none",
+    )  # fmt: skip
+    no_partial: bool = switch(
+        "no-partial", help="the segment in which the WAL ends does not exist, except under its .partial name"
+    )
+    timeout_seconds: float = option(
+        "timeout", parse_duration_seconds, default="30s", metavar="DURATION",
+        help="give up when no majority has answered by then",
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class StatusOptions:
+    """Everything ``walkeeper status`` can be told."""
+
+    wal: KeptWalConfig
+    as_json: bool = switch("json", help="print JSON")
+
+
+@dataclass(frozen=True, slots=True)
+class InspectOptions:
+    """Everything ``walkeeper inspect`` can be told."""
+
+    path: Path = option(
+        "datadir", parse_path, short="-D", default="./", metavar="DIR",
+        help="a keeper's data directory, or the directory of one timeline",
+    )  # fmt: skip
+    tenant_id: TenantId | None = option(
+        "tenant", TenantId.parse, metavar="ID", help="only this tenant's timelines"
+    )
+    timeline_id: TimelineId | None = option("timeline", TimelineId.parse, metavar="ID", help="only this timeline")
+    as_json: bool = switch("json", help="print JSON")

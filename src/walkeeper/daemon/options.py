@@ -3,6 +3,7 @@
 An option is declared once, as the field of a frozen dataclass (``option`` or ``switch``); its flag, its variable,
 its TOML key and its help text follow from the declaration.  ``--listen-pg`` is ``WALKEEPER_LISTEN_PG`` is
 ``listen-pg``.  A part of a configuration is a field whose type is such a dataclass; parts change no names.
+What is told by its place on the command line (``argument``) has no other way to be said.
 
 Whatever nobody declared is refused by name, and so is a value that does not parse: with the place it came from,
 in one line (ConfigError).  A flag given twice counts the last time, as Neon's tooling expects.
@@ -12,7 +13,6 @@ Does not know which options exist: ``config`` does.
 
 import argparse
 import difflib
-import tomllib
 from collections import ChainMap
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
@@ -29,7 +29,10 @@ ENVIRONMENT_PREFIX: Final = "WALKEEPER_"
 
 @dataclass(frozen=True, slots=True)
 class Option:
-    """The declaration of one option.  ``default`` is text, as an operator would write it; None: not set."""
+    """The declaration of one option.  ``default`` is text, as an operator would write it; None: not set.
+
+    ``is_positional``: its place says what it is, not a flag.
+    """
 
     name: str
     parse: Callable[[str], object]
@@ -38,10 +41,11 @@ class Option:
     default: str | None = None
     metavar: str | None = None
     required: bool = False
+    is_positional: bool = False
 
     @property
     def flag(self) -> str:
-        return f"--{self.name}"
+        return self.name if self.is_positional else f"--{self.name}"
 
     @property
     def variable(self) -> str:
@@ -98,6 +102,12 @@ def option(name: str, parse: Callable[[str], Any], **declaration: Any) -> Any:
         return field(metadata={Option: declared}, kw_only=True)
     default = None if declared.default is None else parse(declared.default)
     return field(default=default, metadata={Option: declared}, kw_only=True)
+
+
+def argument(name: str, parse: Callable[[str], T], *, help: str) -> T:
+    """A dataclass field that is told by its place on the command line, and must be."""
+    declared = Option(name, parse, help, required=True, is_positional=True)
+    return cast("T", field(metadata={Option: declared}, kw_only=True))
 
 
 def switch(name: str, *, help: str, short: str | None = None) -> bool:
@@ -165,7 +175,7 @@ def read_environment(environment: Mapping[str, str], known: Iterable[Option]) ->
 
     Raises ConfigError for a variable that starts like ours and is none.
     """
-    options = {each.variable: each for each in (CONFIG_FILE, *known)}
+    options = {each.variable: each for each in (CONFIG_FILE, *known) if not each.is_positional}
     ours = {name: text for name, text in environment.items() if name.startswith(ENVIRONMENT_PREFIX)}
     for name in ours:
         if name not in options:
@@ -175,7 +185,9 @@ def read_environment(environment: Mapping[str, str], known: Iterable[Option]) ->
 
 def read_toml(path: Path, known: Iterable[Option]) -> Source:
     """What the file says.  Raises ConfigError if it cannot be read, is not TOML, or has a key that is no option."""
-    options = {each.name: each for each in known}
+    import tomllib  # few have such a file, and loading it takes longer than reading one
+
+    options = {each.name: each for each in known if not each.is_positional}
     try:
         document = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -221,17 +233,20 @@ def add_flags(parser: argparse.ArgumentParser, options: Iterable[Option]) -> Non
     for each in (*options, CONFIG_FILE):
         names = [each.flag] if each.short is None else [each.short, each.flag]
         settings: dict[str, Any] = {"dest": each.name, "default": argparse.SUPPRESS, "help": _help(each)}
-        if each.is_switch:
+        if each.is_positional:
+            parser.add_argument(each.name, help=_help(each))
+        elif each.is_switch:
             parser.add_argument(*names, action="store_const", const="true", **settings)
         else:
             parser.add_argument(*names, metavar=each.metavar or "VALUE", **settings)
 
 
 def _help(declared: Option) -> str:
-    notes = [declared.variable]
+    notes = [] if declared.is_positional else [declared.variable]
     if declared.default is not None and not declared.is_switch:
         notes.insert(0, f"default {declared.default}")
-    return f"{declared.help} [{', '.join(notes)}]".replace("%", "%%")
+    text = f"{declared.help} [{', '.join(notes)}]" if notes else declared.help
+    return text.replace("%", "%%")
 
 
 def read_flags(arguments: argparse.Namespace, options: Iterable[Option]) -> Source:

@@ -1,4 +1,4 @@
-"""Where somebody listens: a host and a TCP port, as text and as a value.
+"""Where somebody listens: a host and a TCP port, as text and as a value; the keepers of a quorum.
 
 Does not resolve host names.
 """
@@ -7,7 +7,12 @@ import re
 from dataclasses import dataclass
 from typing import Final
 
+from walkeeper.membership import KEEPERS_MAX
+
 PORT_MAX: Final = 65_535
+
+KEEPER_PORT: Final = 5454
+"""Where Neon's safekeepers listen, and ours."""
 
 _ADDRESS: Final = re.compile(r"(?:\[([^\s\[\]]+)\]|([^\s:\[\]]+))(?::([0-9]{1,5}))?")
 
@@ -33,3 +38,16 @@ def parse_address(text: str, default_port: int | None = None) -> Address:
     if match is None or port is None or port > PORT_MAX:
         raise ValueError(f"expected HOST:PORT, such as 127.0.0.1:5454 or [::1]:5454, got {text!r}")
     return Address(match[1] or match[2], port)
+
+
+def parse_keepers(text: str) -> tuple[Address, ...]:
+    """``a:5454,b,[::1]:5455`` -> addresses.  Raises ValueError, also for too many and for one that is listed twice."""
+    found = tuple(parse_address(each, KEEPER_PORT) for each in text.split(","))
+    if len(found) > KEEPERS_MAX:
+        raise ValueError(f"at most {KEEPERS_MAX} keepers form a quorum, got {len(found)}")
+    twice = next((each for each in found if found.count(each) > 1), None)
+    if twice is not None:
+        raise ValueError(f"{twice} is listed twice: a quorum counts each keeper once")
+    if any(each.port == 0 for each in found):
+        raise ValueError(f"nobody can connect to port 0: {text!r}")
+    return found

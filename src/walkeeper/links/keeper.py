@@ -12,35 +12,18 @@ from walkeeper.formats.commands import StartWalPush, encode_start_recovery, enco
 from walkeeper.formats.sizes import parse_size
 from walkeeper.formats.startup import encode_options
 from walkeeper.ids import TenantTimelineId, TimelineNumber
-from walkeeper.links.address import Address, parse_address
+from walkeeper.links.address import Address
 from walkeeper.links.conninfo import ConnectionInfo
 from walkeeper.links.postgres import Connection, connect
 from walkeeper.links.wal_stream import WalStream
 from walkeeper.lsn import Lsn, parse_lsn
 from walkeeper.messages import ServerInfo
-from walkeeper.proposer.proposer import KEEPERS_MAX
 from walkeeper.terms import Term
-
-DEFAULT_PORT: Final = 5454
-"""Where Neon's safekeepers listen, and ours."""
 
 PROTOCOL_VERSION: Final = 3
 
 _NOT_FOUND: Final = "was not found"
 """How a keeper says that it has no such timeline.  Neon's has no SQLSTATE of its own for it."""
-
-
-def parse_keepers(text: str) -> tuple[Address, ...]:
-    """``a:5454,b,[::1]:5455`` -> addresses.  Raises ValueError, also for too many and for one that is listed twice."""
-    found = tuple(parse_address(each, DEFAULT_PORT) for each in text.split(","))
-    if len(found) > KEEPERS_MAX:
-        raise ValueError(f"at most {KEEPERS_MAX} keepers form a quorum, got {len(found)}")
-    twice = next((each for each in found if found.count(each) > 1), None)
-    if twice is not None:
-        raise ValueError(f"{twice} is listed twice: a quorum counts each keeper once")
-    if any(each.port == 0 for each in found):
-        raise ValueError(f"nobody can connect to port 0: {text!r}")
-    return found
 
 
 def connect_keeper(

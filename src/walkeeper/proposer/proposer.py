@@ -29,7 +29,7 @@ from typing import assert_never
 from walkeeper.errors import ConfigError, Malformed, OutOfTurn
 from walkeeper.ids import NodeId
 from walkeeper.lsn import INVALID_LSN, Lsn
-from walkeeper.membership import NO_CONFIGURATION, Configuration
+from walkeeper.membership import KEEPERS_MAX, NO_CONFIGURATION, Configuration
 from walkeeper.messages import (
     APPEND_BYTES_MAX,
     AcceptorGreeting,
@@ -55,9 +55,6 @@ from walkeeper.proposer.election import Election, divergence_point, is_blank, se
 from walkeeper.proposer.follower import UNKNOWN_NODE, Doubt, Follower, Phase
 from walkeeper.proposer.quorum import Quorum, Voter
 from walkeeper.terms import INITIAL_TERM, Term, TermHistory
-
-KEEPERS_MAX = 31
-"""Most keepers of one writer, as in Neon's walproposer."""
 
 Outgoing = ProposerGreeting | VoteRequest | ProposerElected | Append
 

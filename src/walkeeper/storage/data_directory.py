@@ -31,6 +31,9 @@ from walkeeper.storage.wal import Observe, unobserved
 LOCK_FILE: Final = "safekeeper.pid"
 ID_FILE: Final = "safekeeper.id"
 ID_FILE_BEING_MADE: Final = "safekeeper.id.partial"
+ID_FILE_BYTES_MAX: Final = 64
+"""How much of it is read: more than any number has."""
+
 STAGING: Final = "tmp"
 
 _OWN_NAMES: Final = re.compile(
@@ -190,7 +193,7 @@ def _settle_id(disk: Disk, path: Path, configured: NodeId | None) -> NodeId:
     id_path = path / ID_FILE
     try:
         with disk.open(id_path) as file:
-            kept = _parse_id(id_path, file.pread(64, 0))
+            kept = parse_id(id_path, file.pread(ID_FILE_BYTES_MAX, 0))
     except FileMissing:
         return _keep_id(disk, id_path, configured)
     if configured not in (None, kept):
@@ -198,7 +201,8 @@ def _settle_id(disk: Disk, path: Path, configured: NodeId | None) -> NodeId:
     return kept
 
 
-def _parse_id(path: Path, content: bytes) -> NodeId:
+def parse_id(path: Path, content: bytes) -> NodeId:
+    """The number in the id file at ``path``.  Raises ConfigError if ``content`` is none."""
     if not re.fullmatch(rb"[0-9]{1,20}", content) or not 0 < int(content) <= _NODE_ID_MAX:
         raise ConfigError(
             f"{path} holds {content[:30]!r} instead of a number from 1 to {_NODE_ID_MAX} without a newline"

@@ -76,11 +76,21 @@ class File(Protocol):
     ) -> None: ...
 
 
-class Disk(Protocol):
-    """What storage asks of an operating system.  All raise StorageError, and FileMissing where a name is missing."""
+class ReadableDisk(Protocol):
+    """What it takes to look.  All raise StorageError, and FileMissing where a name is missing."""
 
     def open(self, path: Path) -> File:
         """An existing file, to read."""
+
+    def names(self, path: Path) -> Sequence[str]:
+        """The names in a directory, sorted."""
+
+    def is_directory(self, path: Path) -> bool:
+        """Whether there is a directory of that name; False also when there is nothing."""
+
+
+class Disk(ReadableDisk, Protocol):
+    """What storage asks of an operating system.  All raise StorageError, and FileMissing where a name is missing."""
 
     def open_for_writing(self, path: Path) -> File:
         """An existing file, to read and write."""
@@ -101,12 +111,6 @@ class Disk(Protocol):
 
     def rmdir(self, path: Path) -> None:
         """Remove an empty directory."""
-
-    def names(self, path: Path) -> Sequence[str]:
-        """The names in a directory, sorted."""
-
-    def is_directory(self, path: Path) -> bool:
-        """Whether there is a directory of that name; False also when there is nothing."""
 
     def fsync_dir(self, path: Path) -> None:
         """Make the names in a directory durable: creations, renames, removals.  Raises DurabilityLost."""
@@ -312,6 +316,47 @@ class OsDisk:
             with self._open("open", path, os.O_RDONLY | os.O_DIRECTORY) as directory:
                 with naming_lost_durability("syncfs", path):
                     _syncfs(directory._fd)
+
+
+class LookingDisk:
+    """The operating system's, for a look at what may be anybody's: a ``ReadableDisk`` that cannot write.
+
+    Opens regular files and directories and nothing else: no symbolic link is followed, no pipe or device touched.
+    """
+
+    def open(self, path: Path) -> OsFile:
+        _require_kind(stat.S_ISREG, "a file", "open", path)
+        with naming_errors("open", path):
+            return OsFile(os.open(path, _LOOKING | os.O_NONBLOCK), path, is_synced=False)
+
+    def names(self, path: Path) -> Sequence[str]:
+        _require_kind(stat.S_ISDIR, "a directory", "list", path)
+        with naming_errors("list", path):
+            fd = os.open(path, _LOOKING | os.O_DIRECTORY)
+            try:
+                return sorted(os.listdir(fd))
+            finally:
+                os.close(fd)
+
+    def is_directory(self, path: Path) -> bool:
+        try:
+            with naming_errors("stat", path):
+                return stat.S_ISDIR(os.lstat(path).st_mode)
+        except FileMissing:
+            return False
+
+
+_LOOKING: Final = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW
+
+
+def _require_kind(is_kind: Callable[[int], bool], kind: str, operation: str, path: Path) -> None:
+    """Raises StorageError unless ``path`` itself, not what it may lead to, is of that kind."""
+    with naming_errors(operation, path):
+        mode = os.lstat(path).st_mode
+    if stat.S_ISLNK(mode):
+        raise StorageError("it is a symbolic link, which is not followed", operation=operation, path=str(path))
+    if not is_kind(mode):
+        raise StorageError(f"it is not {kind}", operation=operation, path=str(path))
 
 
 def _syncfs(fd: int) -> None:

@@ -18,7 +18,7 @@ from walkeeper.errors import Corrupt, FileMissing, WalNotAvailable
 from walkeeper.formats.segments import segment_start
 from walkeeper.ids import TimelineNumber
 from walkeeper.lsn import Lsn
-from walkeeper.storage.disk import Disk, File
+from walkeeper.storage.disk import File, ReadableDisk
 from walkeeper.storage.wal import partial, segment_path
 
 
@@ -68,7 +68,7 @@ class OpenSegment:
 class WalReader:
     """Opens the segments in ``directory``, each of ``segment_bytes``.  Any number of threads may use one."""
 
-    disk: Disk
+    disk: ReadableDisk
     directory: Path
     segment_bytes: int
 

@@ -37,9 +37,10 @@ REMOTE_SEGMENT_BEING_MADE: Final = "remote_partial.tmp"
 CONTROL_FILE_BYTES_MAX: Final = 1 << 20
 """A control file has some hundred bytes; a term history of thousands of terms stays far below."""
 
-_LEFTOVERS: Final = frozenset(
+LEFTOVERS: Final = frozenset(
     {CONTROL_FILE_BEING_MADE, SEGMENT_BEING_MADE, REMOTE_SEGMENT_BEING_MADE, SPARE, SPARE_BEING_MADE}
 )
+"""What is deleted when a timeline is read: temporary names."""
 
 _CHUNK_BYTES: Final = 1 << 20
 """Read, verified or written again at once."""
@@ -64,15 +65,15 @@ def recover(disk: Disk, directory: Path) -> Recovered:
     """
     with no_way_back(f"{directory} was being read"):
         control_file = read_control_file(disk, directory)
-        _require_here(control_file, directory)
+        require_here(control_file, directory)
         remove_leftovers(disk, directory)
         end_lsn, tli = _recover_wal(disk, directory, control_file)
         disk.fsync_dir(directory)
     return Recovered(control_file, end_lsn, tli)
 
 
-def _require_here(control_file: ControlFile, directory: Path) -> None:
-    """Without its WAL a timeline would be taken for an empty one, and a leader would begin it anew."""
+def require_here(control_file: ControlFile, directory: Path) -> None:
+    """Without its WAL a timeline would be taken for an empty one, and a leader would begin it anew: raises Corrupt."""
     if control_file.evicted_at is not None:
         raise Corrupt(
             f"its WAL, up to {format_lsn(control_file.evicted_at)}, is in remote storage, which is not supported yet",
@@ -103,7 +104,7 @@ def read_control_file(disk: Disk, directory: Path) -> ControlFile:
 def remove_leftovers(disk: Disk, directory: Path) -> None:
     """Delete what an interruption left under a temporary name."""
     for name in disk.names(directory):
-        if name in _LEFTOVERS:
+        if name in LEFTOVERS:
             remove_if_there(disk, directory / name)
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import pytest
 
 import walkeeper
+from walkeeper.daemon import exits
 from walkeeper.daemon.cli import COMMANDS, Command, run_command
 from walkeeper.daemon.options import option
 from walkeeper.daemon.values import parse_text
@@ -86,6 +87,31 @@ def test_a_usage_error_is_one_line_and_exit_code_2(
     assert captured.err.startswith("walkeeper: ")
     assert captured.err.count("\n") == 1
     assert captured.out == ""
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["fetch"],
+        ["fetch", "a", "b"],
+        ["fetch", "a", "b", "--nonsense"],
+        ["fetch", "--keepers", "a", "b", "c", "d"],
+    ],
+)
+def test_a_usage_error_of_a_restore_command_stops_recovery(
+    capsys: pytest.CaptureFixture[str], arguments: list[str]
+) -> None:
+    assert run_command(arguments, {}) == 126
+    assert run_command([*arguments, "x"], {"WALKEEPER_NONSENSE": "x"}) == 126
+    assert "Traceback" not in capsys.readouterr().err
+
+
+def test_an_error_of_a_restore_command_that_nobody_expected_stops_recovery_too(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    commands = (Command("say", "says", Said, failing(ZeroDivisionError()), exits.report_to_recovery),)
+    assert run_command(["say"], {}, commands) == 126
+    assert "ZeroDivisionError" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("flag", ["-V", "--version"])

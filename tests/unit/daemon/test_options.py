@@ -13,10 +13,12 @@ from walkeeper.daemon.options import (
     Given,
     Source,
     add_flags,
+    argument,
     option,
     options_of,
     read_environment,
     read_flags,
+    read_toml,
     settle,
     switch,
 )
@@ -154,3 +156,33 @@ def test_the_help_names_every_way_to_set_an_option() -> None:
     assert "default 1s, WALKEEPER_PAUSE" in text
     assert "-t VALUE, --the-target VALUE" in text
     assert "100% sure" in text
+
+
+@dataclass(frozen=True, slots=True)
+class Positional:
+    source: str = argument("SOURCE", parse_text, help="100% of what")
+    pause_seconds: float = argument("PAUSE", parse_duration_seconds, help="how long")
+    name: str | None = option("name", parse_text, help="who")
+
+
+def test_arguments_are_told_by_their_place_among_the_flags_and_nowhere_else(tmp_path: Path) -> None:
+    options = tuple(options_of(Positional))
+    parser = FlagParser(prog="test")
+    add_flags(parser, options)
+    for arguments in (["here", "2s", "--name", "x"], ["--name", "x", "here", "2s"]):
+        said = read_flags(parser.parse_args(arguments), options)
+        assert settle(Positional, said, {}) == Positional(source="here", pause_seconds=2.0, name="x")
+    with pytest.raises(ConfigError):
+        read_environment({"WALKEEPER_SOURCE": "here"}, options)
+    with pytest.raises(ConfigError):
+        read_toml(Path(written(tmp_path / "c.toml", 'SOURCE = "here"')), options)
+    assert "SOURCE" in parser.format_help()
+
+
+@pytest.mark.parametrize("arguments", [[], ["here"], ["here", "2s", "there"], ["here", "soon"]])
+def test_arguments_that_are_missing_wrong_or_too_many_are_refused(arguments: list[str]) -> None:
+    options = tuple(options_of(Positional))
+    parser = FlagParser(prog="test")
+    add_flags(parser, options)
+    with pytest.raises(ConfigError):
+        settle(Positional, read_flags(parser.parse_args(arguments), options), {})

@@ -18,6 +18,7 @@ from walkeeper.formats.control_file import (
     control_file_as_json,
     encode_control_file,
     parse_control_file,
+    read_envelope,
 )
 from walkeeper.ids import NodeId, TenantId, TenantTimelineId, TimelineId
 from walkeeper.lsn import Lsn
@@ -382,3 +383,20 @@ def test_the_json_of_an_evicted_timeline_says_where_it_ended() -> None:
         "Deleting",
     ]
     assert control_file_as_json(LATE)["mconf"] == {"generation": 0, "members": [], "new_members": None}
+
+
+# -- files that cannot be read ------------------------------------------------------------------------------
+
+
+def test_an_envelope_tells_the_version_and_whether_the_checksum_holds() -> None:
+    whole = encode_control_file(
+        ControlFile(TenantTimelineId(TenantId(bytes(16)), TimelineId(bytes(16))), ServerInfo(150003, 7, 1 << 24))
+    )
+    assert read_envelope(whole) == (9, True)
+    assert read_envelope(whole[:-1]) == (9, False)
+    assert read_envelope(whole[:50] + b"x" + whole[51:]) == (9, False)
+
+
+@pytest.mark.parametrize("content", [b"", b"\xef\xce\xfe\xca\x09\0\0\0", bytes(500)])
+def test_what_is_no_control_file_has_no_envelope(content: bytes) -> None:
+    assert read_envelope(content) is None

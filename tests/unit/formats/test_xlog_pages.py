@@ -13,6 +13,7 @@ from walkeeper.formats.xlog_pages import (
     XLP_FIRST_IS_OVERWRITE_CONTRECORD,
     PageLayout,
     encode_page_header,
+    server_of_segment,
 )
 from walkeeper.lsn import Lsn
 from walkeeper.messages import ServerInfo
@@ -176,3 +177,28 @@ def test_where_a_record_is_being_continued_no_record_starts() -> None:
 def test_zeroes_are_no_record() -> None:
     with pytest.raises(Malformed, match="xl_tot_len"):
         first_record_header(bytes(100), Lsn(PAGE + 24), pg_major=15, wal_seg_size=16 * MIB)
+
+
+# -- segments that speak for themselves ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("pg_major", MAGICS)
+def test_a_segment_says_whose_wal_it_is(pg_major: int) -> None:
+    header = encode_page_header(PageLayout.of(pg_major, 16 * MIB), SEGMENT, tli=1, system_id=7)
+    assert server_of_segment(header) == ServerInfo(pg_major * 10000, 7, 16 * MIB)
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        b"",
+        bytes(40),
+        bytes(header_at(SEGMENT)[:39]),
+        bytes(header_at(SEGMENT, info=0x10)),
+        bytes(header_at(Lsn(SEGMENT + PAGE_BYTES))) + bytes(16),
+        b"\xff" * 40,
+    ],
+)
+def test_what_is_no_first_page_says_nothing(header: bytes) -> None:
+    with pytest.raises(Malformed):
+        server_of_segment(header)

@@ -8,7 +8,7 @@ from unit.proposer.model_keeper import FIRST_LSN, ModelKeeper
 from walkeeper.errors import ConfigError, Malformed, OutOfTurn
 from walkeeper.ids import NodeId, TenantId, TenantTimelineId, TimelineId
 from walkeeper.lsn import Lsn
-from walkeeper.membership import NO_CONFIGURATION, NO_GENERATION, Configuration, Generation, Member
+from walkeeper.membership import KEEPERS_MAX, NO_CONFIGURATION, NO_GENERATION, Configuration, Generation, Member
 from walkeeper.messages import (
     APPEND_BYTES_MAX,
     AcceptorGreeting,
@@ -20,7 +20,7 @@ from walkeeper.messages import (
     VoteResponse,
 )
 from walkeeper.proposer.actions import Action, Append, CampaignLost, CommitAdvanced, Elected, Fenced, Reconfigured
-from walkeeper.proposer.proposer import KEEPERS_MAX, Pace, Proposer
+from walkeeper.proposer.proposer import Pace, Proposer
 from walkeeper.terms import Term, TermHistory
 
 GREETING = ProposerGreeting(

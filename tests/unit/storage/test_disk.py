@@ -14,6 +14,7 @@ from walkeeper.messages import Slice
 from walkeeper.storage.disk import (
     SLICES_PER_WRITE_MAX,
     Disk,
+    LookingDisk,
     OsDisk,
     naming_errors,
     naming_lost_durability,
@@ -194,6 +195,37 @@ def test_files_are_for_their_owner_only(tmp_path: Path) -> None:
     disk.create(tmp_path / "directory" / "file").close()
     assert (tmp_path / "directory").stat().st_mode & 0o077 == 0
     assert (tmp_path / "directory" / "file").stat().st_mode & 0o077 == 0
+
+
+def test_a_look_reads_files_and_directories(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"content")
+    disk = LookingDisk()
+    with disk.open(tmp_path / "file") as file:
+        assert (file.size(), file.pread(9, 3)) == (7, b"tent")
+        with pytest.raises(StorageError):
+            file.pwritev((b"x",), 0)
+    assert disk.names(tmp_path) == ["file"]
+    assert disk.is_directory(tmp_path)
+    with pytest.raises(FileMissing):
+        disk.open(tmp_path / "missing")
+    assert not disk.is_directory(tmp_path / "missing")
+
+
+def test_a_look_goes_through_no_symbolic_link_and_touches_nothing_strange(tmp_path: Path) -> None:
+    (tmp_path / "directory").mkdir()
+    (tmp_path / "file").touch()
+    (tmp_path / "link").symlink_to("file")
+    (tmp_path / "way").symlink_to("directory")
+    os.mkfifo(tmp_path / "pipe")
+    disk = LookingDisk()
+    for name in ("link", "directory", "pipe"):
+        with pytest.raises(StorageError) as caught:
+            disk.open(tmp_path / name)
+        assert type(caught.value) is StorageError
+    for name in ("way", "file"):
+        with pytest.raises(StorageError):
+            disk.names(tmp_path / name)
+        assert not disk.is_directory(tmp_path / name)
 
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])

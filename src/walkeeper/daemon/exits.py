@@ -1,0 +1,72 @@
+"""Errors as last words and exit codes: for people and their scripts, and for PostgreSQL's recovery.
+
+Exit codes: 0 done, 1 failed, 2 wrong options or environment, 3 fenced by a newer term, 4 durability lost.  A
+restore_command has codes of its own: PostgreSQL takes 1 to 125 for *there is no such file*, which ends its recovery,
+and stops at anything above.
+
+Source: PostgreSQL ``access/transam/xlogarchive.c`` (RestoreArchivedFile).
+"""
+
+import os
+import sys
+from typing import Final
+
+from walkeeper.errors import ConfigError, DurabilityLost, Fenced, NotKept, WalkeeperError, leaves
+
+INTERRUPTED: Final = 130
+"""As shells report a program that Ctrl-C ended; above 125, too."""
+
+NO_SUCH_FILE: Final = 1
+CANNOT_TELL: Final = 126
+"""What a restore_command says."""
+
+
+def report(error: BaseException) -> int:
+    """Say in one line what went wrong; the exit code.  An error that has no name is raised: it needs its traceback."""
+    gravest = _gravest(error)
+    if gravest is None:
+        raise error
+    tell(str(gravest))
+    return exit_code(gravest)
+
+
+def report_to_recovery(error: BaseException) -> int:
+    """The same for a restore_command.  Only what is certain may end a recovery, and nothing is raised."""
+    gravest = _gravest(error)
+    tell(_traceback(error) if gravest is None else str(gravest))
+    return NO_SUCH_FILE if all(isinstance(leaf, NotKept) for leaf in leaves(error)) else CANNOT_TELL
+
+
+def _traceback(error: BaseException) -> str:
+    import traceback
+
+    return "".join(traceback.format_exception(error))
+
+
+def tell(line: str) -> None:
+    """Say it on standard error.  Where that cannot be written, on a full disk, the exit code is still what it is."""
+    try:
+        print(f"walkeeper: {line}", file=sys.stderr, flush=True)
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())  # else Python ends with a code of its own
+
+
+def exit_code(error: WalkeeperError) -> int:
+    match error:
+        case ConfigError():
+            return 2
+        case Fenced():
+            return 3
+        case DurabilityLost():
+            return 4
+        case _:
+            return 1
+
+
+def _gravest(error: BaseException) -> WalkeeperError | None:
+    """What to tell of an error, or of several at once; None if one of them has no name and needs its traceback."""
+    found = list(leaves(error))
+    named = [leaf for leaf in found if isinstance(leaf, WalkeeperError)]
+    if len(named) < len(found):
+        return None
+    return max(named, key=exit_code)
