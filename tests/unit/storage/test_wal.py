@@ -394,9 +394,16 @@ def test_a_spare_does_not_stay_when_the_wal_is_closed(disk: MemoryDisk) -> None:
     assert disk.names(DIRECTORY) == [name(3, ".partial")]
 
 
-def test_wal_that_pours_in_gets_a_spare_that_costs_nothing(disk: MemoryDisk) -> None:
+@pytest.mark.parametrize(("seconds", "makes_it"), [(0.001, "truncate"), (1.0, "write")])
+def test_wal_that_pours_in_gets_a_spare_that_costs_nothing(
+    seconds: float, makes_it: str, disk: MemoryDisk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    times = [0.0]
+    monkeypatch.setattr("walkeeper.storage.wal.perf_counter", lambda: times[0])
     wal = begun(disk, SEGMENT // 2 + 1)
+    times[0] = seconds
     seen: list[str] = []
     disk.on_operation = lambda operation, _path: seen.append(operation)
     wal.prepare_spare()
-    assert seen == ["unlink", "create", "truncate", "sync", "rename", "sync"]
+    assert seen[:3] == ["unlink", "create", makes_it]
+    assert seen[-3:] == ["sync", "rename", "sync"]
