@@ -22,7 +22,8 @@ import trio
 
 from walkeeper.errors import Fenced, StartOver
 from walkeeper.links.address import Address
-from walkeeper.links.keeper_link import Introduction, KeeperLink, Log, WalSource
+from walkeeper.links.keeper_link import Introduction, KeeperLink, WalSource
+from walkeeper.links.log import Log
 from walkeeper.lsn import INVALID_LSN, Lsn
 from walkeeper.proposer import actions
 from walkeeper.proposer.election import Election, is_blank

@@ -29,6 +29,7 @@ from walkeeper.links.keeper import (
     start_push,
     start_recovery,
 )
+from walkeeper.links.log import Log
 from walkeeper.links.postgres import Connection, time_limit
 from walkeeper.links.wal_stream import WalStream
 from walkeeper.links.window import Window
@@ -70,13 +71,6 @@ class NoWal:
 
     def slices(self, begin_lsn: Lsn, end_lsn: Lsn) -> Sequence[Slice]:
         raise AssertionError(f"nothing in [{begin_lsn}, {end_lsn}) can be had here")
-
-
-class Log(Protocol):
-    """structlog's bound logger, as far as links use it."""
-
-    def info(self, event: str, **fields: object) -> object: ...
-    def warning(self, event: str, **fields: object) -> object: ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ from walkeeper.formats.sizes import parse_size
 from walkeeper.formats.xlog import MAGICS
 from walkeeper.ids import TimelineNumber
 from walkeeper.links.conninfo import ConnectionInfo
-from walkeeper.links.keeper_link import Log
+from walkeeper.links.log import Log
 from walkeeper.links.postgres import Connection, connect
 from walkeeper.lsn import INVALID_LSN, Lsn, format_lsn, parse_lsn
 from walkeeper.messages import ServerInfo

@@ -26,7 +26,8 @@ from walkeeper.formats.replication import StandbyStatusUpdate, encode_standby_me
 from walkeeper.formats.xlog import LONG_HEADER_BYTES, PAGE_BYTES, first_record_header
 from walkeeper.links.ensemble import Ensemble
 from walkeeper.links.keeper import KeptTimeline
-from walkeeper.links.keeper_link import Introduction, Log
+from walkeeper.links.keeper_link import Introduction
+from walkeeper.links.log import Log
 from walkeeper.links.postgres import Connection, time_limit
 from walkeeper.links.wal_stream import WalStream
 from walkeeper.links.window import Window

@@ -14,7 +14,7 @@ from typing import Final
 from walkeeper.errors import ConfigError, ServerError
 from walkeeper.formats.commands import quote_identifier
 from walkeeper.links.conninfo import ConnectionInfo
-from walkeeper.links.keeper_link import Log
+from walkeeper.links.log import Log
 from walkeeper.links.postgres import Connection, connect
 from walkeeper.lsn import INVALID_LSN, Lsn, parse_lsn
 from walkeeper.sidecar.primary import show
