@@ -231,10 +231,6 @@ class Exists(TimelineUnavailable):
     reason = "exists on disk, but wasn't loaded"
 
 
-class Creating(TimelineUnavailable):
-    reason = "creation is in progress"
-
-
 class Closing(TimelineUnavailable):
     reason = "was cancelled and cannot be used anymore"
 
