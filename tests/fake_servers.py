@@ -285,7 +285,8 @@ class FakePrimary(Server):
 class FakeKeeper(Server):
     """A keeper: real rules, no disk.  WAL lies in ``wal`` from ``start_lsn`` on.
 
-    ``is_forgetful``: it never says that it has persisted a commit_lsn.
+    ``is_forgetful``: it never says that it has persisted a commit_lsn.  ``babbles_once``: its next vote is followed by
+    something that means nothing, in one breath.
     """
 
     node_id: NodeId = NodeId(1)
@@ -304,6 +305,8 @@ class FakeKeeper(Server):
     is_forgetful: bool = False
     hot_standby: HotStandbyFeedback = NO_HOT_STANDBY
     dies_after_voting: bool = False
+    babbles_once: bool = False
+    refuses_readers: bool = False
 
     @property
     def address(self) -> Address:
@@ -323,6 +326,18 @@ class FakeKeeper(Server):
         self.exists, self.scanner, self.wal, self.start_lsn = False, None, bytearray(), Lsn(0)
         self.term, self.history, self.commit_lsn, self.server = INITIAL_TERM, TermHistory(), Lsn(0), None
 
+    def adopt(self, wal: WalGenerator, *history: tuple[int, int]) -> None:
+        """As if the leaders of ``history`` (default: one) had written all of ``wal``."""
+        self.exists, self.server, self.start_lsn = (
+            True,
+            ServerInfo(150005, wal.system_id, SEGMENT_BYTES),
+            wal.start,
+        )
+        self.history = TermHistory.of(*(history or ((1, wal.start),)))
+        self.term, self.wal, self.commit_lsn = self.history.last_term, bytearray(wal.wal), wal.start
+        scanner = RecordScanner.start(wal.start, pg_major=15, wal_seg_size=SEGMENT_BYTES, inside_record=True)
+        self.scanner = scanner.scan([wal.wal])
+
     def read_flushed(self, begin: Lsn) -> bytes:
         return bytes(self.wal[begin - self.start_lsn : max(self.flush_lsn - self.start_lsn, 0)])
 
@@ -335,7 +350,9 @@ class FakeKeeper(Server):
         elif isinstance(command, IdentifySystem):
             await client.answer(str(self.server.system_id), str(self.tli), format_lsn(self.commit_lsn), None)
         elif isinstance(command, StartReplication):
-            if command.term != self.term:
+            if self.refuses_readers:
+                await client.fail("58030", "its disk does not answer")
+            elif command.term != self.term:
                 await client.fail("55000", f"failed to acquire term {command.term}, current term {self.term}")
             else:
                 await self.send_wal(client, command.start_lsn, self.read_flushed, lambda: self.flush_lsn)
@@ -354,7 +371,11 @@ class FakeKeeper(Server):
             reply = self._hear(parse_proposer_message(event.payload, 3))
             NEWS.unpark_all()
             if reply is not None:
-                await client.send(CopyData(encode_acceptor_message(reply, 3)))
+                said = [CopyData(encode_acceptor_message(reply, 3))]
+                if self.babbles_once and isinstance(reply, VoteResponse):
+                    self.babbles_once = False
+                    said.append(CopyData(b"babble"))
+                await client.send(*said)
             self.held |= self.dies_after_voting and isinstance(reply, VoteResponse)
 
     def _hear(self, message: ProposerMessage) -> AcceptorMessage | None:

@@ -28,7 +28,7 @@ from walkeeper.lsn import INVALID_LSN, Lsn
 from walkeeper.proposer import actions
 from walkeeper.proposer.election import Election, is_blank
 from walkeeper.proposer.follower import Follower
-from walkeeper.proposer.proposer import Proposer
+from walkeeper.proposer.proposer import Proposer, Stage
 
 CLOCK_TICK_SECONDS: Final = 0.02
 """The shortest time between two looks at the clock: a keeper that does not read must not make us spin."""
@@ -150,7 +150,7 @@ class Ensemble:
         self._news.unpark_all()
 
     def strand(self) -> None:
-        """A keeper needs WAL that no connected one has.  Raises StartOver if that lasts and no quorum can form.
+        """A keeper needs WAL that no connected one gives.  Raises StartOver if that lasts and no quorum can form.
 
         A quorum that has the start of our term commits without the missing WAL: then there is time.
         """
@@ -160,7 +160,7 @@ class Ensemble:
         elif self._stranded_since is None:
             self._stranded_since = now
         elif now - self._stranded_since > STRANDED_SECONDS:
-            raise StartOver("no keeper that is there has the WAL that the others need")
+            raise StartOver("no keeper that is there gives the WAL that the others need")
 
     def found_donor(self) -> None:
         self._stranded_since = None
@@ -202,5 +202,6 @@ class Ensemble:
             await self._lost.wait()
             await trio.sleep(uniform(*RIVALRY_SECONDS))
             self._lost = trio.Event()
-            self.proposer.campaign_again()
-            self.pump()
+            if self.proposer.stage is Stage.LOST:  # meanwhile another link may have heard that it is over
+                self.proposer.campaign_again()
+                self.pump()

@@ -37,7 +37,7 @@ from walkeeper.lsn import LSN_MAX, Lsn, format_lsn
 from walkeeper.messages import AppendRun, Slice
 from walkeeper.proposer.actions import Action, Append
 from walkeeper.proposer.follower import Phase
-from walkeeper.proposer.proposer import Outgoing, Proposer
+from walkeeper.proposer.proposer import Outgoing, Proposer, Stage
 
 SEND_AHEAD_BYTES: Final = 1024 * 1024
 """What is encoded for a keeper before the kernel has taken it: a few system calls' worth."""
@@ -98,10 +98,10 @@ class Company(Protocol):
     def address_of(self, place: int) -> Address: ...
 
     def strand(self) -> None:
-        """This keeper needs WAL that no connected one has.  Raises StartOver when that has lasted too long."""
+        """This keeper needs WAL that no connected one gives.  Raises StartOver when that has lasted too long."""
 
     def found_donor(self) -> None:
-        """The opposite."""
+        """A connected one has given some."""
 
 
 class KeeperLink:
@@ -196,14 +196,9 @@ class KeeperLink:
         while True:
             payloads = await connection.receive_copies()
             now = trio.current_time()
-            happened = [
-                action
-                for payload in payloads
-                for action in self._proposer.received(
-                    self.place, parse_acceptor_message(payload, PROTOCOL_VERSION), now
-                )
-            ]
-            self._company.act(happened)
+            for payload in payloads:  # one by one: what the first led to holds, even if the next means nothing
+                message = parse_acceptor_message(payload, PROTOCOL_VERSION)
+                self._company.act(self._proposer.received(self.place, message, now))
             if self._follower.phase is not Phase.STREAMING:
                 self._company.pump()  # a quorum may have formed
 
@@ -255,8 +250,9 @@ class KeeperLink:
     @property
     def _needs_donor(self) -> bool:
         """Whether this keeper waits for WAL that the writer does not have any more."""
-        missing_below = min(self._source.tail_lsn, self._proposer.available_lsn)
-        return self._follower.phase is Phase.STREAMING and self._follower.streaming_at < missing_below
+        if self._proposer.stage is not Stage.LEADING or self._follower.phase is not Phase.STREAMING:
+            return False
+        return self._follower.streaming_at < min(self._source.tail_lsn, self._proposer.available_lsn)
 
     async def _copy_from_donor(self, connection: Connection) -> None:
         """Send WAL that another keeper has, until the writer's own takes over."""
@@ -265,7 +261,6 @@ class KeeperLink:
             self._company.strand()
             await trio.sleep(DONOR_PAUSE_SECONDS)
             return
-        self._company.found_donor()
         begin_lsn = self._follower.streaming_at
         donor = self._company.address_of(place)
         self._company.log.info(
@@ -277,6 +272,7 @@ class KeeperLink:
             if self._is_own(error, connection):
                 raise
             self._company.log.warning("donor lost", keeper=str(self.address), donor=str(donor), why=str(error))
+            self._company.strand()
             await trio.sleep(DONOR_PAUSE_SECONDS)
 
     def _is_own(self, error: Exception, connection: Connection) -> bool:
@@ -297,9 +293,11 @@ class KeeperLink:
     async def _pass_on(self, stream: WalStream, connection: Connection) -> None:
         """One delivery of the donor, all of it, before the next."""
         chunk = await self._receive_with_heartbeats(stream, connection)
-        while self._follower.streaming_at < min(chunk.end_lsn, self._proposer.available_lsn):
+        self._company.found_donor()
+        while self._needs_donor and self._follower.streaming_at < chunk.end_lsn:
             self._say(connection, chunk, chunk.end_lsn)
             await connection.wait_sent()
+            await trio.lowlevel.checkpoint()  # a kernel that takes everything would make us starve the others
 
     async def _receive_with_heartbeats(self, stream: WalStream, connection: Connection) -> Window:
         """WAL from the donor; the keeper that waits for it hears that we are alive.  Raises Unreachable."""

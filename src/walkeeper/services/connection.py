@@ -329,7 +329,9 @@ class Connection:
     async def _replicate(self, command: StartReplication) -> bool:
         """The rest of a reader's connection."""
         if self._options.protocol is not StreamProtocol.VANILLA:
-            raise BadCommand('interpreted WAL is not served: connect with protocol={"type":"vanilla"} in the options')
+            raise BadCommand(
+                'interpreted WAL is not served: connect with protocol={"type":"vanilla"} in the options'
+            )
         timeline = self._timeline()
         await self._send(CopyBothResponse())
         source = CopyReader(self._link, self._session, self._reader_seconds_max)

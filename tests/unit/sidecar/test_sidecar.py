@@ -360,6 +360,17 @@ async def test_an_idle_primary_is_led_without_new_wal(autojump_clock: MockClock,
         await until(lambda: world.primary.confirmed_lsn == world.primary.wal.lsn)
 
 
+async def test_a_vote_counts_although_nonsense_follows_it_in_one_breath(
+    autojump_clock: MockClock, world: World
+) -> None:
+    await kept_before(world)
+    for keeper in world.keepers:
+        keeper.babbles_once = True
+    async with world.sidecar():
+        await world.commit()
+    assert not any(keeper.babbles_once for keeper in world.keepers)
+
+
 async def test_a_second_sidecar_fences_the_first(autojump_clock: MockClock, world: World) -> None:
     async with trio.open_nursery() as nursery:
         fenced = trio.Event()

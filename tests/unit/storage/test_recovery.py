@@ -29,8 +29,8 @@ from walkeeper.messages import ProposerElected, ProposerGreeting
 from walkeeper.storage.recovery import CONTROL_FILE, recover
 from walkeeper.storage.store import TimelineStore, write_control_file
 from walkeeper.storage.wal import partial, segment_path
-from walkeeper.testing.memory_disk import Fault, MemoryDisk
 from walkeeper.terms import Term, TermHistory
+from walkeeper.testing.memory_disk import Fault, MemoryDisk
 from walkeeper.testing.wal import WalGenerator
 
 BOUNDARY = Lsn(6 * SEGMENT)
@@ -349,9 +349,7 @@ def test_whatever_one_message_can_bring_is_read_back(disk: MemoryDisk) -> None:
     terms, members = FRAME_BYTES_MAX // 16 - 3, FRAME_BYTES_MAX // 11 - 10
     history = TermHistory.of(*((term, START) for term in range(1, terms + 1)))
     everybody = tuple(Member(NodeId(number), "", 5454) for number in range(1, members + 1))
-    control_file = new_timeline(
-        disk, term_history=history, configuration=Configuration(Generation(1), everybody)
-    )
+    control_file = new_timeline(disk, term_history=history, configuration=Configuration(Generation(1), everybody))
     elected = ProposerElected(Generation(0), Term(terms), START, history)
     greeting = ProposerGreeting(control_file.ttid, control_file.configuration, SERVER)
     for message in (elected, greeting):
