@@ -9,7 +9,7 @@ Whatever makes news (WAL from the primary, an acknowledgement) pumps the links a
 scheduler; a link that its keeper does not empty is left to its own task, so that none delays the others.
 
 Rules: what ends one conversation (network, protocol, the keeper's refusals) is repaired by that link; what ends the
-leadership leaves ``run``: ``Fenced``, ``ConfigError`` and ``StartOver``.
+leadership leaves ``run``: ``Fenced``, ``StartOver``, and ``ConfigError`` when too few keepers belong here to elect us.
 
 Does not know where WAL comes from, nor what a commit is good for.
 """
@@ -25,6 +25,7 @@ from walkeeper.links.address import Address
 from walkeeper.links.keeper_link import Introduction, KeeperLink, WalSource
 from walkeeper.links.log import Log
 from walkeeper.lsn import INVALID_LSN, Lsn
+from walkeeper.membership import majority
 from walkeeper.proposer import actions
 from walkeeper.proposer.election import Election, is_blank
 from walkeeper.proposer.follower import Follower
@@ -118,6 +119,24 @@ class Ensemble:
     def missing(self) -> Sequence[KeeperLink]:
         """To the others that have not voted yet or, after the election, have not persisted where it starts."""
         return [link for link in self.links if not self._is_through(link.place) and link not in self.blank()]
+
+    def absent(self) -> Sequence[KeeperLink]:
+        """To the keepers that nothing can be said to right now."""
+        return [link for link in self.links if not link.is_connected]
+
+    def keeper_came_or_went(self) -> None:
+        """A connection was made or lost: whoever waits for that looks."""
+        self._news.unpark_all()
+
+    def misplaced(self, error: BaseException) -> None:
+        """A keeper was found to be of another cluster, or another keeper's double: it belongs elsewhere.
+
+        Raises ``error`` when no majority can elect us without such keepers.  One of a quorum that works, or still may,
+        must not end it, whoever answers first.
+        """
+        well = sum(not link.is_misplaced for link in self.links)
+        if not self.proposer.has_won and well < majority(len(self.links)):
+            raise error
 
     def _is_through(self, place: int) -> bool:
         if self.proposer.has_won:

@@ -11,6 +11,7 @@ Bounds: at most ``SEND_AHEAD_BYTES`` wait for one keeper besides the kernel's bu
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from math import inf
 from typing import Final, Protocol
 
 import trio
@@ -95,6 +96,12 @@ class Company(Protocol):
     def pump(self) -> None:
         """Let every keeper hear what there is to say."""
 
+    def keeper_came_or_went(self) -> None:
+        """A connection was made or lost."""
+
+    def misplaced(self, error: BaseException) -> None:
+        """One more keeper ``is_misplaced``.  Raises ``error`` if that is the end."""
+
     def address_of(self, place: int) -> Address: ...
 
     def strand(self) -> None:
@@ -120,11 +127,19 @@ class KeeperLink:
         self._work = trio.Event()
         self._is_copying = False
         self._was_reached = False
+        self._heard_since = inf
+        self._told = ""
         self.trouble = ""
-        """Why it was lost or not reached last, for people."""
+        """Why it was lost or not reached, for people; empty when it has been heard since."""
+        self.is_misplaced = False
+        """Whether it does not belong to this quorum, by what it said last."""
 
     def __str__(self) -> str:
         return f"keeper {self.address}"
+
+    @property
+    def is_connected(self) -> bool:
+        return self._connection is not None
 
     # -- the life of a connection -----------------------------------------------------------------------------
 
@@ -132,20 +147,21 @@ class KeeperLink:
         """Converse for ever.  Raises groups of Fenced, ConfigError and StartOver."""
         backoff = Backoff()
         while True:
-            started_at = trio.current_time()
-            self._was_reached = False
+            self._was_reached, self._heard_since = False, inf
             try:
                 await self._converse()
             except* (Unreachable, ServerError, PeerError) as lost:
                 self._tell_loss(next(leaves(lost)))
             except* ConfigError as misplaced:
-                if not self._proposer.has_won:
-                    raise
-                # One that does not belong here has come to a quorum that works: it must not end that.
+                self.is_misplaced = True
                 self._tell_loss(next(leaves(misplaced)))
-            if trio.current_time() - started_at > SUCCESS_SECONDS:
+                self._company.misplaced(next(leaves(misplaced)))
+            if self._has_lasted():
                 backoff.succeeded()
             await trio.sleep(backoff.next_pause_seconds())
+
+    def _has_lasted(self) -> bool:
+        return trio.current_time() - self._heard_since > SUCCESS_SECONDS
 
     async def _converse(self) -> None:
         introduction = self._company.introduction
@@ -156,6 +172,7 @@ class KeeperLink:
             self._connection = connection
             self._proposer.connected(self.place)
             self._company.log.info("keeper connected", keeper=str(self.address))
+            self._company.keeper_came_or_went()
             try:
                 async with trio.open_nursery() as nursery:
                     self._scope = nursery.cancel_scope
@@ -164,6 +181,7 @@ class KeeperLink:
             finally:
                 self._connection = None
                 self._proposer.disconnected(self.place)
+                self._company.keeper_came_or_went()
         if self._failure is not None:
             raise self._failure
 
@@ -184,9 +202,10 @@ class KeeperLink:
             self._scope.cancel()
 
     def _tell_loss(self, error: BaseException) -> None:
-        """One line for each new reason, not one for each attempt."""
-        if str(error) != self.trouble:
-            self.trouble = str(error)
+        """One line for each new reason, not one for each attempt, unless it was well in between."""
+        self.trouble = str(error)
+        if self.trouble != self._told or self._has_lasted():
+            self._told = self.trouble
             event = "keeper lost" if self._was_reached else "keeper not reached"
             self._company.log.warning(event, keeper=str(self.address), why=self.trouble)
 
@@ -199,6 +218,8 @@ class KeeperLink:
             for payload in payloads:  # one by one: what the first led to holds, even if the next means nothing
                 message = parse_acceptor_message(payload, PROTOCOL_VERSION)
                 self._company.act(self._proposer.received(self.place, message, now))
+            self._heard_since = min(self._heard_since, now)
+            self.trouble, self.is_misplaced = "", False
             if self._follower.phase is not Phase.STREAMING:
                 self._company.pump()  # a quorum may have formed
 

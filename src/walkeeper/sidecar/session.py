@@ -38,6 +38,7 @@ from walkeeper.proposer.election import Election
 from walkeeper.proposer.proposer import Proposer, Stage
 from walkeeper.sidecar.config import ProposeConfig
 from walkeeper.sidecar.junction import Junction, Proof, fetch_junction
+from walkeeper.sidecar.majority import watch_majority
 from walkeeper.sidecar.primary import (
     Primary,
     ask_flush_lsn,
@@ -131,6 +132,7 @@ class _Session:
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._ensemble.run)
+                nursery.start_soon(watch_majority, self._ensemble, self._log)
                 election = await self._ensemble.wait_elected()
                 junction = await self._find_junction(election)
                 stream = await self._start_stream(junction)

@@ -159,3 +159,17 @@ async def test_a_lost_campaign_that_is_over_before_it_could_be_repeated_is_not_r
             await trio.sleep(2 * max(RIVALRY_SECONDS))
             nursery.cancel_scope.cancel()
     assert proposer.stage is Stage.OVER
+
+
+async def test_a_keeper_that_is_back_is_not_in_trouble_any_more(autojump_clock: MockClock, scene: Scene) -> None:
+    ensemble = scene.gather()
+    link = ensemble.links[2]
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(ensemble.run)
+        with scene.keepers[2].hold():
+            await ensemble.wait_elected()
+            await until(lambda: bool(link.trouble))
+            assert ensemble.absent() == [link]
+        await ensemble.wait_until(lambda: not ensemble.absent())
+        await until(lambda: not link.trouble)
+        nursery.cancel_scope.cancel()

@@ -99,6 +99,50 @@ async def test_nothing_is_confirmed_while_only_a_minority_is_there(
         await until(lambda: world.primary.confirmed_lsn == world.primary.wal.lsn)
 
 
+async def test_whom_commits_wait_for_is_said_once_and_when_they_do_not_any_more_too(
+    autojump_clock: MockClock, world: World
+) -> None:
+    first, second, third = world.keepers
+    async with world.sidecar():
+        with first.hold(), second.hold():
+            await until(lambda: bool(world.log.said("no majority: commits wait")))
+            await trio.sleep(60)
+        await world.commit()
+        await trio.sleep(60)
+        with second.hold(), third.hold():
+            await trio.sleep(60)
+        await world.commit()
+    told = [str(fields["missing"]) for fields in world.log.said("no majority: commits wait")]
+    assert len(told) == 2
+    assert [str(keeper.address) in told[0] for keeper in world.keepers] == [True, True, False]
+    assert [str(keeper.address) in told[1] for keeper in world.keepers] == [False, True, True]
+    assert len(world.log.said("majority is back")) == 2
+
+
+async def test_a_majority_that_is_away_for_a_moment_is_not_talked_about(
+    autojump_clock: MockClock, world: World
+) -> None:
+    async with world.sidecar():
+        await world.commit()
+        for keeper in world.keepers:
+            keeper.cut()
+        await world.commit()
+        await trio.sleep(60)
+    assert not world.log.said("no majority: commits wait")
+    assert not world.log.said("majority is back")
+
+
+async def test_a_keeper_that_is_lost_again_for_the_same_reason_is_told_of_again(
+    autojump_clock: MockClock, world: World
+) -> None:
+    async with world.sidecar():
+        for losses in (1, 2):
+            await world.commit()
+            await trio.sleep(60)
+            world.keepers[2].cut()
+            await until(lambda losses=losses: len(world.log.said("keeper lost")) == losses)  # type: ignore[misc]
+
+
 async def test_an_empty_quorum_starts_at_the_start_of_the_segment(autojump_clock: MockClock, world: World) -> None:
     for _ in range(40):
         world.primary.wal.logical_message("before", bytes(50_000))
@@ -490,11 +534,49 @@ async def test_a_quorum_that_ends_at_a_segment_start_is_continued(autojump_clock
 
 async def test_another_cluster_is_refused(autojump_clock: MockClock, world: World) -> None:
     await kept_before(world)
-    server = world.keepers[1].server
-    assert server is not None
-    world.keepers[1].server = replace(server, system_id=77)
+    misplace(world.keepers[1])
+    misplace(world.keepers[2])
     await assert_refused_and_keepers_untouched(world)
     assert {keeper.term for keeper in world.keepers} == {1}
+
+
+def misplace(keeper: FakeKeeper) -> None:
+    """It keeps another cluster's WAL under the same name."""
+    assert keeper.server is not None
+    keeper.server = replace(keeper.server, system_id=77)
+
+
+@pytest.mark.parametrize("misplaced", [0, 1, 2])
+async def test_one_misplaced_keeper_is_told_of_and_the_others_are_enough(
+    autojump_clock: MockClock, world: World, misplaced: int
+) -> None:
+    """Even when it is the first, or the only one, that answers."""
+    await kept_before(world)
+    one, *others = world.keepers[misplaced:] + world.keepers[:misplaced]
+    misplace(one)
+    async with world.sidecar():
+        with others[0].hold(), others[1].hold():
+            await trio.sleep(30)
+        await world.commit()
+        await trio.sleep(30)
+    assert one.term == 1
+    assert [said["keeper"] for said in world.log.said("keeper lost")].count(str(one.address)) == 1
+
+
+async def test_a_keeper_that_was_misplaced_and_is_not_any_more_counts_again(
+    autojump_clock: MockClock, world: World
+) -> None:
+    await kept_before(world)
+    first, second, third = world.keepers
+    server = first.server
+    misplace(first)
+    async with world.sidecar():
+        with second.hold(), third.hold():
+            await until(lambda: bool(world.log.said("keeper lost")))
+            first.server = server
+            await trio.sleep(30)
+            misplace(second)
+        await world.commit()
 
 
 async def test_another_timeline_of_postgresql_is_refused(autojump_clock: MockClock, world: World) -> None:
