@@ -204,7 +204,8 @@ class Server:
 class FakePrimary(Server):
     """A primary whose WAL the test writes with ``wal``; ``confirmed_lsn`` is what the sidecar has reported.
 
-    ``earlier_lsns`` are told to the next that ask how far it is; WAL below ``removed_below`` is gone.
+    ``earlier_lsns`` are told to the next that ask how far it is; WAL below ``removed_below`` is gone.  ``odd_answers``
+    are the rows that commands with these beginnings get instead of theirs.
     """
 
     wal: WalGenerator = field(
@@ -213,6 +214,7 @@ class FakePrimary(Server):
     settings: dict[str, str] = field(default_factory=dict)
     slots: dict[str, Lsn] = field(default_factory=dict)
     refusals: dict[str, tuple[str, str]] = field(default_factory=dict)
+    odd_answers: dict[str, tuple[str | None, ...]] = field(default_factory=dict)
     confirmed_lsn: Lsn = Lsn(0)
     earlier_lsns: list[Lsn] = field(default_factory=list)
     switched_at: Lsn = Lsn(0)
@@ -241,6 +243,10 @@ class FakePrimary(Server):
         for prefix, (sqlstate, message) in self.refusals.items():
             if text.startswith(prefix):
                 await client.fail(sqlstate, message)
+                return
+        for prefix, values in self.odd_answers.items():
+            if text.startswith(prefix):
+                await client.answer(*values)
                 return
         match text.split():
             case ["SHOW", name]:

@@ -700,6 +700,36 @@ async def test_a_primary_that_is_not_there_yet_is_waited_for(autojump_clock: Moc
         await world.commit()
 
 
+@pytest.mark.parametrize(
+    ("question", "answer"),
+    [
+        ("IDENTIFY_SYSTEM", ("x",)),
+        ("IDENTIFY_SYSTEM", ("many", "1", "0/1000000", None)),
+        ("IDENTIFY_SYSTEM", ("1", "one", "0/1000000", None)),
+        ("IDENTIFY_SYSTEM", ("1", "1", "far", None)),
+        ("SHOW server_version_num", ("devel",)),
+        ("SHOW server_version_num", ("150005", "150006")),
+        ("SHOW wal_segment_size", ("sixteen",)),
+        ("READ_REPLICATION_SLOT", ("physical",)),
+        ("READ_REPLICATION_SLOT", ("physical", "near", None)),
+        ("TIMELINE_HISTORY", ("00000002.history",)),
+        ("TIMELINE_HISTORY", ("00000002.history", "")),
+        ("TIMELINE_HISTORY", ("00000002.history", "1 there")),
+    ],
+)
+async def test_a_primary_that_answers_nonsense_is_asked_again_later(
+    autojump_clock: MockClock, world: World, question: str, answer: tuple[str | None, ...]
+) -> None:
+    if question == "TIMELINE_HISTORY":
+        world.primary.wal = WalGenerator(Lsn(0x1000000), wal_seg_size=SEGMENT_BYTES, system_id=SYSTEM_ID, tli=2)
+    world.primary.odd_answers[question] = answer
+    async with world.sidecar():
+        await trio.sleep(10)
+        assert question in str(world.log.said("session ended")[0]["why"])
+        world.primary.odd_answers.clear()
+        await world.commit()
+
+
 async def test_keepers_learn_what_server_the_wal_is_from(autojump_clock: MockClock, world: World) -> None:
     async with world.sidecar():
         await world.commit()
