@@ -497,6 +497,33 @@ async def test_a_primary_that_lost_what_the_quorum_has_is_refused(autojump_clock
     await assert_refused_and_keepers_untouched(world)
 
 
+async def test_a_stale_copy_of_a_primary_does_not_fence_the_writer_that_is_well(
+    autojump_clock: MockClock, world: World, nursery: trio.Nursery
+) -> None:
+    """That it lacks what is committed shows before any keeper is asked for its vote, even if one of them hangs."""
+    async with world.sidecar():
+        end = await world.commit()
+        await until(lambda: all(keeper.commit_lsn == end for keeper in world.keepers))
+        copy = FakePrimary()
+        await nursery.start(copy.serve)
+        info = ConnectionInfo("127.0.0.1", copy.port, sslmode=SslMode.DISABLE)
+        with world.keepers[0].hold():
+            await assert_refused_and_keepers_untouched(world, primary=info)
+        await world.commit()
+    assert {keeper.term for keeper in world.keepers} == {1}
+    assert copy.slots == {}
+
+
+async def test_a_keeper_of_another_cluster_does_not_make_a_primary_look_stale(
+    autojump_clock: MockClock, world: World
+) -> None:
+    await kept_before(world)
+    misplace(world.keepers[0])
+    world.keepers[0].commit_lsn = Lsn(1 << 40)
+    async with world.sidecar():
+        await world.commit()
+
+
 @pytest.mark.parametrize("sizes", [[300], [100], [100, 100], [37, 500]])
 async def test_a_primary_whose_wal_went_another_way_is_refused(
     autojump_clock: MockClock, world: World, sizes: list[int]
