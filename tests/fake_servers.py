@@ -210,7 +210,8 @@ class Server:
 class FakePrimary(Server):
     """A primary whose WAL the test writes with ``wal``; ``confirmed_lsn`` is what the sidecar has reported.
 
-    ``earlier_lsns`` are told to the next that ask how far it is; WAL below ``removed_below`` is gone.
+    ``earlier_lsns`` are told to the next that ask how far it is; WAL below ``removed_below`` is gone.  ``odd_answers``
+    are the rows that commands with these beginnings get instead of theirs.
     """
 
     wal: WalGenerator = field(
@@ -219,6 +220,7 @@ class FakePrimary(Server):
     settings: dict[str, str] = field(default_factory=dict)
     slots: dict[str, Lsn] = field(default_factory=dict)
     refusals: dict[str, tuple[str, str]] = field(default_factory=dict)
+    odd_answers: dict[str, tuple[str | None, ...]] = field(default_factory=dict)
     confirmed_lsn: Lsn = Lsn(0)
     earlier_lsns: list[Lsn] = field(default_factory=list)
     switched_at: Lsn = Lsn(0)
@@ -247,6 +249,10 @@ class FakePrimary(Server):
         for prefix, (sqlstate, message) in self.refusals.items():
             if text.startswith(prefix):
                 await client.fail(sqlstate, message)
+                return
+        for prefix, values in self.odd_answers.items():
+            if text.startswith(prefix):
+                await client.answer(*values)
                 return
         match text.split():
             case ["SHOW", name]:
@@ -291,8 +297,9 @@ class FakePrimary(Server):
 class FakeKeeper(Server):
     """A keeper: real rules, no disk.  WAL lies in ``wal`` from ``start_lsn`` on.
 
-    ``is_forgetful``: it never says that it has persisted a commit_lsn.  Readers of committed WAL lose the connection at
-    ``breaks_at``, wait for ever at ``stalls_at``, and get nothing below ``removed_below``.
+    ``is_forgetful``: it never says that it has persisted a commit_lsn.  ``babbles_once``: its next vote is followed by
+    something that means nothing, in one breath.  Readers of committed WAL lose the connection at ``breaks_at``, wait for
+    ever at ``stalls_at``, and get nothing below ``removed_below``.
     """
 
     node_id: NodeId = NodeId(1)
@@ -314,6 +321,8 @@ class FakeKeeper(Server):
     breaks_at: Lsn = LSN_MAX
     stalls_at: Lsn = LSN_MAX
     removed_below: Lsn = Lsn(0)
+    babbles_once: bool = False
+    refuses_readers: bool = False
 
     @property
     def address(self) -> Address:
@@ -332,6 +341,18 @@ class FakeKeeper(Server):
         self.cut()
         self.exists, self.scanner, self.wal, self.start_lsn = False, None, bytearray(), Lsn(0)
         self.term, self.history, self.commit_lsn, self.server = INITIAL_TERM, TermHistory(), Lsn(0), None
+
+    def adopt(self, wal: WalGenerator, *history: tuple[int, int]) -> None:
+        """As if the leaders of ``history`` (default: one) had written all of ``wal``."""
+        self.exists, self.server, self.start_lsn = (
+            True,
+            ServerInfo(150005, wal.system_id, SEGMENT_BYTES),
+            wal.start,
+        )
+        self.history = TermHistory.of(*(history or ((1, wal.start),)))
+        self.term, self.wal, self.commit_lsn = self.history.last_term, bytearray(wal.wal), wal.start
+        scanner = RecordScanner.start(wal.start, pg_major=15, wal_seg_size=SEGMENT_BYTES, inside_record=True)
+        self.scanner = scanner.scan([wal.wal])
 
     def read_flushed(self, begin: Lsn) -> bytes:
         return bytes(self.wal[begin - self.start_lsn : max(self.flush_lsn - self.start_lsn, 0)])
@@ -358,7 +379,9 @@ class FakeKeeper(Server):
         elif isinstance(command, TimelineStatus):
             await client.answer(format_lsn(self.flush_lsn), format_lsn(self.commit_lsn))
         elif isinstance(command, StartReplication):
-            if command.start_lsn < self.removed_below:
+            if self.refuses_readers:
+                await client.fail("58030", "its disk does not answer")
+            elif command.start_lsn < self.removed_below:
                 await client.send(CopyBothResponse(), ErrorResponse("there is no such segment", "58P01"))
             elif command.term is None:
                 await self.send_wal(client, command.start_lsn, self.read_committed, lambda: self.commit_lsn)
@@ -381,7 +404,11 @@ class FakeKeeper(Server):
             reply = self._hear(parse_proposer_message(event.payload, 3))
             NEWS.unpark_all()
             if reply is not None:
-                await client.send(CopyData(encode_acceptor_message(reply, 3)))
+                said = [CopyData(encode_acceptor_message(reply, 3))]
+                if self.babbles_once and isinstance(reply, VoteResponse):
+                    self.babbles_once = False
+                    said.append(CopyData(b"babble"))
+                await client.send(*said)
             self.held |= self.dies_after_voting and isinstance(reply, VoteResponse)
 
     def _hear(self, message: ProposerMessage) -> AcceptorMessage | None:

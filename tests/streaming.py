@@ -1,5 +1,7 @@
 """Both ends of a COPY stream in memory: the keeper's link and session, and a client that says what it likes."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -18,7 +20,7 @@ from walkeeper.formats.replication import (
 )
 from walkeeper.formats.session import TRUST_REPLIES, ServerSession
 from walkeeper.formats.startup import StartupMessage
-from walkeeper.links.link import StreamLink
+from walkeeper.links.link import RECEIVE_BYTES_MAX
 from walkeeper.services.copy_in import CopyReader
 from walkeeper.services.goodbye import Goodbye
 from walkeeper.services.send_wal import send_wal
@@ -26,6 +28,43 @@ from walkeeper.timeline.registry import Client as ServedClient
 from walkeeper.timeline.timeline import Timeline
 
 RECEIVE_BYTES = 64 * 1024
+
+
+class StreamLink:
+    """A link over streams in memory.  It can be waited for, not tried."""
+
+    def __init__(self, stream: trio.abc.HalfCloseableStream) -> None:
+        self._stream = stream
+
+    def try_receive(self) -> bytes | None:
+        return None
+
+    def try_send(self, data: bytes | memoryview) -> int:
+        return 0
+
+    async def receive(self) -> bytes:
+        with closed_is_broken():
+            return bytes(await self._stream.receive_some(RECEIVE_BYTES_MAX))
+
+    async def send_all(self, data: bytes | memoryview) -> None:
+        with closed_is_broken():
+            await self._stream.send_all(data)
+
+    async def send_eof(self) -> None:
+        with closed_is_broken():
+            await self._stream.send_eof()
+
+    async def aclose(self) -> None:
+        await trio.aclose_forcefully(self._stream)
+
+
+@contextmanager
+def closed_is_broken() -> Iterator[None]:
+    """As sockets have it when another task closes the link."""
+    try:
+        yield
+    except trio.ClosedResourceError as closed:
+        raise trio.BrokenResourceError("connection closed on this side") from closed
 
 
 class Encodable(Protocol):

@@ -49,7 +49,10 @@ def python_files(*tops: Path) -> list[Path]:
 
 def text_files() -> list[Path]:
     inside = [path for place in PLACES for path in sorted((ROOT / place).rglob("*"))]
-    return [path for path in (*sorted(ROOT.iterdir()), *inside) if path.is_file() and path.suffix in TEXT]
+    outside = [
+        path for path in sorted(ROOT.iterdir()) if path.name != ".git"
+    ]  # of a worktree: a file that names one
+    return [path for path in (*outside, *inside) if path.is_file() and path.suffix in TEXT]
 
 
 @cache

@@ -68,10 +68,13 @@ class Refused(WalkeeperError):
 
 
 class BadCommand(Refused):
-    """A query that no keeper answers, or whose options cannot be read.  The connection stays usable."""
+    """A query that no keeper answers, or whose options cannot be read.  The connection stays usable.
 
-    def __init__(self, why: str, command: str) -> None:
-        super().__init__(f"{why} {command[:COMMAND_CHARACTERS_MAX]}")
+    ``command`` is what of the peer's own words is meant; empty when ``why`` says everything.
+    """
+
+    def __init__(self, why: str, command: str = "") -> None:
+        super().__init__(f"{why} {command[:COMMAND_CHARACTERS_MAX]}".rstrip())
         self.why, self.command = why, command
 
 
@@ -233,10 +236,6 @@ class Exists(TimelineUnavailable):
     """A timeline, or a directory that may be one, is in the way of creating it."""
 
     reason = "exists on disk, but wasn't loaded"
-
-
-class Creating(TimelineUnavailable):
-    reason = "creation is in progress"
 
 
 class Closing(TimelineUnavailable):

@@ -24,6 +24,7 @@ from walkeeper.errors import ConfigError
 from walkeeper.ids import NodeId, TenantId, TenantTimelineId, TimelineId
 from walkeeper.links.address import Address, parse_address, parse_keepers
 from walkeeper.messages import ServerInfo
+from walkeeper.sidecar.name import DEFAULT_NAME
 
 LOG_FORMATS: Final = ("plain", "json")
 
@@ -128,13 +129,13 @@ class ProposeOptions:
     quorum: QuorumConfig
     log: LogConfig
     primary: str = option(
-        "primary", parse_text, default="application_name=walkeeper", metavar="CONNINFO",
+        "primary", parse_text, default=f"application_name={DEFAULT_NAME}", metavar="CONNINFO",
         help="how to reach PostgreSQL, as libpq has it: 'host=... user=...' or a URI; PG* variables count too",
     )  # fmt: skip
     slot_name: str = option(
         "slot",
         parse_text,
-        default="walkeeper",
+        default=DEFAULT_NAME,
         metavar="NAME",
         help="the physical replication slot to make or use",
     )

@@ -9,7 +9,7 @@ Whatever makes news (WAL from the primary, an acknowledgement) pumps the links a
 scheduler; a link that its keeper does not empty is left to its own task, so that none delays the others.
 
 Rules: what ends one conversation (network, protocol, the keeper's refusals) is repaired by that link; what ends the
-leadership leaves ``run``: ``Fenced``, ``ConfigError`` and ``StartOver``.
+leadership leaves ``run``: ``Fenced``, ``StartOver``, and ``ConfigError`` when too few keepers belong here to elect us.
 
 Does not know where WAL comes from, nor what a commit is good for.
 """
@@ -22,12 +22,14 @@ import trio
 
 from walkeeper.errors import Fenced, StartOver
 from walkeeper.links.address import Address
-from walkeeper.links.keeper_link import Introduction, KeeperLink, Log, WalSource
+from walkeeper.links.keeper_link import Introduction, KeeperLink, WalSource
+from walkeeper.links.log import Log
 from walkeeper.lsn import INVALID_LSN, Lsn
+from walkeeper.membership import majority
 from walkeeper.proposer import actions
 from walkeeper.proposer.election import Election, is_blank
 from walkeeper.proposer.follower import Follower
-from walkeeper.proposer.proposer import Proposer
+from walkeeper.proposer.proposer import Proposer, Stage
 
 CLOCK_TICK_SECONDS: Final = 0.02
 """The shortest time between two looks at the clock: a keeper that does not read must not make us spin."""
@@ -118,6 +120,24 @@ class Ensemble:
         """To the others that have not voted yet or, after the election, have not persisted where it starts."""
         return [link for link in self.links if not self._is_through(link.place) and link not in self.blank()]
 
+    def absent(self) -> Sequence[KeeperLink]:
+        """To the keepers that nothing can be said to right now."""
+        return [link for link in self.links if not link.is_connected]
+
+    def keeper_came_or_went(self) -> None:
+        """A connection was made or lost: whoever waits for that looks."""
+        self._news.unpark_all()
+
+    def misplaced(self, error: BaseException) -> None:
+        """A keeper was found to be of another cluster, or another keeper's double: it belongs elsewhere.
+
+        Raises ``error`` when no majority can elect us without such keepers.  One of a quorum that works, or still may,
+        must not end it, whoever answers first.
+        """
+        well = sum(not link.is_misplaced for link in self.links)
+        if not self.proposer.has_won and well < majority(len(self.links)):
+            raise error
+
     def _is_through(self, place: int) -> bool:
         if self.proposer.has_won:
             return self.proposer.has_persisted(place)
@@ -149,7 +169,7 @@ class Ensemble:
         self._news.unpark_all()
 
     def strand(self) -> None:
-        """A keeper needs WAL that no connected one has.  Raises StartOver if that lasts and no quorum can form.
+        """A keeper needs WAL that no connected one gives.  Raises StartOver if that lasts and no quorum can form.
 
         A quorum that has the start of our term commits without the missing WAL: then there is time.
         """
@@ -159,7 +179,7 @@ class Ensemble:
         elif self._stranded_since is None:
             self._stranded_since = now
         elif now - self._stranded_since > STRANDED_SECONDS:
-            raise StartOver("no keeper that is there has the WAL that the others need")
+            raise StartOver("no keeper that is there gives the WAL that the others need")
 
     def found_donor(self) -> None:
         self._stranded_since = None
@@ -201,5 +221,6 @@ class Ensemble:
             await self._lost.wait()
             await trio.sleep(uniform(*RIVALRY_SECONDS))
             self._lost = trio.Event()
-            self.proposer.campaign_again()
-            self.pump()
+            if self.proposer.stage is Stage.LOST:  # meanwhile another link may have heard that it is over
+                self.proposer.campaign_again()
+                self.pump()

@@ -7,14 +7,14 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Final
 
-from walkeeper.errors import Malformed, ServerError
+from walkeeper.errors import ServerError
 from walkeeper.formats.commands import StartWalPush, encode_start_recovery, encode_start_wal_push
 from walkeeper.formats.sizes import parse_size
 from walkeeper.formats.startup import encode_options
 from walkeeper.ids import TenantTimelineId, TimelineNumber
 from walkeeper.links.address import Address
 from walkeeper.links.conninfo import ConnectionInfo
-from walkeeper.links.postgres import Connection, connect
+from walkeeper.links.postgres import Connection, Row, connect
 from walkeeper.links.wal_stream import WalStream
 from walkeeper.lsn import Lsn, parse_lsn
 from walkeeper.messages import ServerInfo
@@ -22,8 +22,9 @@ from walkeeper.terms import Term
 
 PROTOCOL_VERSION: Final = 3
 
+_UNDEFINED_OBJECT: Final = "42704"
 _NOT_FOUND: Final = "was not found"
-"""How a keeper says that it has no such timeline.  Neon's has no SQLSTATE of its own for it."""
+"""How a keeper says that it has no such timeline.  Neon's has no SQLSTATE of its own for it, but these words."""
 
 
 def connect_keeper(
@@ -51,28 +52,30 @@ class KeptTimeline:
 
 
 async def identify(connection: Connection) -> KeptTimeline | None:
-    """What the keeper has of the connection's timeline, None if it never heard of it.  Raises ServerError."""
+    """What the keeper has of the connection's timeline, None if it never heard of it.
+
+    Raises ServerError, and Malformed for an answer that means nothing.
+    """
     try:
-        rows = await connection.query("IDENTIFY_SYSTEM")
+        return await connection.ask("IDENTIFY_SYSTEM", _read_kept_timeline)
     except ServerError as error:
-        if _NOT_FOUND in error.message:
+        if error.sqlstate == _UNDEFINED_OBJECT or _NOT_FOUND in error.message:
             return None
         raise
-    try:
-        ((system_id, tli, end_lsn, _),) = rows
-        return KeptTimeline(int(system_id or 0), TimelineNumber(int(tli or 0)), parse_lsn(end_lsn or "0/0"))
-    except ValueError as error:
-        raise Malformed(f"{connection.name}: IDENTIFY_SYSTEM answered {rows}") from error
+
+
+def _read_kept_timeline(row: Row) -> KeptTimeline:
+    system_id, tli, end_lsn, _ = row
+    return KeptTimeline(int(system_id or 0), TimelineNumber(int(tli or 0)), parse_lsn(end_lsn or "0/0"))
 
 
 async def ask_server(connection: Connection) -> ServerInfo:
     """The server whose WAL the keeper has for the connection's timeline, without its system id.
 
-    Raises ServerError from a keeper that does not answer SHOW, as Neon's.
+    Raises ServerError from a keeper that does not answer SHOW, as Neon's, and Malformed.
     """
-    ((version,),) = await connection.query("SHOW server_version_num")
-    ((segment,),) = await connection.query("SHOW wal_segment_size")
-    return ServerInfo(int(version or 0), 0, parse_size(segment or ""))
+    version = await connection.show("server_version_num", int)
+    return ServerInfo(version, 0, await connection.show("wal_segment_size", parse_size))
 
 
 async def start_push(connection: Connection) -> None:

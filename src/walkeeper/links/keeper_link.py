@@ -11,6 +11,7 @@ Bounds: at most ``SEND_AHEAD_BYTES`` wait for one keeper besides the kernel's bu
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from math import inf
 from typing import Final, Protocol
 
 import trio
@@ -29,6 +30,7 @@ from walkeeper.links.keeper import (
     start_push,
     start_recovery,
 )
+from walkeeper.links.log import Log
 from walkeeper.links.postgres import Connection, time_limit
 from walkeeper.links.wal_stream import WalStream
 from walkeeper.links.window import Window
@@ -36,7 +38,7 @@ from walkeeper.lsn import LSN_MAX, Lsn, format_lsn
 from walkeeper.messages import AppendRun, Slice
 from walkeeper.proposer.actions import Action, Append
 from walkeeper.proposer.follower import Phase
-from walkeeper.proposer.proposer import Outgoing, Proposer
+from walkeeper.proposer.proposer import Outgoing, Proposer, Stage
 
 SEND_AHEAD_BYTES: Final = 1024 * 1024
 """What is encoded for a keeper before the kernel has taken it: a few system calls' worth."""
@@ -72,13 +74,6 @@ class NoWal:
         raise AssertionError(f"nothing in [{begin_lsn}, {end_lsn}) can be had here")
 
 
-class Log(Protocol):
-    """structlog's bound logger, as far as links use it."""
-
-    def info(self, event: str, **fields: object) -> object: ...
-    def warning(self, event: str, **fields: object) -> object: ...
-
-
 @dataclass(frozen=True, slots=True)
 class Introduction:
     """How a writer presents itself to keepers; ``check`` hears what each has, and raises ConfigError to refuse it."""
@@ -101,13 +96,19 @@ class Company(Protocol):
     def pump(self) -> None:
         """Let every keeper hear what there is to say."""
 
+    def keeper_came_or_went(self) -> None:
+        """A connection was made or lost."""
+
+    def misplaced(self, error: BaseException) -> None:
+        """One more keeper ``is_misplaced``.  Raises ``error`` if that is the end."""
+
     def address_of(self, place: int) -> Address: ...
 
     def strand(self) -> None:
-        """This keeper needs WAL that no connected one has.  Raises StartOver when that has lasted too long."""
+        """This keeper needs WAL that no connected one gives.  Raises StartOver when that has lasted too long."""
 
     def found_donor(self) -> None:
-        """The opposite."""
+        """A connected one has given some."""
 
 
 class KeeperLink:
@@ -126,11 +127,19 @@ class KeeperLink:
         self._work = trio.Event()
         self._is_copying = False
         self._was_reached = False
+        self._heard_since = inf
+        self._told = ""
         self.trouble = ""
-        """Why it was lost or not reached last, for people."""
+        """Why it was lost or not reached, for people; empty when it has been heard since."""
+        self.is_misplaced = False
+        """Whether it does not belong to this quorum, by what it said last."""
 
     def __str__(self) -> str:
         return f"keeper {self.address}"
+
+    @property
+    def is_connected(self) -> bool:
+        return self._connection is not None
 
     # -- the life of a connection -----------------------------------------------------------------------------
 
@@ -138,20 +147,21 @@ class KeeperLink:
         """Converse for ever.  Raises groups of Fenced, ConfigError and StartOver."""
         backoff = Backoff()
         while True:
-            started_at = trio.current_time()
-            self._was_reached = False
+            self._was_reached, self._heard_since = False, inf
             try:
                 await self._converse()
             except* (Unreachable, ServerError, PeerError) as lost:
                 self._tell_loss(next(leaves(lost)))
             except* ConfigError as misplaced:
-                if not self._proposer.has_won:
-                    raise
-                # One that does not belong here has come to a quorum that works: it must not end that.
+                self.is_misplaced = True
                 self._tell_loss(next(leaves(misplaced)))
-            if trio.current_time() - started_at > SUCCESS_SECONDS:
+                self._company.misplaced(next(leaves(misplaced)))
+            if self._has_lasted():
                 backoff.succeeded()
             await trio.sleep(backoff.next_pause_seconds())
+
+    def _has_lasted(self) -> bool:
+        return trio.current_time() - self._heard_since > SUCCESS_SECONDS
 
     async def _converse(self) -> None:
         introduction = self._company.introduction
@@ -162,6 +172,7 @@ class KeeperLink:
             self._connection = connection
             self._proposer.connected(self.place)
             self._company.log.info("keeper connected", keeper=str(self.address))
+            self._company.keeper_came_or_went()
             try:
                 async with trio.open_nursery() as nursery:
                     self._scope = nursery.cancel_scope
@@ -170,6 +181,7 @@ class KeeperLink:
             finally:
                 self._connection = None
                 self._proposer.disconnected(self.place)
+                self._company.keeper_came_or_went()
         if self._failure is not None:
             raise self._failure
 
@@ -190,9 +202,10 @@ class KeeperLink:
             self._scope.cancel()
 
     def _tell_loss(self, error: BaseException) -> None:
-        """One line for each new reason, not one for each attempt."""
-        if str(error) != self.trouble:
-            self.trouble = str(error)
+        """One line for each new reason, not one for each attempt, unless it was well in between."""
+        self.trouble = str(error)
+        if self.trouble != self._told or self._has_lasted():
+            self._told = self.trouble
             event = "keeper lost" if self._was_reached else "keeper not reached"
             self._company.log.warning(event, keeper=str(self.address), why=self.trouble)
 
@@ -202,14 +215,11 @@ class KeeperLink:
         while True:
             payloads = await connection.receive_copies()
             now = trio.current_time()
-            happened = [
-                action
-                for payload in payloads
-                for action in self._proposer.received(
-                    self.place, parse_acceptor_message(payload, PROTOCOL_VERSION), now
-                )
-            ]
-            self._company.act(happened)
+            for payload in payloads:  # one by one: what the first led to holds, even if the next means nothing
+                message = parse_acceptor_message(payload, PROTOCOL_VERSION)
+                self._company.act(self._proposer.received(self.place, message, now))
+            self._heard_since = min(self._heard_since, now)
+            self.trouble, self.is_misplaced = "", False
             if self._follower.phase is not Phase.STREAMING:
                 self._company.pump()  # a quorum may have formed
 
@@ -261,8 +271,9 @@ class KeeperLink:
     @property
     def _needs_donor(self) -> bool:
         """Whether this keeper waits for WAL that the writer does not have any more."""
-        missing_below = min(self._source.tail_lsn, self._proposer.available_lsn)
-        return self._follower.phase is Phase.STREAMING and self._follower.streaming_at < missing_below
+        if self._proposer.stage is not Stage.LEADING or self._follower.phase is not Phase.STREAMING:
+            return False
+        return self._follower.streaming_at < min(self._source.tail_lsn, self._proposer.available_lsn)
 
     async def _copy_from_donor(self, connection: Connection) -> None:
         """Send WAL that another keeper has, until the writer's own takes over."""
@@ -271,7 +282,6 @@ class KeeperLink:
             self._company.strand()
             await trio.sleep(DONOR_PAUSE_SECONDS)
             return
-        self._company.found_donor()
         begin_lsn = self._follower.streaming_at
         donor = self._company.address_of(place)
         self._company.log.info(
@@ -283,6 +293,7 @@ class KeeperLink:
             if self._is_own(error, connection):
                 raise
             self._company.log.warning("donor lost", keeper=str(self.address), donor=str(donor), why=str(error))
+            self._company.strand()
             await trio.sleep(DONOR_PAUSE_SECONDS)
 
     def _is_own(self, error: Exception, connection: Connection) -> bool:
@@ -303,9 +314,11 @@ class KeeperLink:
     async def _pass_on(self, stream: WalStream, connection: Connection) -> None:
         """One delivery of the donor, all of it, before the next."""
         chunk = await self._receive_with_heartbeats(stream, connection)
-        while self._follower.streaming_at < min(chunk.end_lsn, self._proposer.available_lsn):
+        self._company.found_donor()
+        while self._needs_donor and self._follower.streaming_at < chunk.end_lsn:
             self._say(connection, chunk, chunk.end_lsn)
             await connection.wait_sent()
+            await trio.lowlevel.checkpoint()  # a kernel that takes everything would make us starve the others
 
     async def _receive_with_heartbeats(self, stream: WalStream, connection: Connection) -> Window:
         """WAL from the donor; the keeper that waits for it hears that we are alive.  Raises Unreachable."""

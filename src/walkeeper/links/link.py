@@ -133,37 +133,6 @@ class SocketLink:
             await ready(self._socket)
 
 
-class StreamLink:
-    """A link over any Trio stream: TLS, or a pair in memory.  It can be waited for, not tried."""
-
-    def __init__(self, stream: trio.abc.HalfCloseableStream | trio.abc.Stream) -> None:
-        self._stream = stream
-
-    def try_receive(self) -> bytes | None:
-        return None
-
-    def try_send(self, data: bytes | memoryview) -> int:  # noqa: ARG002
-        return 0  # a stream can only be waited for
-
-    async def receive(self) -> bytes:
-        with _closed_is_broken:
-            return bytes(await self._stream.receive_some(RECEIVE_BYTES_MAX))
-
-    async def send_all(self, data: bytes | memoryview) -> None:
-        with _closed_is_broken:
-            await self._stream.send_all(data)
-
-    async def send_eof(self) -> None:
-        with _closed_is_broken:
-            if isinstance(self._stream, trio.abc.HalfCloseableStream):
-                await self._stream.send_eof()
-            else:  # TLS cannot end one side only
-                await self._stream.aclose()
-
-    async def aclose(self) -> None:
-        await trio.aclose_forcefully(self._stream)
-
-
 class _ClosedIsBroken:
     """Whoever still waits when another task closes the link sees what it would see if the peer had gone."""
 

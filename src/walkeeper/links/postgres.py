@@ -10,12 +10,13 @@ Source: PostgreSQL, "Message Flow".
 
 import socket
 import ssl
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
+from typing import TypeVar
 
 import trio
 
-from walkeeper.errors import ConfigError, OutOfTurn, PeerError, ServerError, Unreachable
+from walkeeper.errors import ConfigError, Malformed, OutOfTurn, PeerError, ServerError, Unreachable
 from walkeeper.formats.backend import (
     BackendMessage,
     CommandComplete,
@@ -35,6 +36,8 @@ from walkeeper.links.tls import client_context
 from walkeeper.messages import Slice
 
 Row = tuple[str | None, ...]
+
+T = TypeVar("T")
 
 
 @contextmanager
@@ -77,6 +80,27 @@ class Connection:
         if failure is not None:
             raise failure
         return rows
+
+    async def ask(self, question: str, read: Callable[[Row], T]) -> T:
+        """What ``read`` makes of the one row that answers ``question``.
+
+        Raises ServerError, and Malformed for another number of rows and when ``read`` raises ValueError or Malformed.
+        """
+        rows = await self.query(question)
+        try:
+            (row,) = rows
+            return read(row)
+        except (ValueError, Malformed) as error:
+            raise Malformed(f"{self.name}: {question} was answered with {rows}: {error}") from error
+
+    async def show(self, setting: str, parse: Callable[[str], T]) -> T:
+        """The value of a setting.  Raises as ``ask`` does."""
+
+        def read(row: Row) -> T:
+            (value,) = row
+            return parse(value or "")
+
+        return await self.ask(f"SHOW {setting}", read)
 
     async def start_copy(self, text: str) -> None:
         """Ask for a stream in both directions.  Raises ServerError, and the connection stays usable."""

@@ -85,6 +85,8 @@ COMMAND_NAMES: Final[Mapping[type[Command], str]] = {
 }
 """What commands are counted by; never the client's own words, since a label once used stays for ever."""
 
+_SAY_WHOSE_WAL: Final = "connect with options='-c tenant_id=... timeline_id=...'"
+
 log = structlog.stdlib.get_logger()
 
 
@@ -235,9 +237,9 @@ class Connection:
 
     def _require_ttid(self) -> TenantTimelineId:
         if self._options.tenant_id is None:
-            raise BadCommand("tenantid is required", "say options='-c tenant_id=... timeline_id=...'")
+            raise BadCommand(f"tenantid is required: {_SAY_WHOSE_WAL}")
         if self._options.timeline_id is None:
-            raise BadCommand("timelineid is required", "say options='-c tenant_id=... timeline_id=...'")
+            raise BadCommand(f"timelineid is required: {_SAY_WHOSE_WAL}")
         ttid = self._options.ttid
         assert ttid is not None
         return ttid
@@ -327,7 +329,9 @@ class Connection:
     async def _replicate(self, command: StartReplication) -> bool:
         """The rest of a reader's connection."""
         if self._options.protocol is not StreamProtocol.VANILLA:
-            raise BadCommand("interpreted WAL is not served, only", 'protocol={"type":"vanilla"}')
+            raise BadCommand(
+                'interpreted WAL is not served: connect with protocol={"type":"vanilla"} in the options'
+            )
         timeline = self._timeline()
         await self._send(CopyBothResponse())
         source = CopyReader(self._link, self._session, self._reader_seconds_max)

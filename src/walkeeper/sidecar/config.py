@@ -7,9 +7,7 @@ from walkeeper.ids import TenantId, TenantTimelineId, TimelineId
 from walkeeper.links.address import Address
 from walkeeper.links.conninfo import ConnectionInfo
 from walkeeper.proposer.proposer import Pace
-
-DEFAULT_NAME: Final = "walkeeper"
-"""The name of the replication slot, and the application name for synchronous_standby_names."""
+from walkeeper.sidecar.name import DEFAULT_NAME
 
 WINDOW_BYTES: Final = 64 * 1024 * 1024
 """The newest WAL, in memory: what keepers may lag before another keeper has to help them, and four usual segments."""

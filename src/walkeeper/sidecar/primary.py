@@ -19,8 +19,8 @@ from walkeeper.formats.sizes import parse_size
 from walkeeper.formats.xlog import MAGICS
 from walkeeper.ids import TimelineNumber
 from walkeeper.links.conninfo import ConnectionInfo
-from walkeeper.links.keeper_link import Log
-from walkeeper.links.postgres import Connection, connect
+from walkeeper.links.log import Log
+from walkeeper.links.postgres import Connection, Row, connect
 from walkeeper.lsn import INVALID_LSN, Lsn, format_lsn, parse_lsn
 from walkeeper.messages import ServerInfo
 
@@ -55,7 +55,7 @@ async def connect_primary(info: ConnectionInfo, application_name: str) -> AsyncI
 async def _require_wal_level(info: ConnectionInfo) -> None:
     """No walsender could be had.  With wal_level minimal there are none, and waiting for one would be in vain."""
     async with connect(replace(info, dbname=info.dbname or "postgres"), f"primary {info}") as connection:
-        if await show(connection, "wal_level") == "minimal":
+        if await connection.show("wal_level", str) == "minimal":
             raise ConfigError(
                 f"{connection.name} has wal_level minimal: ALTER SYSTEM SET wal_level = 'replica', set max_wal_senders,"
                 " and restart it"
@@ -63,23 +63,28 @@ async def _require_wal_level(info: ConnectionInfo) -> None:
 
 
 async def examine(connection: Connection) -> Primary:
-    """Raises ConfigError when this is no primary that WAL can be kept of."""
+    """Raises ConfigError when this is no primary that WAL can be kept of, and Malformed for answers without meaning."""
     if connection.parameters.get("in_hot_standby") == "on":
         raise ConfigError(f"{connection.name} is a standby: give the address of the primary")
-    version = int(await show(connection, "server_version_num"))
+    version = await connection.show("server_version_num", int)
     if version // 10000 not in MAGICS:
         raise ConfigError(
             f"{connection.name} is PostgreSQL {version // 10000}; its WAL can be kept from {min(MAGICS)} to {max(MAGICS)}"
         )
-    ((system_id, tli, flush_lsn, _),) = await connection.query("IDENTIFY_SYSTEM")
-    server = ServerInfo(version, int(system_id or 0), parse_size(await show(connection, "wal_segment_size")))
-    return Primary(server, TimelineNumber(int(tli or 0)), parse_lsn(flush_lsn or "0/0"))
+    system_id, tli, flush_lsn = await connection.ask("IDENTIFY_SYSTEM", _read_system)
+    server = ServerInfo(version, system_id, await connection.show("wal_segment_size", parse_size))
+    return Primary(server, tli, flush_lsn)
 
 
 async def ask_flush_lsn(connection: Connection) -> Lsn:
     """Up to where the primary has fsynced its WAL: nobody can have been sent more."""
-    ((_, _, flush_lsn, _),) = await connection.query("IDENTIFY_SYSTEM")
-    return parse_lsn(flush_lsn or "0/0")
+    _, _, flush_lsn = await connection.ask("IDENTIFY_SYSTEM", _read_system)
+    return flush_lsn
+
+
+def _read_system(row: Row) -> tuple[int, TimelineNumber, Lsn]:
+    system_id, tli, flush_lsn, _ = row
+    return int(system_id or 0), TimelineNumber(int(tli or 0)), parse_lsn(flush_lsn or "0/0")
 
 
 async def first_lsn_to_keep(connection: Connection, primary: Primary, kept_from: Lsn, flush_lsn: Lsn) -> Lsn:
@@ -103,22 +108,20 @@ async def _ask_switch_lsn(connection: Connection, tli: TimelineNumber) -> Lsn:
     """Where PostgreSQL's timeline ``tli`` branched off from the one before; 0 for the first."""
     if tli <= 1:
         return INVALID_LSN
-    ((_, history),) = await connection.query(f"TIMELINE_HISTORY {tli}")
+    return await connection.ask(f"TIMELINE_HISTORY {tli}", _read_last_switch)
+
+
+def _read_last_switch(row: Row) -> Lsn:
+    _, history = row
     lines = [line.split() for line in (history or "").splitlines()]
     *_, (_, switched_at, *_) = [line for line in lines if line and not line[0].startswith("#")]
     return parse_lsn(switched_at)
 
 
-async def show(connection: Connection, name: str) -> str:
-    """The value of a setting."""
-    ((value,),) = await connection.query(f"SHOW {name}")
-    return value or ""
-
-
 async def warn_if_useless(connection: Connection, application_name: str, log: Log) -> None:
     """Say when the primary's settings let commits return before keepers have them."""
-    level = await show(connection, "synchronous_commit")
-    names = await show(connection, "synchronous_standby_names")
+    level = await connection.show("synchronous_commit", str)
+    names = await connection.show("synchronous_standby_names", str)
     if level in ("off", "local"):
         log.warning(
             "commits do not wait for keepers",

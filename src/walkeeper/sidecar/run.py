@@ -10,7 +10,7 @@ import trio
 
 from walkeeper.errors import ConfigError, Fenced, PeerError, ServerError, StartOver, Unreachable, leaves
 from walkeeper.links.backoff import Backoff
-from walkeeper.links.keeper_link import Log
+from walkeeper.links.log import Log
 from walkeeper.links.passfile import with_password
 from walkeeper.sidecar.config import ProposeConfig
 from walkeeper.sidecar.session import Standing, run_session

@@ -2,8 +2,10 @@
 
 ::
 
-    examine the primary -> campaign -> prove the junction -> lead: primary ==WAL==> window ==> keepers
-                                                                   primary <=commit_lsn= quorum
+    examine the primary -> ask keepers what is committed -> campaign -> prove the junction -> lead
+
+    primary ==WAL==> window ==> keepers
+    primary <=commit_lsn= quorum
 
 The window holds everything that is not committed; when it is full of that, the primary waits.  One record longer than
 the window is let in whole, since nothing can be acknowledged before its end.
@@ -26,7 +28,8 @@ from walkeeper.formats.replication import StandbyStatusUpdate, encode_standby_me
 from walkeeper.formats.xlog import LONG_HEADER_BYTES, PAGE_BYTES, first_record_header
 from walkeeper.links.ensemble import Ensemble
 from walkeeper.links.keeper import KeptTimeline
-from walkeeper.links.keeper_link import Introduction, Log
+from walkeeper.links.keeper_link import Introduction
+from walkeeper.links.log import Log
 from walkeeper.links.postgres import Connection, time_limit
 from walkeeper.links.wal_stream import WalStream
 from walkeeper.links.window import Window
@@ -37,6 +40,7 @@ from walkeeper.proposer.election import Election
 from walkeeper.proposer.proposer import Proposer, Stage
 from walkeeper.sidecar.config import ProposeConfig
 from walkeeper.sidecar.junction import Junction, Proof, fetch_junction
+from walkeeper.sidecar.majority import watch_majority
 from walkeeper.sidecar.primary import (
     Primary,
     ask_flush_lsn,
@@ -47,6 +51,7 @@ from walkeeper.sidecar.primary import (
     warn_if_useless,
 )
 from walkeeper.sidecar.slot import Slot
+from walkeeper.sidecar.survey import ask_commit_lsn
 from walkeeper.terms import Term
 
 STATUS_SECONDS: Final = 1.0
@@ -123,13 +128,17 @@ class _Session:
             config.pace,
             standing.held_term,
         )
-        introduction = Introduction(self._ttid, config.application_name, self._check_keeper)
-        self._ensemble = Ensemble(config.keepers, introduction, self._proposer, self._window, self._on_commit, log)
+        self._introduction = Introduction(self._ttid, config.application_name, self._check_keeper)
+        self._ensemble = Ensemble(
+            config.keepers, self._introduction, self._proposer, self._window, self._on_commit, log
+        )
 
     async def run(self) -> None:
         try:
+            await self._require_committed()
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._ensemble.run)
+                nursery.start_soon(watch_majority, self._ensemble, self._log)
                 election = await self._ensemble.wait_elected()
                 junction = await self._find_junction(election)
                 stream = await self._start_stream(junction)
@@ -158,16 +167,30 @@ class _Session:
                 " a promotion: name a new --timeline for it and take a base backup, or bring back the former primary"
             )
 
+    async def _require_committed(self) -> None:
+        """Raises ConfigError when the primary lacks what keepers say is committed."""
+        commit_lsn = await ask_commit_lsn(self._config.keepers, self._introduction)
+        if commit_lsn > self._primary.flush_lsn:
+            with time_limit(ANSWER_SECONDS, self._connection.name):
+                await self._require_wal_up_to(commit_lsn)
+
+    async def _require_wal_up_to(self, lsn: Lsn) -> Lsn:
+        """How far the primary is, asked anew: it may have gone on with whoever has led until now.
+
+        Raises ConfigError when that is below ``lsn``.
+        """
+        flush_lsn = await ask_flush_lsn(self._connection)
+        if lsn > flush_lsn:
+            raise ConfigError(
+                f"the keepers have WAL up to {format_lsn(lsn)}, ahead of the primary's end at {format_lsn(flush_lsn)}: it has"
+                " lost commits that they have; restore it from them"
+            )
+        return flush_lsn
+
     async def _find_junction(self, election: Election) -> Junction:
         """Where the primary has to continue.  Raises ConfigError if it cannot."""
         with time_limit(ANSWER_SECONDS, self._connection.name):
-            # Anew: it may have gone on while whom we have just fenced was still there.
-            flush_lsn = await ask_flush_lsn(self._connection)
-            if election.start_lsn > flush_lsn:
-                raise ConfigError(
-                    f"the keepers' WAL ends at {format_lsn(election.start_lsn)}, ahead of the primary's at"
-                    f" {format_lsn(flush_lsn)}: it has lost commits that they have; restore it from them"
-                )
+            flush_lsn = await self._require_wal_up_to(election.start_lsn)
             # A slot that has never kept WAL does so from now on.
             kept_from = await self._slot.prepare(self._log) or flush_lsn
         if election.is_first:

@@ -14,10 +14,9 @@ from typing import Final
 from walkeeper.errors import ConfigError, ServerError
 from walkeeper.formats.commands import quote_identifier
 from walkeeper.links.conninfo import ConnectionInfo
-from walkeeper.links.keeper_link import Log
-from walkeeper.links.postgres import Connection, connect
+from walkeeper.links.log import Log
+from walkeeper.links.postgres import Connection, Row, connect
 from walkeeper.lsn import INVALID_LSN, Lsn, parse_lsn
-from walkeeper.sidecar.primary import show
 
 LIMIT_SLOT: Final = "ALTER SYSTEM SET max_slot_wal_keep_size = '10GB'; SELECT pg_reload_conf();"
 
@@ -51,7 +50,7 @@ class Slot:
         """Raises ConfigError for a slot of another kind, and instead of making one that may fill the disk."""
         if await self._find() is not None or self.unsafe:
             return
-        if await show(self.connection, "max_slot_wal_keep_size") == "-1":
+        if await self.connection.show("max_slot_wal_keep_size", str) == "-1":
             raise ConfigError(
                 f"a slot would keep WAL on {self.connection.name} without limit while keepers are away, until its disk is"
                 f" full: limit it ({LIMIT_SLOT}) or accept that (--unsafe-slot)"
@@ -78,8 +77,8 @@ class Slot:
     async def _find(self) -> Lsn | None:
         """Its restart_lsn (0 if it has none), None if there is no such slot."""
         if self.pg_major >= _READS_SLOTS_SINCE:
-            ((kind, restart_lsn, _),) = await self.connection.query(
-                f"READ_REPLICATION_SLOT {quote_identifier(self.name)}"
+            kind, restart_lsn = await self.connection.ask(
+                f"READ_REPLICATION_SLOT {quote_identifier(self.name)}", _read_slot
             )
         else:
             kind, restart_lsn = await self._find_by_sql()
@@ -87,12 +86,19 @@ class Slot:
             return None
         if kind != "physical":
             raise ConfigError(f"slot {self.name} of {self.connection.name} is {kind}: name another one (--slot)")
-        return parse_lsn(restart_lsn) if restart_lsn else INVALID_LSN
+        return restart_lsn
 
-    async def _find_by_sql(self) -> tuple[str | None, str | None]:
+    async def _find_by_sql(self) -> tuple[str | None, Lsn]:
+        """By aggregates, which answer with a row even if there is no such slot."""
         info = replace(self.info, dbname=self.info.dbname or "postgres")
         async with connect(info, self.connection.name) as connection:
-            rows = await connection.query(
-                f"SELECT slot_type, restart_lsn FROM pg_replication_slots WHERE slot_name = '{self.name}'"  # noqa: S608 (a checked name)
+            return await connection.ask(
+                f"SELECT max(slot_type), max(restart_lsn) FROM pg_replication_slots WHERE slot_name = '{self.name}'",  # noqa: S608 (a checked name)
+                _read_slot,
             )
-        return (rows[0][0], rows[0][1]) if rows else (None, None)
+
+
+def _read_slot(row: Row) -> tuple[str | None, Lsn]:
+    """Its kind, None if there is none, and its restart_lsn."""
+    kind, restart_lsn, *_ = row
+    return kind, parse_lsn(restart_lsn or "0/0")

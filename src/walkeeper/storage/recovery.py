@@ -20,6 +20,7 @@ from typing import Final
 
 from walkeeper.errors import Corrupt, FileMissing, Malformed
 from walkeeper.formats.control_file import ControlFile, parse_control_file
+from walkeeper.formats.frames import FRAME_BYTES_MAX
 from walkeeper.formats.segments import segment_number, segment_offset, segment_start
 from walkeeper.formats.xlog import PAGE_BYTES, RecordVerifier
 from walkeeper.ids import NO_TLI, TimelineNumber
@@ -34,8 +35,9 @@ CONTROL_FILE_BEING_MADE: Final = "safekeeper.control.partial"
 REMOTE_SEGMENT_BEING_MADE: Final = "remote_partial.tmp"
 """Neon's names: either implementation starts on the other's data directory."""
 
-CONTROL_FILE_BYTES_MAX: Final = 1 << 20
-"""A control file has some hundred bytes; a term history of thousands of terms stays far below."""
+CONTROL_FILE_BYTES_MAX: Final = 3 * FRAME_BYTES_MAX
+"""A control file has some hundred bytes.  At most it holds the longest history that one message can bring and the
+largest configuration that another can, whose members need up to 18/11 of their bytes there."""
 
 LEFTOVERS: Final = frozenset(
     {CONTROL_FILE_BEING_MADE, SEGMENT_BEING_MADE, REMOTE_SEGMENT_BEING_MADE, SPARE, SPARE_BEING_MADE}

@@ -22,7 +22,8 @@ from walkeeper.links.address import Address
 from walkeeper.links.backoff import Backoff
 from walkeeper.links.ensemble import Ensemble
 from walkeeper.links.keeper import KeptTimeline, ask_server, connect_keeper, identify
-from walkeeper.links.keeper_link import Introduction, Log, NoWal
+from walkeeper.links.keeper_link import Introduction, NoWal
+from walkeeper.links.log import Log
 from walkeeper.links.postgres import Connection, time_limit
 from walkeeper.lsn import INVALID_LSN, Lsn, format_lsn
 from walkeeper.membership import NO_CONFIGURATION, majority

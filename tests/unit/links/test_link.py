@@ -7,7 +7,8 @@ import pytest
 import trio
 import trio.testing
 
-from walkeeper.links.link import RECEIVE_BYTES_MAX, TRIES_MAX, Link, SocketLink, StreamLink
+from streaming import StreamLink
+from walkeeper.links.link import RECEIVE_BYTES_MAX, TRIES_MAX, Link, SocketLink
 
 MANY = bytes(range(256)) * 20_000
 """More than the buffers of a socket hold."""

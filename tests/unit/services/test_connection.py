@@ -194,3 +194,21 @@ async def test_the_status_of_a_timeline_says_how_far_it_is_and_who_is_connected(
                 "write_lsn": text, "flush_lsn": text, "apply_lsn": start,
             }
         ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("options", "advice"),
+    [
+        ("", "tenantid is required: connect with options="),
+        (f"-c tenant_id={TTID.tenant_id}", "timelineid is required: connect with options="),
+    ],
+)
+async def test_who_does_not_say_whose_wal_is_told_how(options: str, advice: str) -> None:
+    async with serving() as scene:
+        await scene.client.send(StartupMessage({"user": "test", "options": options}))
+        while not isinstance(await scene.client.next_message(), ReadyForQuery):
+            pass
+        await scene.client.send(Query("IDENTIFY_SYSTEM"))
+        answer = await scene.client.next_message()
+        assert isinstance(answer, ErrorResponse)
+        assert answer.message.startswith(advice)

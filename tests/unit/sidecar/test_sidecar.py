@@ -3,76 +3,19 @@
 The clock is Trio's fake one and jumps when nobody has anything to do, so that minutes of silence take no time.
 """
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, field, replace
-from functools import partial
-from typing import Any
-
 import pytest
 import trio
 from trio.testing import MockClock
 
-from fake_servers import SEGMENT_BYTES, SYSTEM_ID, UNTIL_SECONDS, FakeKeeper, FakePrimary, RecordingLog, until
+from fake_servers import SEGMENT_BYTES, SYSTEM_ID, until
+from sidecar_world import World, has_all, kept_before
 from walkeeper.errors import ConfigError, Fenced
 from walkeeper.formats.segments import segment_start
-from walkeeper.ids import NodeId, TenantTimelineId
-from walkeeper.links.conninfo import ConnectionInfo, SslMode
+from walkeeper.ids import TenantTimelineId
 from walkeeper.lsn import Lsn
 from walkeeper.messages import NO_HOT_STANDBY, HotStandbyFeedback, ServerInfo
-from walkeeper.sidecar.config import ProposeConfig
-from walkeeper.sidecar.run import run_sidecar
 from walkeeper.terms import Term
 from walkeeper.testing.wal import WalGenerator
-
-
-@dataclass
-class World:
-    """A primary, three keepers, and sidecars to start."""
-
-    primary: FakePrimary = field(default_factory=FakePrimary)
-    keepers: list[FakeKeeper] = field(default_factory=lambda: [FakeKeeper(node_id=NodeId(n)) for n in (1, 2, 3)])
-    log: RecordingLog = field(default_factory=RecordingLog)
-
-    def config(self, **changes: Any) -> ProposeConfig:
-        info = ConnectionInfo("127.0.0.1", self.primary.port, sslmode=SslMode.DISABLE)
-        return replace(ProposeConfig(info, tuple(keeper.address for keeper in self.keepers)), **changes)
-
-    @asynccontextmanager
-    async def sidecar(self, **changes: Any) -> AsyncIterator[None]:
-        """A sidecar that runs within the block."""
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(partial(run_sidecar, self.config(**changes), log=self.log))
-            yield
-            nursery.cancel_scope.cancel()
-
-    async def run_to_end(self, **changes: Any) -> None:
-        """A sidecar that ends by itself."""
-        with trio.fail_after(UNTIL_SECONDS):
-            await run_sidecar(self.config(**changes), log=self.log)
-
-    async def commit(self, size: int = 100) -> Lsn:
-        """Write a record on the primary and wait until it is confirmed."""
-        end = self.primary.wal.logical_message("test", bytes(size)).end
-        await until(lambda: self.primary.confirmed_lsn >= end)
-        return end
-
-    def assert_nothing_reached_keepers(self) -> None:
-        assert [keeper.history.entries for keeper in self.keepers] == [(), (), ()]
-        assert [bytes(keeper.wal) for keeper in self.keepers] == [b"", b"", b""]
-
-
-@pytest.fixture
-async def world(nursery: trio.Nursery) -> World:
-    world = World()
-    for server in (world.primary, *world.keepers):
-        await nursery.start(server.serve)
-    return world
-
-
-def has_all(keeper: FakeKeeper, primary: FakePrimary) -> bool:
-    return keeper.flush_lsn == primary.wal.lsn and bytes(keeper.wal) == primary.read(keeper.start_lsn)
-
 
 # -- keeping -------------------------------------------------------------------------------------------------
 
@@ -97,6 +40,50 @@ async def test_nothing_is_confirmed_while_only_a_minority_is_there(
             await trio.sleep(30)
             assert world.primary.confirmed_lsn == confirmed
         await until(lambda: world.primary.confirmed_lsn == world.primary.wal.lsn)
+
+
+async def test_whom_commits_wait_for_is_said_once_and_when_they_do_not_any_more_too(
+    autojump_clock: MockClock, world: World
+) -> None:
+    first, second, third = world.keepers
+    async with world.sidecar():
+        with first.hold(), second.hold():
+            await until(lambda: bool(world.log.said("no majority: commits wait")))
+            await trio.sleep(60)
+        await world.commit()
+        await trio.sleep(60)
+        with second.hold(), third.hold():
+            await trio.sleep(60)
+        await world.commit()
+    told = [str(fields["missing"]) for fields in world.log.said("no majority: commits wait")]
+    assert len(told) == 2
+    assert [str(keeper.address) in told[0] for keeper in world.keepers] == [True, True, False]
+    assert [str(keeper.address) in told[1] for keeper in world.keepers] == [False, True, True]
+    assert len(world.log.said("majority is back")) == 2
+
+
+async def test_a_majority_that_is_away_for_a_moment_is_not_talked_about(
+    autojump_clock: MockClock, world: World
+) -> None:
+    async with world.sidecar():
+        await world.commit()
+        for keeper in world.keepers:
+            keeper.cut()
+        await world.commit()
+        await trio.sleep(60)
+    assert not world.log.said("no majority: commits wait")
+    assert not world.log.said("majority is back")
+
+
+async def test_a_keeper_that_is_lost_again_for_the_same_reason_is_told_of_again(
+    autojump_clock: MockClock, world: World
+) -> None:
+    async with world.sidecar():
+        for losses in (1, 2):
+            await world.commit()
+            await trio.sleep(60)
+            world.keepers[2].cut()
+            await until(lambda losses=losses: len(world.log.said("keeper lost")) == losses)  # type: ignore[misc]
 
 
 async def test_an_empty_quorum_starts_at_the_start_of_the_segment(autojump_clock: MockClock, world: World) -> None:
@@ -360,6 +347,17 @@ async def test_an_idle_primary_is_led_without_new_wal(autojump_clock: MockClock,
         await until(lambda: world.primary.confirmed_lsn == world.primary.wal.lsn)
 
 
+async def test_a_vote_counts_although_nonsense_follows_it_in_one_breath(
+    autojump_clock: MockClock, world: World
+) -> None:
+    await kept_before(world)
+    for keeper in world.keepers:
+        keeper.babbles_once = True
+    async with world.sidecar():
+        await world.commit()
+    assert not any(keeper.babbles_once for keeper in world.keepers)
+
+
 async def test_a_second_sidecar_fences_the_first(autojump_clock: MockClock, world: World) -> None:
     async with trio.open_nursery() as nursery:
         fenced = trio.Event()
@@ -405,206 +403,6 @@ async def test_the_slot_of_a_predecessor_is_waited_for(autojump_clock: MockClock
         world.primary.refusals.clear()
         await world.commit()
     assert not world.log.said("session ended")
-
-
-# -- refusals ------------------------------------------------------------------------------------------------
-
-
-async def kept_before(world: World) -> None:
-    """The keepers have some WAL of the primary."""
-    async with world.sidecar():
-        await world.commit()
-        await until(lambda: all(has_all(keeper, world.primary) for keeper in world.keepers))
-
-
-async def assert_refused_and_keepers_untouched(world: World, **changes: Any) -> None:
-    before = [(bytes(keeper.wal), keeper.history) for keeper in world.keepers]
-    with pytest.raises(ConfigError) as caught:
-        await world.run_to_end(**changes)
-    assert "\n" not in str(caught.value)
-    assert [(bytes(keeper.wal), keeper.history) for keeper in world.keepers] == before
-
-
-def rewritten(wal: WalGenerator, keep: int, sizes: list[int]) -> WalGenerator:
-    """Another history: the first ``keep`` records of ``wal`` and then others."""
-    other = WalGenerator(wal.start, wal_seg_size=SEGMENT_BYTES, system_id=SYSTEM_ID)
-    for record in range(keep):
-        del record
-        other.logical_message("test", bytes(100))
-    for size in sizes:
-        other.logical_message("rest", bytes(size))
-    return other
-
-
-async def test_a_primary_that_lost_what_the_quorum_has_is_refused(autojump_clock: MockClock, world: World) -> None:
-    await kept_before(world)
-    world.primary.wal = WalGenerator(world.primary.wal.start, wal_seg_size=SEGMENT_BYTES, system_id=SYSTEM_ID)
-    await assert_refused_and_keepers_untouched(world)
-
-
-@pytest.mark.parametrize("sizes", [[300], [100], [100, 100], [37, 500]])
-async def test_a_primary_whose_wal_went_another_way_is_refused(
-    autojump_clock: MockClock, world: World, sizes: list[int]
-) -> None:
-    await kept_before(world)
-    world.primary.wal = rewritten(world.primary.wal, 0, sizes)
-    await assert_refused_and_keepers_untouched(world)
-
-
-async def test_a_primary_that_differs_only_behind_a_segment_start_is_refused(
-    autojump_clock: MockClock, world: World
-) -> None:
-    """Nothing before the junction can be compared there: the first record's xl_prev tells."""
-    wal = world.primary.wal
-    async with world.sidecar():
-        await world.commit()
-        wal.record_up_to(Lsn(wal.start + SEGMENT_BYTES))
-        await until(lambda: all(has_all(keeper, world.primary) for keeper in world.keepers))
-    other = WalGenerator(wal.start, wal_seg_size=SEGMENT_BYTES, system_id=SYSTEM_ID)
-    other.record_up_to(Lsn(wal.start + SEGMENT_BYTES))
-    other.logical_message("other", b"x")
-    world.primary.wal = other
-    await assert_refused_and_keepers_untouched(world)
-
-
-async def test_a_quorum_that_ends_at_a_segment_start_is_continued(autojump_clock: MockClock, world: World) -> None:
-    wal = world.primary.wal
-    async with world.sidecar():
-        await world.commit()
-        wal.record_up_to(Lsn(wal.start + SEGMENT_BYTES))
-        await until(lambda: world.primary.confirmed_lsn == wal.lsn)
-    async with world.sidecar():
-        await world.commit()
-
-
-async def test_another_cluster_is_refused(autojump_clock: MockClock, world: World) -> None:
-    await kept_before(world)
-    server = world.keepers[1].server
-    assert server is not None
-    world.keepers[1].server = replace(server, system_id=77)
-    await assert_refused_and_keepers_untouched(world)
-    assert {keeper.term for keeper in world.keepers} == {1}
-
-
-async def test_another_timeline_of_postgresql_is_refused(autojump_clock: MockClock, world: World) -> None:
-    await kept_before(world)
-    world.primary.wal.tli = 2
-    await assert_refused_and_keepers_untouched(world)
-
-
-async def test_a_keeper_that_comes_under_anothers_number_does_not_end_a_leader(
-    autojump_clock: MockClock, world: World
-) -> None:
-    async with world.sidecar():
-        await world.commit()
-        world.keepers[2].wipe()
-        world.keepers[2].node_id = NodeId(1)
-        await world.commit()
-        await trio.sleep(60)
-        await world.commit()
-
-
-async def test_a_keeper_listed_twice_is_refused(autojump_clock: MockClock, world: World) -> None:
-    first = world.keepers[0].address
-    with pytest.raises(ConfigError):
-        await world.run_to_end(keepers=(first, first, world.keepers[1].address))
-    world.assert_nothing_reached_keepers()
-
-
-async def test_wal_that_the_primary_has_no_more_is_refused(autojump_clock: MockClock, world: World) -> None:
-    await kept_before(world)
-    world.primary.removed_below = Lsn(world.primary.wal.lsn + 1)
-    await assert_refused_and_keepers_untouched(world)
-
-
-async def test_a_slot_that_was_invalidated_is_refused(autojump_clock: MockClock, world: World) -> None:
-    await kept_before(world)
-    world.primary.refusals["START_REPLICATION"] = ("55000", "cannot read from this invalidated slot")
-    await assert_refused_and_keepers_untouched(world)
-
-
-async def test_no_slot_is_made_on_a_primary_that_keepers_do_not_know(
-    autojump_clock: MockClock, world: World
-) -> None:
-    await kept_before(world)
-    world.primary.slots.clear()
-    world.primary.wal.tli = 2
-    await assert_refused_and_keepers_untouched(world)
-    assert world.primary.slots == {}
-
-
-async def test_a_slot_that_stays_in_use_is_refused(autojump_clock: MockClock, world: World) -> None:
-    world.primary.refusals["START_REPLICATION"] = ("55006", 'replication slot "walkeeper" is active for PID 7')
-    with pytest.raises(ConfigError):
-        await world.run_to_end()
-    world.assert_nothing_reached_keepers()
-
-
-async def test_a_slot_without_a_limit_is_not_made(autojump_clock: MockClock, world: World) -> None:
-    world.primary.settings["max_slot_wal_keep_size"] = "-1"
-    with pytest.raises(ConfigError) as caught:
-        await world.run_to_end()
-    assert "ALTER SYSTEM SET max_slot_wal_keep_size" in str(caught.value)
-    assert world.primary.slots == {}
-
-
-async def test_a_slot_without_a_limit_is_made_for_who_insists(autojump_clock: MockClock, world: World) -> None:
-    world.primary.settings["max_slot_wal_keep_size"] = "-1"
-    async with world.sidecar(unsafe_slot=True):
-        await world.commit()
-    assert set(world.primary.slots) == {"walkeeper"}
-
-
-async def test_a_slot_that_exists_is_used_whatever_its_limit(autojump_clock: MockClock, world: World) -> None:
-    world.primary.settings["max_slot_wal_keep_size"] = "-1"
-    world.primary.slots["mine"] = world.primary.wal.lsn
-    async with world.sidecar(slot_name="mine"):
-        await world.commit()
-    assert set(world.primary.slots) == {"mine"}
-
-
-@pytest.mark.parametrize("name", ["", "Upper", "with space", "x" * 64, "quote'"])
-async def test_what_postgresql_would_not_take_as_a_slot_name_is_refused(
-    autojump_clock: MockClock, world: World, name: str
-) -> None:
-    with pytest.raises(ConfigError):
-        await world.run_to_end(slot_name=name)
-
-
-async def test_a_version_whose_wal_cannot_be_kept_is_refused(autojump_clock: MockClock, world: World) -> None:
-    world.primary.settings["server_version_num"] = "130009"
-    with pytest.raises(ConfigError):
-        await world.run_to_end()
-
-
-@pytest.mark.parametrize(
-    ("settings", "warnings"),
-    [
-        ({}, 0),
-        ({"synchronous_standby_names": "ANY 1 (other, WalKeeper)"}, 0),
-        ({"synchronous_standby_names": "*"}, 0),
-        ({"synchronous_standby_names": '"walkeeper"'}, 0),
-        ({"synchronous_standby_names": ""}, 1),
-        ({"synchronous_standby_names": "walkeeper2"}, 1),
-        ({"synchronous_commit": "local"}, 1),
-        ({"synchronous_commit": "off", "synchronous_standby_names": ""}, 2),
-    ],
-)
-async def test_settings_that_make_the_sidecar_useless_are_warned_of(
-    autojump_clock: MockClock, world: World, settings: dict[str, str], warnings: int
-) -> None:
-    world.primary.settings |= settings
-    async with world.sidecar():
-        await world.commit()
-    assert len(world.log.said("commits do not wait for keepers")) == warnings
-
-
-async def test_a_primary_that_is_not_there_yet_is_waited_for(autojump_clock: MockClock, world: World) -> None:
-    world.primary.refusals["IDENTIFY_SYSTEM"] = ("57P03", "the database system is starting up")
-    async with world.sidecar():
-        await trio.sleep(30)
-        world.primary.refusals.clear()
-        await world.commit()
 
 
 async def test_keepers_learn_what_server_the_wal_is_from(autojump_clock: MockClock, world: World) -> None:

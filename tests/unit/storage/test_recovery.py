@@ -20,11 +20,16 @@ from crash_points import (
 )
 from walkeeper.acceptor.effects import KeepControlFile, SyncWal, TruncateWal, WriteWal
 from walkeeper.errors import Corrupt, DurabilityLost, StorageError
-from walkeeper.ids import TimelineNumber
+from walkeeper.formats.frames import FRAME_BYTES_MAX
+from walkeeper.formats.proposer import encode_proposer_message
+from walkeeper.ids import NodeId, TimelineNumber
 from walkeeper.lsn import INVALID_LSN, Lsn
+from walkeeper.membership import Configuration, Generation, Member
+from walkeeper.messages import ProposerElected, ProposerGreeting
 from walkeeper.storage.recovery import CONTROL_FILE, recover
 from walkeeper.storage.store import TimelineStore, write_control_file
 from walkeeper.storage.wal import partial, segment_path
+from walkeeper.terms import Term, TermHistory
 from walkeeper.testing.memory_disk import Fault, MemoryDisk
 from walkeeper.testing.wal import WalGenerator
 
@@ -336,4 +341,17 @@ def test_recovery_changes_nothing_that_can_be_seen(disk: MemoryDisk) -> None:
 def test_a_control_file_written_once_is_read_back_equal(disk: MemoryDisk) -> None:
     control_file = replace(new_timeline(disk), term=7, backup_lsn=Lsn(800))  # type: ignore[arg-type]
     write_control_file(disk, DIRECTORY, control_file)
+    assert recover(disk, DIRECTORY).control_file == control_file
+
+
+def test_whatever_one_message_can_bring_is_read_back(disk: MemoryDisk) -> None:
+    """The longest history, and the largest configuration: its members need more bytes in the file than on the way."""
+    terms, members = FRAME_BYTES_MAX // 16 - 3, FRAME_BYTES_MAX // 11 - 10
+    history = TermHistory.of(*((term, START) for term in range(1, terms + 1)))
+    everybody = tuple(Member(NodeId(number), "", 5454) for number in range(1, members + 1))
+    control_file = new_timeline(disk, term_history=history, configuration=Configuration(Generation(1), everybody))
+    elected = ProposerElected(Generation(0), Term(terms), START, history)
+    greeting = ProposerGreeting(control_file.ttid, control_file.configuration, SERVER)
+    for message in (elected, greeting):
+        assert 0.999 < len(encode_proposer_message(message, 3)) / FRAME_BYTES_MAX < 1
     assert recover(disk, DIRECTORY).control_file == control_file

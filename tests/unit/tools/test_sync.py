@@ -11,12 +11,11 @@ from trio.testing import MockClock
 
 from fake_servers import SEGMENT_BYTES, SYSTEM_ID, FakeKeeper, RecordingLog, until
 from walkeeper.errors import ConfigError, Fenced, Unreachable
-from walkeeper.formats.xlog import RecordScanner
 from walkeeper.ids import NodeId, TenantTimelineId
 from walkeeper.links.address import Address
 from walkeeper.lsn import Lsn
 from walkeeper.messages import ServerInfo
-from walkeeper.terms import Term, TermHistory
+from walkeeper.terms import Term
 from walkeeper.testing.wal import WalGenerator
 from walkeeper.tools.sync import SyncConfig, sync_keepers
 
@@ -34,12 +33,7 @@ def wal_of(records: int) -> WalGenerator:
 
 def fill(keeper: FakeKeeper, records: int, *history: tuple[int, int]) -> None:
     """As if the leaders of ``history`` had written these records."""
-    wal = wal_of(records)
-    scanner = RecordScanner.start(START, pg_major=15, wal_seg_size=SEGMENT_BYTES, inside_record=True)
-    keeper.exists, keeper.server, keeper.start_lsn = True, SERVER, START
-    keeper.history = TermHistory.of(*(history or ((1, START),)))
-    keeper.term, keeper.wal = keeper.history.last_term, bytearray(wal.wal)
-    keeper.scanner, keeper.commit_lsn = scanner.scan([wal.wal]), START
+    keeper.adopt(wal_of(records), *history)
 
 
 class Quorum:

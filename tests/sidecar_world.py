@@ -1,0 +1,63 @@
+"""A primary, three keepers and sidecars between them, all in memory and talking over real sockets."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any
+
+import trio
+
+from fake_servers import UNTIL_SECONDS, FakeKeeper, FakePrimary, RecordingLog, until
+from walkeeper.ids import NodeId
+from walkeeper.links.conninfo import ConnectionInfo, SslMode
+from walkeeper.lsn import Lsn
+from walkeeper.sidecar.config import ProposeConfig
+from walkeeper.sidecar.run import run_sidecar
+
+
+@dataclass
+class World:
+    """A primary, three keepers, and sidecars to start."""
+
+    primary: FakePrimary = field(default_factory=FakePrimary)
+    keepers: list[FakeKeeper] = field(default_factory=lambda: [FakeKeeper(node_id=NodeId(n)) for n in (1, 2, 3)])
+    log: RecordingLog = field(default_factory=RecordingLog)
+
+    def config(self, **changes: Any) -> ProposeConfig:
+        info = ConnectionInfo("127.0.0.1", self.primary.port, sslmode=SslMode.DISABLE)
+        return replace(ProposeConfig(info, tuple(keeper.address for keeper in self.keepers)), **changes)
+
+    @asynccontextmanager
+    async def sidecar(self, **changes: Any) -> AsyncIterator[None]:
+        """A sidecar that runs within the block."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(partial(run_sidecar, self.config(**changes), log=self.log))
+            yield
+            nursery.cancel_scope.cancel()
+
+    async def run_to_end(self, **changes: Any) -> None:
+        """A sidecar that ends by itself."""
+        with trio.fail_after(UNTIL_SECONDS):
+            await run_sidecar(self.config(**changes), log=self.log)
+
+    async def commit(self, size: int = 100) -> Lsn:
+        """Write a record on the primary and wait until it is confirmed."""
+        end = self.primary.wal.logical_message("test", bytes(size)).end
+        await until(lambda: self.primary.confirmed_lsn >= end)
+        return end
+
+    def assert_nothing_reached_keepers(self) -> None:
+        assert [keeper.history.entries for keeper in self.keepers] == [(), (), ()]
+        assert [bytes(keeper.wal) for keeper in self.keepers] == [b"", b"", b""]
+
+
+def has_all(keeper: FakeKeeper, primary: FakePrimary) -> bool:
+    return keeper.flush_lsn == primary.wal.lsn and bytes(keeper.wal) == primary.read(keeper.start_lsn)
+
+
+async def kept_before(world: World) -> None:
+    """The keepers have some WAL of the primary."""
+    async with world.sidecar():
+        await world.commit()
+        await until(lambda: all(has_all(keeper, world.primary) for keeper in world.keepers))
