@@ -88,15 +88,7 @@ class Replicated:
 
     def keepers_conninfo(self, *keepers: programs.Keeper) -> str:
         """How libpq reaches these keepers, or all, one of them at a time."""
-        chosen = keepers or self.keepers
-        parts = {
-            "host": ",".join("127.0.0.1" for _ in chosen),
-            "port": ",".join(str(keeper.pg_port) for keeper in chosen),
-            "user": "reader",
-            "options": encode_options(self.ttid),
-            "connect_timeout": "5",
-        }
-        return " ".join(f"{key}={postgres.quote_conninfo(value)}" for key, value in parts.items())
+        return keepers_conninfo(keepers or self.keepers, self.ttid)
 
     def sync_arguments(self) -> list[str]:
         """What `walkeeper sync` has to be told."""
@@ -109,6 +101,18 @@ def new_sidecar(
     """A sidecar that does not run yet."""
     command = [programs.PROGRAM, "propose", "--primary", primary.conninfo(), *keepers_flag(keepers), *more]
     return programs.Program(log_path.stem, command, log_path)
+
+
+def keepers_conninfo(keepers: Sequence[programs.Keeper], ttid: TenantTimelineId) -> str:
+    """How libpq reaches these keepers, the first that answers."""
+    parts = {
+        "host": ",".join("127.0.0.1" for _ in keepers),
+        "port": ",".join(str(keeper.pg_port) for keeper in keepers),
+        "user": "reader",
+        "options": encode_options(ttid),
+        "connect_timeout": "5",
+    }
+    return " ".join(f"{key}={postgres.quote_conninfo(value)}" for key, value in parts.items())
 
 
 def keepers_flag(keepers: Sequence[programs.Keeper]) -> list[str]:

@@ -1,8 +1,9 @@
 """Run the demonstration: `python3 noxfile.py -s demo`.
 
-Three keepers, an unmodified PostgreSQL and the sidecar; a load that puts every acknowledged commit on record; a keeper
-killed, then the database; the keepers' WAL compared with the database's; then its disk lost, too.  Ends with the count
-of what was lost.  Exit code 0 only if that is nothing.
+Three keepers, an unmodified PostgreSQL and the sidecar; a standby that reads from the keepers; a load that puts every
+acknowledged commit on record; a keeper killed, then the database; the keepers' WAL compared with the database's; then
+its disk lost, too.  A new database is restored from the keepers, and the standby is looked at: ends with the count of
+what was lost.  Exit code 0 only if that is nothing.
 """
 
 import secrets
@@ -22,11 +23,14 @@ from compared_wal import WalDiffers
 from demo.compare import compare_all
 from demo.ledger import TABLE, Ledger, count_lost, write
 from demo.narrator import Narrator
-from demo.restore import collect_segments, end_of_replay, restore
+from demo.restore import end_of_replay, restore
+from demo.standby import source_of, start_standby, wait_replayed
+from replicated import keepers_conninfo
+from walkeeper.ids import TenantId, TenantTimelineId, TimelineId
 
 KEEPERS = 3
 WRITERS = 8
-STEPS = 9
+STEPS = 10
 LIMIT_SECONDS = 120.0
 
 QUIET_SECONDS = 4.0  # of load before the first disaster
@@ -59,6 +63,11 @@ class Scene:
     def addresses(self) -> str:
         """The keepers as the sidecar wants them."""
         return ",".join(keeper.address for keeper in self.keepers)
+
+    @property
+    def quorum(self) -> list[str]:
+        """What tools have to be told."""
+        return ["--keepers", self.addresses, "--tenant", self.tenant, "--timeline", self.timeline]
 
 
 async def blocking(work: Callable[..., T], *arguments: object) -> T:
@@ -94,12 +103,14 @@ async def story(scene: Scene, stack: ExitStack) -> int:
     await start_primary(scene)
     await start_sidecar(scene)
     backup = await take_backup(scene)
+    standby = await follow(scene, backup, stack)
     async with trio.open_nursery() as nursery:
-        await load_and_disasters(scene, nursery)
+        await load_and_disasters(scene, standby, nursery)
     await compare_and_delete(scene)
     end_lsn = await sync_keepers(scene)
-    restored, source = await restore_database(scene, backup, end_lsn, stack)
-    return await count(scene, restored, source)
+    restored = await restore_database(scene, backup, end_lsn, stack)
+    await wait_replayed(standby, end_lsn)
+    return await count(scene, restored, standby)
 
 
 async def start_keepers(scene: Scene) -> None:
@@ -155,7 +166,19 @@ async def take_backup(scene: Scene) -> Path:
     return backup
 
 
-async def load_and_disasters(scene: Scene, nursery: trio.Nursery) -> None:
+async def follow(scene: Scene, backup: Path, stack: ExitStack) -> postgres.Cluster:
+    """A hot standby that has never heard of the primary."""
+    scene.say.step("a stock standby that reads from the keepers")
+    ttid = TenantTimelineId(TenantId.parse(scene.tenant), TimelineId.parse(scene.timeline))
+    conninfo = keepers_conninfo(scene.keepers, ttid)
+    standby = await blocking(start_standby, backup, scene.work / "standby", scene.primary.binaries, conninfo)
+    stack.enter_context(standby)
+    source = await blocking(source_of, standby, scene.keepers)
+    scene.say.happens(f"it takes queries on port {standby.port}, and reads from {source.name}")
+    return standby
+
+
+async def load_and_disasters(scene: Scene, standby: postgres.Cluster, nursery: trio.Nursery) -> None:
     """Writers that never stop, a keeper that dies and returns, and the end of the database."""
     say, ledger = scene.say, scene.ledger
     say.step(f"{WRITERS} clients commit, one row a transaction")
@@ -165,8 +188,8 @@ async def load_and_disasters(scene: Scene, nursery: trio.Nursery) -> None:
     await watch(scene, QUIET_SECONDS)
     say.proved(f"{ledger.count} commits acknowledged and on record in {ledger.path.name}")
 
-    say.step("a keeper dies")
-    victim = scene.keepers[1]
+    say.step("the keeper dies that the standby reads from")
+    victim = await blocking(source_of, standby, scene.keepers)
     before = ledger.count
     ledger.watch_from_now()
     await blocking(victim.kill)
@@ -175,6 +198,10 @@ async def load_and_disasters(scene: Scene, nursery: trio.Nursery) -> None:
     if ledger.count == before:
         raise programs.ProgramFailed("no commit was acknowledged with two of three keepers")
     say.proved(f"{ledger.count - before} more commits; the longest pause was {ledger.longest_pause * 1000:.0f} ms")
+    present = programs.parse_lsn(await blocking(scene.primary.flush_lsn))
+    await wait_replayed(standby, present)
+    source = await blocking(source_of, standby, scene.keepers)
+    say.proved(f"the standby reads from {source.name} now, and has replayed {programs.format_lsn(present)}")
 
     say.step("it returns and catches up")
     await return_of_the_keeper(scene, victim)
@@ -206,7 +233,7 @@ async def watch(scene: Scene, seconds: float) -> None:
 async def return_of_the_keeper(scene: Scene, keeper: programs.Keeper) -> None:
     """Start it on the directory it left, and wait until it holds what the others held at that moment."""
     names = (scene.tenant, scene.timeline)
-    goal = await blocking(scene.keepers[0].flush_lsn, *names)
+    goal = max([await blocking(each.flush_lsn, *names) for each in scene.keepers if each is not keeper])
     keeper.start()
     await blocking(keeper.wait_ready)
     behind = goal - await blocking(keeper.flush_lsn, *names)
@@ -225,46 +252,44 @@ async def return_of_the_keeper(scene: Scene, keeper: programs.Keeper) -> None:
 async def sync_keepers(scene: Scene) -> int:
     """Find the quorum's end of WAL; every older writer is fenced from here on."""
     scene.say.step("walkeeper sync")
-    arguments = ["sync", "--keepers", scene.addresses, "--tenant", scene.tenant, "--timeline", scene.timeline]
-    printed = await blocking(lambda: programs.run_tool(*arguments, seconds=SYNC_SECONDS))
+    printed = await blocking(lambda: programs.run_tool("sync", *scene.quorum, seconds=SYNC_SECONDS))
     end_lsn = programs.parse_lsn(printed.strip().splitlines()[-1])
     scene.say.proved(f"a majority holds the same WAL up to {programs.format_lsn(end_lsn)}")
     return end_lsn
 
 
-async def restore_database(
-    scene: Scene, backup: Path, end_lsn: int, stack: ExitStack
-) -> tuple[postgres.Cluster, str]:
-    """Base backup + segments -> a database."""
-    scene.say.step("a new database from the base backup and the keepers' segments")
-    segments = scene.work / "segments"
-    names = (scene.tenant, scene.timeline)
-    source = await blocking(collect_segments, scene.keepers, *names, segments, end_lsn)
-    scene.say.happens(f"{len(list(segments.iterdir()))} segments copied from {source}")
-    restored = await blocking(restore, backup, segments, scene.work / "restored", scene.primary.binaries)
+async def restore_database(scene: Scene, backup: Path, end_lsn: int, stack: ExitStack) -> postgres.Cluster:
+    """Base backup + restore_command -> a database."""
+    scene.say.step("a new database, with restore_command = 'walkeeper fetch %f %p'")
+    place, binaries = scene.work / "restored", scene.primary.binaries
+    restored, codes = await blocking(restore, backup, place, binaries, scene.quorum)
     stack.enter_context(restored)
+    scene.say.happens(f"{codes[0]} segments fetched from the keepers; {codes[1]} files that do not exist")
     reached = end_of_replay(restored)
     if reached != end_lsn:
         wanted, got = programs.format_lsn(end_lsn), programs.format_lsn(reached)
         raise programs.ProgramFailed(f"replay ended at {got}, not at {wanted}")
     scene.say.proved(f"replay ended exactly at {programs.format_lsn(reached)}, and the database takes writes")
-    return restored, source
+    return restored
 
 
-async def count(scene: Scene, restored: postgres.Cluster, source: str) -> int:
+async def count(scene: Scene, restored: postgres.Cluster, standby: postgres.Cluster) -> int:
     """The verdict."""
-    rows = await blocking(restored.rows, "SELECT writer, n, amount FROM ledger")
+    query = "SELECT writer, n, amount FROM ledger"
+    rows, standby_rows = await blocking(restored.rows, query), await blocking(standby.rows, query)
     acknowledged = scene.ledger.read()
     right, missing, wrong = count_lost(acknowledged, rows)
+    _, standby_missing, standby_wrong = count_lost(acknowledged, standby_rows)
     scene.say.table([
         ("commits acknowledged", str(len(acknowledged))),
         ("of them recovered", str(right)),
         ("never acknowledged, yet recovered", str(len(rows) - right - wrong)),
         ("recovered with another content", str(wrong)),
+        ("missing or wrong on the standby", str(standby_missing + standby_wrong)),
         ("LOST", str(missing + wrong)),
     ])  # fmt: skip
-    complete = bool(acknowledged) and missing + wrong == 0
-    scene.say.happens("nothing was lost" if complete else f"WAL is missing (it came from {source})")
+    complete = bool(acknowledged) and missing + wrong + standby_missing + standby_wrong == 0
+    scene.say.happens("nothing was lost" if complete else "WAL is missing")
     return 0 if complete else 1
 
 

@@ -1,39 +1,26 @@
-"""From a base backup and the keepers' files to a running PostgreSQL: what an operator would do with cp and mv."""
+"""From a base backup and what the keepers have to a running PostgreSQL."""
 
-import shutil
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
 import postgres
 import programs
+from restore_command import RestoreCommand
 
 
-def collect_segments(
-    keepers: Sequence[programs.Keeper], tenant: str, timeline: str, target: Path, end_lsn: int
-) -> str:
-    """Copy the segments of one keeper that holds everything up to `end_lsn`; its name.
-
-    The last segment is still called `.partial` there, since more WAL may come; PostgreSQL asks for the plain name.
-    """
-    target.mkdir()
-    for keeper in keepers:
-        if keeper.flush_lsn(tenant, timeline) >= end_lsn:
-            for segment in keeper.segments(tenant, timeline):
-                shutil.copyfile(segment, target / segment.name.removesuffix(".partial"))
-            return keeper.name
-    raise programs.ProgramFailed(f"no keeper says that it holds WAL up to {programs.format_lsn(end_lsn)}")
-
-
-def restore(backup: Path, segments: Path, directory: Path, binaries: postgres.Binaries) -> postgres.Cluster:
-    """Start a new server from the backup and let it replay the segments to their end."""
+def restore(
+    backup: Path, directory: Path, binaries: postgres.Binaries, arguments: Sequence[str]
+) -> tuple[postgres.Cluster, Counter[int]]:
+    """A new server that has replayed all that `walkeeper fetch` gave it, and the exit codes of that."""
     cluster = postgres.Cluster.prepare(directory, binaries)
     cluster.adopt_backup(backup)
-    cluster.configure(synchronous_standby_names="")  # in the backup it was the sidecar's; nobody stands there now
-    (cluster.data / "postgresql.auto.conf").write_text("")
-    cluster.recover_from(segments)
-    cluster.start()
-    cluster.wait_until_promoted()
-    return cluster
+    (cluster.data / "postgresql.auto.conf").write_text(
+        ""
+    )  # in the backup it names the sidecar, and nobody stands there
+    with RestoreCommand(cluster, arguments) as command:
+        command.recover()
+    return cluster, Counter(call.code for call in command.calls)
 
 
 def end_of_replay(cluster: postgres.Cluster) -> int:
