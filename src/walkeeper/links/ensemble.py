@@ -157,7 +157,7 @@ class Ensemble:
                     self.log.info("campaign lost", keeper=keeper, term=term, own_term=self.proposer.term)
                     self._lost.set()
                 case actions.Fenced(keeper, term):
-                    raise Fenced(keeper, term, self.proposer.term)
+                    raise Fenced(keeper, term, self.proposer.own_term)
                 case actions.Reconfigured(keeper, generation):
                     raise StartOver(f"{keeper} knows a newer configuration, generation {generation}")
                 case _:

@@ -223,6 +223,11 @@ class Proposer:
         return self._settle_if_enough_voted() if self.stage is Stage.CAMPAIGNING else ()
 
     @property
+    def own_term(self) -> Term:
+        """The highest that this writer has had, in this leadership or before."""
+        return max(self.term, self._held_term or INITIAL_TERM)
+
+    @property
     def has_won(self) -> bool:
         """Whether a quorum has elected us; it may not have been announced."""
         return self.stage in (Stage.WON, Stage.LEADING)
