@@ -28,7 +28,7 @@ class CampaignLost:
 
 
 @dataclass(frozen=True, slots=True)
-class Fenced:
+class Overtaken:
     """``keeper`` is at ``term``, above the one we led: another writer has taken over.  There is no way back."""
 
     keeper: str
@@ -50,7 +50,7 @@ class CommitAdvanced:
     commit_lsn: Lsn
 
 
-Action = Elected | CampaignLost | Fenced | Reconfigured | CommitAdvanced
+Action = Elected | CampaignLost | Overtaken | Reconfigured | CommitAdvanced
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ Rules:
   WAL continues the election's;
 * an acknowledgement counts from the start of our term on, commit_lsn never goes back, and truncate_lsn is what
   every keeper has, capped by commit_lsn;
-* a higher term anywhere ends a leader (``Fenced``), but only spoils the attempt of a candidate (``CampaignLost``).
+* a higher term anywhere ends a leader (``Overtaken``), but only spoils the attempt of a candidate (``CampaignLost``).
 
 Source: Neon's walproposer, with these differences: a keeper that voted, dropped and came back before the quorum was
 complete keeps its vote; a reconnected keeper that lost acknowledged WAL stops counting for it; two addresses of
@@ -48,7 +48,7 @@ from walkeeper.proposer.actions import (
     CampaignLost,
     CommitAdvanced,
     Elected,
-    Fenced,
+    Overtaken,
     Reconfigured,
 )
 from walkeeper.proposer.election import Election, divergence_point, is_blank, settle
@@ -69,7 +69,7 @@ class Stage(Enum):
     WON = auto()
     LEADING = auto()
     OVER = auto()
-    """Fenced or reconfigured: nothing more is said to anyone."""
+    """Overtaken or reconfigured: nothing more is said to anyone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +87,7 @@ class Proposer:
     """One attempt to lead, and the leadership if it succeeds.  ``keepers`` are named for messages to people.
 
     ``held_term`` is the highest term this writer campaigned with in an earlier leadership: a keeper beyond it has
-    heard of another writer since, so instead of outbidding that one the campaign ends with ``Fenced``.
+    heard of another writer since, so instead of outbidding that one the campaign ends with ``Overtaken``.
     Raises ConfigError for no keepers, too many, or one listed twice.
     """
 
@@ -167,7 +167,7 @@ class Proposer:
         if self.stage is Stage.OVER:
             return ()
         if self._held_term is not None and message.term > max(self._held_term, self.term):
-            return self._end(Fenced(follower.name, message.term))
+            return self._end(Overtaken(follower.name, message.term))
         if self.stage is Stage.COLLECTING:
             self._campaign_if_enough_greeted()
         elif message.term > self.term:
@@ -254,19 +254,19 @@ class Proposer:
     def _overruled(self, follower: Follower, term: Term) -> Sequence[Action]:
         """Someone else holds ``term``: the end of a leader, the end of this attempt for a candidate."""
         if self.has_won or (self._held_term is not None and term > self.term):
-            return self._end(Fenced(follower.name, term))
+            return self._end(Overtaken(follower.name, term))
         follower.phase = Phase.WAITING
         self.stage = Stage.LOST
         return [CampaignLost(follower.name, term)]
 
-    def _end(self, last_words: Fenced | Reconfigured) -> Sequence[Action]:
+    def _end(self, last_words: Overtaken | Reconfigured) -> Sequence[Action]:
         self.stage = Stage.OVER
         return [last_words]
 
     def _on_append_response(self, follower: Follower, message: AppendResponse, now: float) -> Sequence[Action]:
         self._expect(follower, Phase.STREAMING, "AppendResponse")
         if message.term > self.term:
-            return self._end(Fenced(follower.name, message.term))
+            return self._end(Overtaken(follower.name, message.term))
         if message.generation != self._configuration.generation:
             return self._end(Reconfigured(follower.name, message.generation))
         if message.term < self.term:

@@ -19,7 +19,15 @@ from walkeeper.messages import (
     VoteRequest,
     VoteResponse,
 )
-from walkeeper.proposer.actions import Action, Append, CampaignLost, CommitAdvanced, Elected, Fenced, Reconfigured
+from walkeeper.proposer.actions import (
+    Action,
+    Append,
+    CampaignLost,
+    CommitAdvanced,
+    Elected,
+    Overtaken,
+    Reconfigured,
+)
 from walkeeper.proposer.proposer import KEEPERS_MAX, Pace, Proposer
 from walkeeper.terms import Term, TermHistory
 
@@ -395,7 +403,7 @@ def test_a_higher_term_in_a_greeting_fences_a_leader() -> None:
     table = Table()
     table.elect(0, 1)
     table.keepers[2].term = Term(2)
-    assert table.connect(2) == [Fenced("k2", Term(2))]
+    assert table.connect(2) == [Overtaken("k2", Term(2))]
 
 
 def test_a_higher_term_in_an_answer_fences_a_leader() -> None:
@@ -404,7 +412,7 @@ def test_a_higher_term_in_an_answer_fences_a_leader() -> None:
     table.talk(0, 1)
     table.keepers[0].term = Term(2)
     table.write(8)
-    assert table.talk(0) == [Fenced("k0", Term(2))]
+    assert table.talk(0) == [Overtaken("k0", Term(2))]
 
 
 def test_a_higher_term_fences_a_winner_that_has_not_begun_to_lead() -> None:
@@ -412,13 +420,13 @@ def test_a_higher_term_fences_a_winner_that_has_not_begun_to_lead() -> None:
     table.connect(0, 1)
     table.talk(0, 1)
     table.keepers[2].term = Term(9)
-    assert table.connect(2) == [Fenced("k2", Term(9))]
+    assert table.connect(2) == [Overtaken("k2", Term(9))]
 
 
 def test_a_writer_that_led_before_does_not_outbid_its_successor() -> None:
     table = Table(held_term=Term(4))
     table.keepers[0].term = Term(5)
-    assert table.connect(0) == [Fenced("k0", Term(5))]
+    assert table.connect(0) == [Overtaken("k0", Term(5))]
 
 
 def test_a_writer_that_led_before_leads_again_if_nobody_came_between() -> None:
