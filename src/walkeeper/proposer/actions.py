@@ -51,15 +51,3 @@ class CommitAdvanced:
 
 
 Action = Elected | CampaignLost | Overtaken | Reconfigured | CommitAdvanced
-
-
-@dataclass(frozen=True, slots=True)
-class Append:
-    """An AppendRequest whose WAL [begin_lsn, end_lsn) the caller supplies; empty ones are heartbeats and news."""
-
-    generation: Generation
-    term: Term
-    begin_lsn: Lsn
-    end_lsn: Lsn
-    commit_lsn: Lsn
-    truncate_lsn: Lsn

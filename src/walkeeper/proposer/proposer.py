@@ -35,6 +35,7 @@ from walkeeper.messages import (
     AcceptorGreeting,
     AcceptorMessage,
     AppendResponse,
+    AppendRun,
     HotStandbyFeedback,
     ProposerElected,
     ProposerGreeting,
@@ -44,7 +45,6 @@ from walkeeper.messages import (
 )
 from walkeeper.proposer.actions import (
     Action,
-    Append,
     CampaignLost,
     CommitAdvanced,
     Elected,
@@ -59,7 +59,8 @@ from walkeeper.terms import INITIAL_TERM, Term, TermHistory
 KEEPERS_MAX = 31
 """Most keepers of one writer, as in Neon's walproposer."""
 
-Outgoing = ProposerGreeting | VoteRequest | ProposerElected | Append
+Outgoing = ProposerGreeting | VoteRequest | ProposerElected | AppendRun
+"""An AppendRun has no slices here: its WAL is the caller's to add.  Empty ones are heartbeats and news."""
 
 
 class Stage(Enum):
@@ -355,7 +356,7 @@ class Proposer:
     def next_message(self, place: int, now: float, until: Lsn | None = None) -> Outgoing | None:
         """The next word for the keeper at ``place``, to be sent as soon as possible; None if there is none now.
 
-        ``until`` limits an Append to WAL that the caller has at hand for this keeper (default: all of it).
+        ``until`` limits an AppendRun to WAL that the caller has at hand for this keeper (default: all of it).
         """
         follower = self.followers[place]
         match follower.phase:
@@ -380,7 +381,7 @@ class Proposer:
         follower.start_streaming(start_lsn)
         return ProposerElected(self._configuration.generation, self.term, start_lsn, self.history)
 
-    def _next_append(self, follower: Follower, now: float, until: Lsn) -> Append | None:
+    def _next_append(self, follower: Follower, now: float, until: Lsn) -> AppendRun | None:
         begin_lsn = follower.streaming_at
         end_lsn = min(Lsn(begin_lsn + APPEND_BYTES_MAX), self.available_lsn, until)
         if end_lsn <= begin_lsn:
@@ -390,7 +391,7 @@ class Proposer:
         follower.streaming_at = end_lsn
         follower.tell_commit_at = inf
         follower.sent(now)
-        return Append(
+        return AppendRun(
             self._configuration.generation, self.term, begin_lsn, end_lsn, self.commit_lsn, self.truncate_lsn
         )
 

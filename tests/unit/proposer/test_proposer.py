@@ -13,6 +13,7 @@ from walkeeper.messages import (
     APPEND_BYTES_MAX,
     AcceptorGreeting,
     AppendResponse,
+    AppendRun,
     ProposerElected,
     ProposerGreeting,
     ServerInfo,
@@ -21,7 +22,6 @@ from walkeeper.messages import (
 )
 from walkeeper.proposer.actions import (
     Action,
-    Append,
     CampaignLost,
     CommitAdvanced,
     Elected,
@@ -72,7 +72,7 @@ class Table:
         return True
 
     def wal_of(self, message: object) -> list[Term]:
-        if not isinstance(message, Append):
+        if not isinstance(message, AppendRun):
             return []
         return self.log[message.begin_lsn - FIRST_LSN : message.end_lsn - FIRST_LSN]
 
@@ -128,7 +128,7 @@ def test_an_append_follows_every_election_announced_even_without_wal() -> None:
     table.elect(0, 1)
     assert isinstance(table.proposer.next_message(0, 0.0), ProposerElected)
     append = table.proposer.next_message(0, 0.0)
-    assert isinstance(append, Append)
+    assert isinstance(append, AppendRun)
     assert append.begin_lsn == append.end_lsn == FIRST_LSN
     assert table.proposer.next_message(0, 0.0) is None
 
@@ -180,7 +180,7 @@ def test_an_append_carries_at_most_what_the_protocol_allows() -> None:
     table.say(0)
     sizes = []
     while (append := table.proposer.next_message(0, 0.0)) is not None:
-        assert isinstance(append, Append)
+        assert isinstance(append, AppendRun)
         sizes.append(append.end_lsn - append.begin_lsn)
     assert sizes == [APPEND_BYTES_MAX, 5]
 
@@ -191,7 +191,7 @@ def test_only_wal_at_hand_is_sent() -> None:
     table.write(100)
     table.say(0)
     append = table.proposer.next_message(0, 0.0, Lsn(FIRST_LSN + 30))
-    assert isinstance(append, Append)
+    assert isinstance(append, AppendRun)
     assert append.end_lsn == FIRST_LSN + 30
     assert table.proposer.next_message(0, 0.0, Lsn(FIRST_LSN + 30)) is None
 
@@ -224,7 +224,7 @@ def test_an_idle_keeper_hears_a_heartbeat_every_second() -> None:
     wakes_at = table.proposer.wakes_at(0)
     assert wakes_at == 1.0
     assert table.proposer.next_message(0, 0.99) is None
-    assert isinstance(table.proposer.next_message(0, wakes_at), Append)
+    assert isinstance(table.proposer.next_message(0, wakes_at), AppendRun)
     assert table.proposer.wakes_at(0) == 2.0
 
 
@@ -238,7 +238,7 @@ def test_news_of_a_commit_wait_a_moment_for_wal_to_travel_with() -> None:
     assert table.keepers[0].commit_lsn == FIRST_LSN
     assert table.proposer.next_message(0, 0.01) is None
     news = table.proposer.next_message(0, table.proposer.wakes_at(0))
-    assert isinstance(news, Append)
+    assert isinstance(news, AppendRun)
     assert news.commit_lsn == FIRST_LSN + 8
 
 

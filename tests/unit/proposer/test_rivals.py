@@ -13,9 +13,9 @@ from unit.proposer.model_keeper import FIRST_LSN, ModelKeeper
 from unit.proposer.test_proposer import GREETING
 from walkeeper.ids import NodeId
 from walkeeper.lsn import Lsn
+from walkeeper.messages import AppendRun
 from walkeeper.proposer.actions import (
     Action,
-    Append,
     CampaignLost,
     CommitAdvanced,
     Elected,
@@ -75,7 +75,7 @@ class Writer:
         if message is None:
             return
         wal: list[Term] = []
-        if isinstance(message, Append):
+        if isinstance(message, AppendRun):
             wal = self.log[message.begin_lsn - FIRST_LSN : message.end_lsn - FIRST_LSN]
         reply = self.world.keepers[place].hear(message, wal)
         if reply_is_lost:
