@@ -180,11 +180,14 @@ class WalNotAvailable(Refused):
 class Fenced(WalkeeperError):
     """Another writer has taken over in a higher term (invariant 35): this one must end, and not come back by itself.
 
-    Exit code 3.
+    ``own`` is the highest term that it has had.  Exit code 3.
     """
 
     def __init__(self, keeper: str, term: Term, own: Term) -> None:
-        super().__init__(f"fenced: keeper {keeper} is in term {term}, this writer was elected in term {own}")
+        super().__init__(
+            f"fenced: keeper {keeper} is in term {term}, this writer's last was {own}: another one has taken over, or a sync;"
+            " stop one of the two writers, then start this one again"
+        )
         self.keeper, self.term, self.own = keeper, term, own
 
 

@@ -87,8 +87,8 @@ class AppendRequest:
 class AppendRun:
     """Contiguous AppendRequests of one term and generation, taken as one: the unit that shares a write and a sync.
 
-    ``slices`` hold the WAL of [begin_lsn, end_lsn) in order, none of them empty.  ``commit_lsn`` and
-    ``truncate_lsn`` are the newest said.
+    ``slices`` hold the WAL of [begin_lsn, end_lsn) in order, none of them empty; what a proposer wants to have sent has
+    none yet.  ``commit_lsn`` and ``truncate_lsn`` are the newest said.
     """
 
     generation: Generation

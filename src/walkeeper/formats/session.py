@@ -326,7 +326,7 @@ SERVER_SENDS: Final[_Turns[ServerState]] = {
     _S.COPY: {CopyData: _S.COPY, ErrorResponse: _S.CLOSED},
     _S.COPY_ENDING: {CopyData: _S.COPY_ENDING, CopyDone: _S.CLOSED, ErrorResponse: _S.CLOSED},
     # Replies that were under way when the client left or spoke wrongly, and the last words to it.
-    _S.CLOSED: {CopyData: _S.CLOSED, ErrorResponse: _S.CLOSED},
+    _S.CLOSED: {CopyData: _S.CLOSED, ErrorResponse: _S.CLOSED, CommandComplete: _S.CLOSED},
 }
 
 

@@ -156,8 +156,8 @@ class Ensemble:
                 case actions.CampaignLost(keeper, term):
                     self.log.info("campaign lost", keeper=keeper, term=term, own_term=self.proposer.term)
                     self._lost.set()
-                case actions.Fenced(keeper, term):
-                    raise Fenced(keeper, term, self.proposer.term)
+                case actions.Overtaken(keeper, term):
+                    raise Fenced(keeper, term, self.proposer.own_term)
                 case actions.Reconfigured(keeper, generation):
                     raise StartOver(f"{keeper} knows a newer configuration, generation {generation}")
                 case _:

@@ -36,7 +36,7 @@ from walkeeper.links.wal_stream import WalStream
 from walkeeper.links.window import Window
 from walkeeper.lsn import LSN_MAX, Lsn, format_lsn
 from walkeeper.messages import AppendRun, Slice
-from walkeeper.proposer.actions import Action, Append
+from walkeeper.proposer.actions import Action
 from walkeeper.proposer.follower import Phase
 from walkeeper.proposer.proposer import Outgoing, Proposer, Stage
 
@@ -342,23 +342,13 @@ def _window_of(begin_lsn: Lsn, slices: Sequence[Slice]) -> Window:
 
 def _encode(message: Outgoing, source: WalSource, pieces: list[Slice]) -> int:
     """Append the CopyData of ``message`` to ``pieces``; returns its length in bytes."""
-    if not isinstance(message, Append):
+    if not isinstance(message, AppendRun):
         payload = encode_proposer_message(message, PROTOCOL_VERSION)
         pieces += (encode_copy_data_head(len(payload)), payload)
         return len(payload)
     wal_bytes = message.end_lsn - message.begin_lsn
     wal = source.slices(message.begin_lsn, message.end_lsn) if wal_bytes else ()
-    head = encode_append_head(
-        AppendRun(
-            message.generation,
-            message.term,
-            message.begin_lsn,
-            message.end_lsn,
-            message.commit_lsn,
-            message.truncate_lsn,
-        ),
-        PROTOCOL_VERSION,
-    )
+    head = encode_append_head(message, PROTOCOL_VERSION)
     pieces.append(encode_copy_data_head(len(head) + wal_bytes) + head)
     pieces += wal
     return len(head) + wal_bytes

@@ -28,7 +28,7 @@ class CampaignLost:
 
 
 @dataclass(frozen=True, slots=True)
-class Fenced:
+class Overtaken:
     """``keeper`` is at ``term``, above the one we led: another writer has taken over.  There is no way back."""
 
     keeper: str
@@ -50,16 +50,4 @@ class CommitAdvanced:
     commit_lsn: Lsn
 
 
-Action = Elected | CampaignLost | Fenced | Reconfigured | CommitAdvanced
-
-
-@dataclass(frozen=True, slots=True)
-class Append:
-    """An AppendRequest whose WAL [begin_lsn, end_lsn) the caller supplies; empty ones are heartbeats and news."""
-
-    generation: Generation
-    term: Term
-    begin_lsn: Lsn
-    end_lsn: Lsn
-    commit_lsn: Lsn
-    truncate_lsn: Lsn
+Action = Elected | CampaignLost | Overtaken | Reconfigured | CommitAdvanced

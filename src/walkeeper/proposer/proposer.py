@@ -13,7 +13,7 @@ Rules:
   WAL continues the election's;
 * an acknowledgement counts from the start of our term on, commit_lsn never goes back, and truncate_lsn is what
   every keeper has, capped by commit_lsn;
-* a higher term anywhere ends a leader (``Fenced``), but only spoils the attempt of a candidate (``CampaignLost``).
+* a higher term anywhere ends a leader (``Overtaken``), but only spoils the attempt of a candidate (``CampaignLost``).
 
 Source: Neon's walproposer, with these differences: a keeper that voted, dropped and came back before the quorum was
 complete keeps its vote; a reconnected keeper that lost acknowledged WAL stops counting for it; two addresses of
@@ -35,6 +35,7 @@ from walkeeper.messages import (
     AcceptorGreeting,
     AcceptorMessage,
     AppendResponse,
+    AppendRun,
     HotStandbyFeedback,
     ProposerElected,
     ProposerGreeting,
@@ -44,11 +45,10 @@ from walkeeper.messages import (
 )
 from walkeeper.proposer.actions import (
     Action,
-    Append,
     CampaignLost,
     CommitAdvanced,
     Elected,
-    Fenced,
+    Overtaken,
     Reconfigured,
 )
 from walkeeper.proposer.election import Election, divergence_point, is_blank, settle
@@ -56,7 +56,8 @@ from walkeeper.proposer.follower import UNKNOWN_NODE, Doubt, Follower, Phase
 from walkeeper.proposer.quorum import Quorum, Voter
 from walkeeper.terms import INITIAL_TERM, Term, TermHistory
 
-Outgoing = ProposerGreeting | VoteRequest | ProposerElected | Append
+Outgoing = ProposerGreeting | VoteRequest | ProposerElected | AppendRun
+"""An AppendRun has no slices here: its WAL is the caller's to add.  Empty ones are heartbeats and news."""
 
 
 class Stage(Enum):
@@ -66,7 +67,7 @@ class Stage(Enum):
     WON = auto()
     LEADING = auto()
     OVER = auto()
-    """Fenced or reconfigured: nothing more is said to anyone."""
+    """Overtaken or reconfigured: nothing more is said to anyone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +85,7 @@ class Proposer:
     """One attempt to lead, and the leadership if it succeeds.  ``keepers`` are named for messages to people.
 
     ``held_term`` is the highest term this writer campaigned with in an earlier leadership: a keeper beyond it has
-    heard of another writer since, so instead of outbidding that one the campaign ends with ``Fenced``.
+    heard of another writer since, so instead of outbidding that one the campaign ends with ``Overtaken``.
     Raises ConfigError for no keepers, too many, or one listed twice.
     """
 
@@ -164,7 +165,7 @@ class Proposer:
         if self.stage is Stage.OVER:
             return ()
         if self._held_term is not None and message.term > max(self._held_term, self.term):
-            return self._end(Fenced(follower.name, message.term))
+            return self._end(Overtaken(follower.name, message.term))
         if self.stage is Stage.COLLECTING:
             self._campaign_if_enough_greeted()
         elif message.term > self.term:
@@ -220,6 +221,11 @@ class Proposer:
         return self._settle_if_enough_voted() if self.stage is Stage.CAMPAIGNING else ()
 
     @property
+    def own_term(self) -> Term:
+        """The highest that this writer has had, in this leadership or before."""
+        return max(self.term, self._held_term or INITIAL_TERM)
+
+    @property
     def has_won(self) -> bool:
         """Whether a quorum has elected us; it may not have been announced."""
         return self.stage in (Stage.WON, Stage.LEADING)
@@ -246,19 +252,19 @@ class Proposer:
     def _overruled(self, follower: Follower, term: Term) -> Sequence[Action]:
         """Someone else holds ``term``: the end of a leader, the end of this attempt for a candidate."""
         if self.has_won or (self._held_term is not None and term > self.term):
-            return self._end(Fenced(follower.name, term))
+            return self._end(Overtaken(follower.name, term))
         follower.phase = Phase.WAITING
         self.stage = Stage.LOST
         return [CampaignLost(follower.name, term)]
 
-    def _end(self, last_words: Fenced | Reconfigured) -> Sequence[Action]:
+    def _end(self, last_words: Overtaken | Reconfigured) -> Sequence[Action]:
         self.stage = Stage.OVER
         return [last_words]
 
     def _on_append_response(self, follower: Follower, message: AppendResponse, now: float) -> Sequence[Action]:
         self._expect(follower, Phase.STREAMING, "AppendResponse")
         if message.term > self.term:
-            return self._end(Fenced(follower.name, message.term))
+            return self._end(Overtaken(follower.name, message.term))
         if message.generation != self._configuration.generation:
             return self._end(Reconfigured(follower.name, message.generation))
         if message.term < self.term:
@@ -347,7 +353,7 @@ class Proposer:
     def next_message(self, place: int, now: float, until: Lsn | None = None) -> Outgoing | None:
         """The next word for the keeper at ``place``, to be sent as soon as possible; None if there is none now.
 
-        ``until`` limits an Append to WAL that the caller has at hand for this keeper (default: all of it).
+        ``until`` limits an AppendRun to WAL that the caller has at hand for this keeper (default: all of it).
         """
         follower = self.followers[place]
         match follower.phase:
@@ -372,7 +378,7 @@ class Proposer:
         follower.start_streaming(start_lsn)
         return ProposerElected(self._configuration.generation, self.term, start_lsn, self.history)
 
-    def _next_append(self, follower: Follower, now: float, until: Lsn) -> Append | None:
+    def _next_append(self, follower: Follower, now: float, until: Lsn) -> AppendRun | None:
         begin_lsn = follower.streaming_at
         end_lsn = min(Lsn(begin_lsn + APPEND_BYTES_MAX), self.available_lsn, until)
         if end_lsn <= begin_lsn:
@@ -382,7 +388,7 @@ class Proposer:
         follower.streaming_at = end_lsn
         follower.tell_commit_at = inf
         follower.sent(now)
-        return Append(
+        return AppendRun(
             self._configuration.generation, self.term, begin_lsn, end_lsn, self.commit_lsn, self.truncate_lsn
         )
 

@@ -350,8 +350,8 @@ class Connection:
     def _encode_goodbye(self, goodbye: Goodbye) -> bytes:
         """The last words of a stream."""
         match goodbye.reason:
-            case CopyEnd.DONE:
-                return self._session.send(CopyDone())
+            case CopyEnd.DONE:  # libpq takes the end of the connection for a fault unless the command is complete
+                return self._session.send(CopyDone(), CommandComplete("START_STREAMING"))
             case CopyEnd.FAILED:
                 return self._session.send(ErrorResponse("received CopyFail", SUCCESSFUL_COMPLETION))
             case CaughtUp(name, lsn):

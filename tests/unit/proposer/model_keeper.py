@@ -12,12 +12,12 @@ from walkeeper.messages import (
     AcceptorGreeting,
     AcceptorMessage,
     AppendResponse,
+    AppendRun,
     ProposerElected,
     ProposerGreeting,
     VoteRequest,
     VoteResponse,
 )
-from walkeeper.proposer.actions import Append
 from walkeeper.proposer.proposer import Outgoing
 from walkeeper.terms import INITIAL_TERM, Term, TermHistory
 
@@ -43,7 +43,7 @@ class ModelKeeper:
         return Lsn(FIRST_LSN + len(self.wal)) if self.has_leader else Lsn(0)
 
     def hear(self, message: Outgoing, wal: list[Term]) -> AcceptorMessage | None:
-        """``wal`` is what goes with an Append."""
+        """``wal`` is what goes with an AppendRun."""
         match message:
             case ProposerGreeting():
                 return AcceptorGreeting(self.node_id, self.configuration, self.term)
@@ -52,7 +52,7 @@ class ModelKeeper:
             case ProposerElected():
                 self._obey(message)
                 return None
-            case Append():
+            case AppendRun():
                 return self._append(message, wal)
 
     def _vote(self, term: Term) -> VoteResponse:
@@ -72,7 +72,7 @@ class ModelKeeper:
         assert self.flush_lsn == start
         self.history = elected.term_history
 
-    def _append(self, append: Append, wal: list[Term]) -> AppendResponse:
+    def _append(self, append: AppendRun, wal: list[Term]) -> AppendResponse:
         if self.term > append.term:
             return AppendResponse(self.generation, self.term)
         assert self.term == append.term

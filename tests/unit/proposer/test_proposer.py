@@ -13,13 +13,21 @@ from walkeeper.messages import (
     APPEND_BYTES_MAX,
     AcceptorGreeting,
     AppendResponse,
+    AppendRun,
     ProposerElected,
     ProposerGreeting,
     ServerInfo,
     VoteRequest,
     VoteResponse,
 )
-from walkeeper.proposer.actions import Action, Append, CampaignLost, CommitAdvanced, Elected, Fenced, Reconfigured
+from walkeeper.proposer.actions import (
+    Action,
+    CampaignLost,
+    CommitAdvanced,
+    Elected,
+    Overtaken,
+    Reconfigured,
+)
 from walkeeper.proposer.proposer import Pace, Proposer
 from walkeeper.terms import Term, TermHistory
 
@@ -64,7 +72,7 @@ class Table:
         return True
 
     def wal_of(self, message: object) -> list[Term]:
-        if not isinstance(message, Append):
+        if not isinstance(message, AppendRun):
             return []
         return self.log[message.begin_lsn - FIRST_LSN : message.end_lsn - FIRST_LSN]
 
@@ -120,7 +128,7 @@ def test_an_append_follows_every_election_announced_even_without_wal() -> None:
     table.elect(0, 1)
     assert isinstance(table.proposer.next_message(0, 0.0), ProposerElected)
     append = table.proposer.next_message(0, 0.0)
-    assert isinstance(append, Append)
+    assert isinstance(append, AppendRun)
     assert append.begin_lsn == append.end_lsn == FIRST_LSN
     assert table.proposer.next_message(0, 0.0) is None
 
@@ -172,7 +180,7 @@ def test_an_append_carries_at_most_what_the_protocol_allows() -> None:
     table.say(0)
     sizes = []
     while (append := table.proposer.next_message(0, 0.0)) is not None:
-        assert isinstance(append, Append)
+        assert isinstance(append, AppendRun)
         sizes.append(append.end_lsn - append.begin_lsn)
     assert sizes == [APPEND_BYTES_MAX, 5]
 
@@ -183,7 +191,7 @@ def test_only_wal_at_hand_is_sent() -> None:
     table.write(100)
     table.say(0)
     append = table.proposer.next_message(0, 0.0, Lsn(FIRST_LSN + 30))
-    assert isinstance(append, Append)
+    assert isinstance(append, AppendRun)
     assert append.end_lsn == FIRST_LSN + 30
     assert table.proposer.next_message(0, 0.0, Lsn(FIRST_LSN + 30)) is None
 
@@ -216,7 +224,7 @@ def test_an_idle_keeper_hears_a_heartbeat_every_second() -> None:
     wakes_at = table.proposer.wakes_at(0)
     assert wakes_at == 1.0
     assert table.proposer.next_message(0, 0.99) is None
-    assert isinstance(table.proposer.next_message(0, wakes_at), Append)
+    assert isinstance(table.proposer.next_message(0, wakes_at), AppendRun)
     assert table.proposer.wakes_at(0) == 2.0
 
 
@@ -230,7 +238,7 @@ def test_news_of_a_commit_wait_a_moment_for_wal_to_travel_with() -> None:
     assert table.keepers[0].commit_lsn == FIRST_LSN
     assert table.proposer.next_message(0, 0.01) is None
     news = table.proposer.next_message(0, table.proposer.wakes_at(0))
-    assert isinstance(news, Append)
+    assert isinstance(news, AppendRun)
     assert news.commit_lsn == FIRST_LSN + 8
 
 
@@ -395,7 +403,7 @@ def test_a_higher_term_in_a_greeting_fences_a_leader() -> None:
     table = Table()
     table.elect(0, 1)
     table.keepers[2].term = Term(2)
-    assert table.connect(2) == [Fenced("k2", Term(2))]
+    assert table.connect(2) == [Overtaken("k2", Term(2))]
 
 
 def test_a_higher_term_in_an_answer_fences_a_leader() -> None:
@@ -404,7 +412,7 @@ def test_a_higher_term_in_an_answer_fences_a_leader() -> None:
     table.talk(0, 1)
     table.keepers[0].term = Term(2)
     table.write(8)
-    assert table.talk(0) == [Fenced("k0", Term(2))]
+    assert table.talk(0) == [Overtaken("k0", Term(2))]
 
 
 def test_a_higher_term_fences_a_winner_that_has_not_begun_to_lead() -> None:
@@ -412,13 +420,13 @@ def test_a_higher_term_fences_a_winner_that_has_not_begun_to_lead() -> None:
     table.connect(0, 1)
     table.talk(0, 1)
     table.keepers[2].term = Term(9)
-    assert table.connect(2) == [Fenced("k2", Term(9))]
+    assert table.connect(2) == [Overtaken("k2", Term(9))]
 
 
 def test_a_writer_that_led_before_does_not_outbid_its_successor() -> None:
     table = Table(held_term=Term(4))
     table.keepers[0].term = Term(5)
-    assert table.connect(0) == [Fenced("k0", Term(5))]
+    assert table.connect(0) == [Overtaken("k0", Term(5))]
 
 
 def test_a_writer_that_led_before_leads_again_if_nobody_came_between() -> None:

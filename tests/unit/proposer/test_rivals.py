@@ -13,7 +13,15 @@ from unit.proposer.model_keeper import FIRST_LSN, ModelKeeper
 from unit.proposer.test_proposer import GREETING
 from walkeeper.ids import NodeId
 from walkeeper.lsn import Lsn
-from walkeeper.proposer.actions import Action, Append, CampaignLost, CommitAdvanced, Elected, Fenced, Reconfigured
+from walkeeper.messages import AppendRun
+from walkeeper.proposer.actions import (
+    Action,
+    CampaignLost,
+    CommitAdvanced,
+    Elected,
+    Overtaken,
+    Reconfigured,
+)
 from walkeeper.proposer.proposer import Proposer, Stage
 from walkeeper.terms import INITIAL_TERM, Term
 
@@ -67,7 +75,7 @@ class Writer:
         if message is None:
             return
         wal: list[Term] = []
-        if isinstance(message, Append):
+        if isinstance(message, AppendRun):
             wal = self.log[message.begin_lsn - FIRST_LSN : message.end_lsn - FIRST_LSN]
         reply = self.world.keepers[place].hear(message, wal)
         if reply_is_lost:
@@ -98,7 +106,7 @@ class Writer:
                 self.world.committed_in = max(self.world.committed_in, self.proposer.term)
             case CampaignLost():
                 self.proposer.campaign_again()
-            case Fenced() | Reconfigured():
+            case Overtaken() | Reconfigured():
                 self.retire()
 
     def retire(self) -> None:

@@ -383,8 +383,9 @@ async def test_a_fenced_sidecar_does_not_come_back_after_its_primary_was_away(
         ended = trio.Event()
 
         async def first() -> None:
-            with pytest.raises(Fenced):
+            with pytest.raises(Fenced) as caught:
                 await world.run_to_end()
+            assert (caught.value.own, caught.value.term) == (1, 9)
             ended.set()
 
         nursery.start_soon(first)
