@@ -1,4 +1,4 @@
-"""A PostgreSQL whose commits wait for three keepers, as an operator sets it up.
+"""A PostgreSQL whose commits wait for keepers, three or another number, as an operator sets it up.
 
 Rules: blocking; whoever waits for something gives up with the sidecar's last lines.
 Not here: the single programs (programs.py, postgres.py), assertions.
@@ -32,15 +32,21 @@ class Replicated:
 
     @classmethod
     def begin(
-        cls, directory: Path, primary: postgres.Cluster, stack: ExitStack, *, keeper_flags: Sequence[str] = ()
+        cls,
+        directory: Path,
+        primary: postgres.Cluster,
+        stack: ExitStack,
+        *,
+        keeper_count: int = KEEPERS,
+        keeper_flags: Sequence[str] = (),
     ) -> "Replicated":
         """Start keepers and a sidecar for a primary that runs; commits wait for them when this returns."""
-        ports = iter(postgres.free_ports(2 * KEEPERS))
+        ports = iter(postgres.free_ports(2 * keeper_count))
         keepers = [
             stack.enter_context(
                 programs.Keeper.prepare(directory, number, next(ports), next(ports), *keeper_flags)
             )
-            for number in range(1, KEEPERS + 1)
+            for number in range(1, keeper_count + 1)
         ]
         for keeper in keepers:
             keeper.start()

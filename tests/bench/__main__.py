@@ -1,6 +1,6 @@
 """Run the benchmarks: `python3 noxfile.py -s bench`; after `--` come options (`--help` lists them).
 
-One run, everything side by side, in four minutes or five.  The figures to look at are ratios: of one round, the median
+One run, everything side by side, in five minutes or six.  The figures to look at are ratios: of one round, the median
 over several rounds in which everybody takes turns.  Absolute figures are for orientation; they say as much about the
 machine and its other tenants as about us, and within a fifth two figures are the same.
 
@@ -22,6 +22,17 @@ of which two must have it.  Ratios compare mean latencies; more is slower.  All 
 pgbench run on one machine and sync to one disk here: three keepers cost more than they would on three machines, and
 the network between machines is missing.
 
+**Serving WAL** (serving.py).  `pg_receivewal` reads from a keeper and from the primary's own walsender: one reader
+that catches up 1 GiB; one, and ten, that have everything and follow what the primary writes as fast as it can.
+- *keeper / walsender*: throughputs, of all readers together.  `pg_receivewal` writes files, which takes its share of
+  the machine everywhere.  Live readers are no faster than WAL comes, and to a keeper it comes through the sidecar and
+  the keeper's own disk: one live stream says more about that than about serving.
+- *CPU*: what serving a GB takes, the kernel's part included; less is better.  The rest of PostgreSQL is not in it, nor
+  what the keeper needs to receive, which is measured while the walsender serves.
+- *subtracted*: that part of the keeper's.  Where it is larger than what is left, as with one live stream, what is
+  left says nothing, and may even be negative.  Catching up, where nothing is subtracted, is what to look at.
+It takes seven GB of disk for its time.
+
 What cannot be run says so, and the exit code is 1 then.
 """
 
@@ -42,13 +53,16 @@ import programs
 from bench.commits import measure_commits
 from bench.load import ServerFailed, run_load
 from bench.machine import describe
-from bench.report import commits_table, figures_table, ratios_table
+from bench.report import commits_table, figures_table, ratios_table, serving_table
 from bench.servers import MeasuredKeeper
+from bench.serving import measure_serving
 from bench.side_by_side import compare, in_child
 from bench.workloads import WORKLOADS, Frames, bulk_frames, small_frames
 
+WORKLOAD_NAMES: Final = tuple(workload.name for workload in WORKLOADS)
 COMMITS: Final = "commits"
-NAMES: Final = (*(workload.name for workload in WORKLOADS), COMMITS)
+SERVING: Final = "serving"
+NAMES: Final = (*WORKLOAD_NAMES, COMMITS, SERVING)
 
 FAILURES: Final = (
     ServerFailed, programs.ProgramFailed, postgres.PostgresFailed, postgres.PostgresNotFound,
@@ -67,6 +81,7 @@ class Options:
     seconds: float
     commit_rounds: int
     commit_seconds: int
+    serving_rounds: int
     directory: Path | None
     profile: str | None
 
@@ -78,9 +93,10 @@ def parse_arguments() -> Options:
     parser.add_argument("--seconds", type=float, default=1.0, help="of each run that is not pipelined (1.0)")
     parser.add_argument("--commit-rounds", type=int, default=4, help="of the commits (4)")
     parser.add_argument("--commit-seconds", type=int, default=3, help="of each pgbench run (3)")
+    parser.add_argument("--serving-rounds", type=int, default=3, help="of each way of serving (3)")
     parser.add_argument("--directory", type=Path, help="on the disk to measure (the temporary directory)")
     parser.add_argument(
-        "--profile", choices=NAMES[:-1], metavar="NAME", help="only explain where a keeper's time goes"
+        "--profile", choices=WORKLOAD_NAMES, metavar="NAME", help="only explain where a keeper's time goes"
     )
     return Options(**vars(parser.parse_args()))
 
@@ -134,6 +150,13 @@ def run_commits(options: Options, scratch: Path) -> None:
     print(f"\nCommitting, medians of {options.commit_rounds} rounds\n\n{commits_table(standings)}\n", flush=True)
 
 
+def run_serving(options: Options, scratch: Path) -> None:
+    """WAL to readers; prints its table."""
+    say(SERVING)
+    contests = measure_serving(scratch, rounds=options.serving_rounds)
+    print(f"\nServing WAL, medians of {options.serving_rounds} rounds\n\n{serving_table(contests)}\n", flush=True)
+
+
 def run_profile(options: Options, scratch: Path) -> None:
     """One run against a keeper under a profiler; prints where its event loop's time went."""
     workload = next(each for each in WORKLOADS if each.name == options.profile)
@@ -154,10 +177,12 @@ def parts_of(options: Options) -> Sequence[Part]:
     if options.profile is not None:
         return [("profile", run_profile)]
     parts: list[Part] = []
-    if set(options.only) - {COMMITS}:
+    if set(options.only) & set(WORKLOAD_NAMES):
         parts.append(("pushing WAL", run_micro))
     if COMMITS in options.only:
         parts.append(("committing", run_commits))
+    if SERVING in options.only:
+        parts.append(("serving WAL", run_serving))
     return parts
 
 

@@ -8,11 +8,11 @@ starts.  Does not start servers.
 """
 
 import math
-import os
 import secrets
 import select
 import socket
 import threading
+import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -42,9 +42,7 @@ REPLY: Final = Struct(">cIcIQQQqQQ")
 """A CopyData frame with an AppendResponse of protocol 3: its length never varies here."""
 _FLUSH_LSN_FIELD: Final = 5
 
-_CPU_FIELDS: Final = slice(11, 13)
-"""utime and stime in /proc/PID/stat, counted behind the name of the program."""
-_TICKS_PER_SECOND: Final = os.sysconf("SC_CLK_TCK")
+_CPUCLOCK_SCHED: Final = 2
 
 
 class ServerFailed(Exception):
@@ -217,7 +215,9 @@ def _send_all(sock: socket.socket, data: memoryview) -> None:
 
 
 def cpu_seconds(pid: int) -> float:
-    """What a process has used of all CPUs, in user and kernel mode."""
-    with open(f"/proc/{pid}/stat") as file:
-        fields = file.read().rpartition(")")[2].split()
-    return sum(int(ticks) for ticks in fields[_CPU_FIELDS]) / _TICKS_PER_SECOND
+    """What a process has used of all CPUs, in user and kernel mode.  Raises OSError if there is no such process.
+
+    This clock counts nanoseconds, where /proc/PID/stat drops up to two hundredths of a second.
+    Source: Linux ``posix-timers.h``, MAKE_PROCESS_CPUCLOCK, which clock_getcpuclockid(3) uses.
+    """
+    return time.clock_gettime(~pid << 3 | _CPUCLOCK_SCHED)

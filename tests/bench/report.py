@@ -5,7 +5,9 @@ Does not measure.
 
 from collections.abc import Iterable, Sequence
 
+from bench import serving
 from bench.commits import Standings
+from bench.serving import Contest, Served
 from bench.side_by_side import BLOCKING, DISK, KEEPER, Comparison
 from bench.stage import ALONE, CONTENDERS, RECEIVEWAL, SIDECAR_1
 
@@ -43,7 +45,10 @@ def _figures(one: Comparison) -> tuple[str, ...]:
 
 def _spread(one: Comparison) -> str:
     """The lowest and the highest ratio of any round: how far to trust the median."""
-    ratios = one.ratios(KEEPER, BLOCKING)
+    return spread(one.ratios(KEEPER, BLOCKING))
+
+
+def spread(ratios: Sequence[float]) -> str:
     return f"{min(ratios):.2f}-{max(ratios):.2f}"
 
 
@@ -115,3 +120,47 @@ def _commit_verdict(one: Standings) -> str:
     ratio = one.ratio(SIDECAR_1, RECEIVEWAL, lambda run: run.mean_ms)
     judged = verdict(ratio <= COMMIT_AIM)
     return f"{SIDECAR_1} / {RECEIVEWAL} at {one.clients} clients: {ratio:.2f}, aim {COMMIT_AIM} at most: {judged}"
+
+
+# ------------------------------------------------------------------------------------------------- serving
+
+SERVING_HEAD = (
+    "readers", "keeper / walsender", "of all rounds", "aim", "", "keeper", "walsender",
+    "CPU ratio", "keeper CPU", "walsender CPU", "subtracted",
+)  # fmt: skip
+
+SERVING_AIM = 1.0
+"""How fast a keeper should serve, as a ratio to PostgreSQL's own walsender."""
+
+
+def serving_table(contests: Sequence[Contest]) -> str:
+    """One line for each scenario."""
+    return table([SERVING_HEAD, *map(_serving_row, contests)])
+
+
+def _serving_row(one: Contest) -> tuple[str, ...]:
+    ratio = one.ratio(_speed)
+    servers = (serving.KEEPER, serving.WALSENDER)
+    return (
+        one.scenario.name,
+        f"{ratio:.2f}",
+        spread(one.ratios(_speed)),
+        f"{SERVING_AIM:.1f}",
+        verdict(ratio >= SERVING_AIM),
+        *(f"{one.middle(server, _speed) / 1e6:.0f} MB/s" for server in servers),
+        f"{one.ratio(_cpu_per_byte):.2f}",
+        *(_per_gigabyte(one.middle(server, _cpu_per_byte)) for server in servers),
+        _per_gigabyte(one.middle(serving.KEEPER, lambda run: run.subtracted_cpu_seconds_per_byte)),
+    )
+
+
+def _per_gigabyte(seconds_per_byte: float) -> str:
+    return f"{seconds_per_byte * 1e9:.2f} s/GB"
+
+
+def _speed(one: Served) -> float:
+    return one.bytes_per_second
+
+
+def _cpu_per_byte(one: Served) -> float:
+    return one.cpu_seconds_per_byte
