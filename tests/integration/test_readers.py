@@ -82,7 +82,8 @@ def test_pg_receivewal_stops_where_it_was_told_to(scene: Replicated, work_direct
     with running(receive(scene, target, "--endpos", scene.primary.flush_lsn())) as process:
         scene.primary.sql("CREATE TABLE more (n int)")
         assert process.wait(END_SECONDS) == 0
-    assert (scene.directory / "pg_receivewal.log").read_text() == ""
+    log = (scene.directory / "pg_receivewal.log").read_text()
+    assert "unexpected" not in log
 
 
 # -- hot standbys --------------------------------------------------------------------------------------------
