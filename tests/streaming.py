@@ -21,6 +21,7 @@ from walkeeper.formats.replication import (
 from walkeeper.formats.session import TRUST_REPLIES, ServerSession
 from walkeeper.formats.startup import StartupMessage
 from walkeeper.links.link import RECEIVE_BYTES_MAX
+from walkeeper.messages import Slice
 from walkeeper.services.copy_in import CopyReader
 from walkeeper.services.goodbye import Goodbye
 from walkeeper.services.send_wal import send_wal
@@ -35,20 +36,26 @@ class StreamLink:
 
     def __init__(self, stream: trio.abc.HalfCloseableStream) -> None:
         self._stream = stream
+        self._pending = b""
 
     def try_receive(self) -> bytes | None:
         return None
-
-    def try_send(self, data: bytes | memoryview) -> int:
-        return 0
 
     async def receive(self) -> bytes:
         with closed_is_broken():
             return bytes(await self._stream.receive_some(RECEIVE_BYTES_MAX))
 
-    async def send_all(self, data: bytes | memoryview) -> None:
+    def send_soon(self, *pieces: Slice) -> None:
+        self._pending += b"".join(pieces)
+
+    @property
+    def pending_bytes(self) -> int:
+        return len(self._pending)
+
+    async def wait_sent(self) -> None:
         with closed_is_broken():
-            await self._stream.send_all(data)
+            pending, self._pending = self._pending, b""
+            await self._stream.send_all(pending)
 
     async def send_eof(self) -> None:
         with closed_is_broken():

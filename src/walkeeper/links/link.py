@@ -1,18 +1,26 @@
 """A byte link to a peer that can be tried before it is waited for.
 
-A turn of Trio's scheduler costs as much as receiving a small message, so whoever reads or writes tries without
-waiting first, and waits only when the kernel has nothing to give or no room.  A task that never waits would starve
-the others: after ``TRIES_MAX`` successes in a row a link yields once.
+A turn of Trio's scheduler costs as much as receiving a small message, so whoever reads tries without waiting first, and
+waits only when the kernel has nothing to give.  A task that never waits would starve the others: after ``TRIES_MAX``
+receives in a row a link yields once.
+
+Whoever produces bytes hands them to ``send_soon`` from any task, without a turn of the scheduler; what the kernel does
+not take rests here, and the task that owns the link sends it with ``wait_sent``.  The producer bounds that rest: it
+waits for it, or looks at ``pending_bytes`` before it produces more.
 
 Does not know frames or PostgreSQL, and has no time limits: the caller wraps.
 """
 
 import socket
+from collections import deque
 from collections.abc import Awaitable, Callable
+from itertools import islice
 from types import TracebackType
 from typing import Final, Protocol
 
 import trio
+
+from walkeeper.messages import Slice
 
 RECEIVE_BYTES_MAX: Final = 128 * 1024 - 64
 """Most to receive at once as a rule: above 128 KiB the C library maps fresh pages for every buffer."""
@@ -22,7 +30,10 @@ FLOOD_BYTES_MAX: Final = 1024 * 1024
 receives costs more than fresh pages."""
 
 TRIES_MAX: Final = 16
-"""Receives or sends in a row without a turn of the scheduler: some 2 MiB, well under a millisecond."""
+"""Receives in a row without a turn of the scheduler: some 2 MiB, well under a millisecond."""
+
+SLICES_PER_SEND_MAX: Final = 1024
+"""IOV_MAX on Linux."""
 
 
 class Link(Protocol):
@@ -39,16 +50,20 @@ class Link(Protocol):
     def try_receive(self) -> bytes | None:
         """What is there right now, ``b""`` at the end of the stream, None when waiting would be needed."""
 
-    def try_send(self, data: bytes | memoryview) -> int:
-        """Hand over what the kernel takes without waiting; returns how much, in bytes.
+    @property
+    def pending_bytes(self) -> int:
+        """How much waits for the kernel to have room."""
+
+    def send_soon(self, *pieces: Slice) -> None:
+        """Send ``pieces``, now as far as the kernel takes them; never waits.
 
         Raises trio.BrokenResourceError when the connection is gone.
         """
 
-    async def send_all(self, data: bytes | memoryview) -> None:
-        """Hand all of ``data`` to the kernel.  Raises trio.BrokenResourceError when the connection is gone.
+    async def wait_sent(self) -> None:
+        """Send what is pending.  Raises trio.BrokenResourceError when the connection is gone.
 
-        Cancellation: part of ``data`` may have been sent; the link is then good for nothing but closing.
+        Cancellation: at any time, the rest stays pending.
         """
 
     async def send_eof(self) -> None:
@@ -58,8 +73,20 @@ class Link(Protocol):
         """Close; never waits for the peer."""
 
 
+async def send_all(link: Link, *pieces: Slice) -> None:
+    """Hand all of ``pieces`` to the kernel.  Raises trio.BrokenResourceError when the connection is gone.
+
+    Cancellation: part of it may have been sent, and the rest is pending.
+    """
+    link.send_soon(*pieces)
+    await link.wait_sent()
+
+
 class SocketLink:
-    """A link over a connected stream socket of the standard library, which it owns and makes non-blocking."""
+    """A link over a connected stream socket of the standard library, which it owns and makes non-blocking.
+
+    Slices are never copied.
+    """
 
     def __init__(self, sock: socket.socket) -> None:
         sock.setblocking(False)
@@ -69,6 +96,8 @@ class SocketLink:
         self._tries = 0
         self._is_drained = False
         self._is_flooded = False
+        self._pending: deque[memoryview] = deque()
+        self.pending_bytes = 0
 
     def try_receive(self) -> bytes | None:
         if self._tries >= TRIES_MAX:
@@ -92,24 +121,33 @@ class SocketLink:
             await self._wait(trio.lowlevel.wait_readable)
         return data
 
-    def try_send(self, data: bytes | memoryview) -> int:
-        try:
-            return self._socket.send(data)
-        except (BlockingIOError, InterruptedError):
-            return 0
-        except OSError as error:
-            raise _broken(error) from error
+    def send_soon(self, *pieces: Slice) -> None:
+        self._pending.extend(map(memoryview, pieces))
+        self.pending_bytes += sum(map(len, pieces))
+        self._send_now()
 
-    async def send_all(self, data: bytes | memoryview) -> None:
-        rest = memoryview(data)
-        while rest:
-            sent = self.try_send(rest)
-            rest = rest[sent:]
-            self._tries += 1
-            if not sent:
-                await self._wait(trio.lowlevel.wait_writable)
-            elif self._tries >= TRIES_MAX:
-                await self._yield()
+    async def wait_sent(self) -> None:
+        while not self._send_now():
+            await self._wait(trio.lowlevel.wait_writable)
+
+    def _send_now(self) -> bool:
+        """Whether the kernel has taken everything."""
+        while self._pending:
+            try:
+                sent = self._socket.sendmsg(islice(self._pending, SLICES_PER_SEND_MAX))
+            except (BlockingIOError, InterruptedError):
+                return False
+            except OSError as error:
+                raise _broken(error) from error
+            self._forget(sent)
+        return True
+
+    def _forget(self, sent: int) -> None:
+        self.pending_bytes -= sent
+        while self._pending and sent >= len(self._pending[0]):
+            sent -= len(self._pending.popleft())
+        if sent:
+            self._pending[0] = self._pending[0][sent:]
 
     async def send_eof(self) -> None:
         try:
@@ -121,10 +159,6 @@ class SocketLink:
     async def aclose(self) -> None:
         trio.lowlevel.notify_closing(self._socket)
         self._socket.close()
-        await trio.lowlevel.checkpoint()
-
-    async def _yield(self) -> None:
-        self._tries = 0
         await trio.lowlevel.checkpoint()
 
     async def _wait(self, ready: Callable[[socket.socket], Awaitable[None]]) -> None:

@@ -30,9 +30,10 @@ from walkeeper.formats.frontend import CopyData, CopyDone, Query
 from walkeeper.formats.session import ClientMessage, ClientSession, EndOfStream
 from walkeeper.formats.startup import EncryptionAnswer, SslRequest, StartupMessage
 from walkeeper.links.conninfo import ConnectionInfo, SslMode
-from walkeeper.links.eager import EagerLink, PlainLink, TlsLink
+from walkeeper.links.link import Link, SocketLink
 from walkeeper.links.login import Login, refusal
 from walkeeper.links.tls import client_context
+from walkeeper.links.tls_link import TlsLink
 from walkeeper.messages import Slice
 
 Row = tuple[str | None, ...]
@@ -52,7 +53,7 @@ def time_limit(seconds: float, server: str, what: str = "answer") -> Iterator[No
 class Connection:
     """One connection to the server called ``name``.  ``parameters`` are the settings it told unasked."""
 
-    def __init__(self, name: str, link: EagerLink) -> None:
+    def __init__(self, name: str, link: Link) -> None:
         self.name = name
         self.link = link
         self.parameters: dict[str, str] = {}
@@ -171,7 +172,7 @@ class Connection:
         answer = await self._next_event()
         assert isinstance(answer, EncryptionAnswer)
         if answer.accepted:
-            assert isinstance(self.link, PlainLink)
+            assert isinstance(self.link, SocketLink)
             tls = TlsLink(self.link, client_context(info), info.host)
             try:
                 await tls.shake_hands()
@@ -257,7 +258,7 @@ async def connect(info: ConnectionInfo, name: str = "", **startup: str) -> Async
         await connection.link.aclose()
 
 
-async def _open(info: ConnectionInfo, name: str) -> PlainLink:
+async def _open(info: ConnectionInfo, name: str) -> SocketLink:
     try:
         with time_limit(info.connect_timeout_seconds, name, "connection"):
             if info.is_unix_socket:
@@ -266,7 +267,7 @@ async def _open(info: ConnectionInfo, name: str) -> PlainLink:
                 sock = _detached(await trio.open_tcp_stream(info.hostaddr or info.host, info.port))
     except OSError as error:
         raise Unreachable(name, _reason(error)) from error
-    return PlainLink(sock)
+    return SocketLink(sock)
 
 
 async def _connect_unix(path: str) -> socket.socket:

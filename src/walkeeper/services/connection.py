@@ -53,7 +53,7 @@ from walkeeper.formats.startup import (
     parse_options,
 )
 from walkeeper.ids import FIRST_TLI, TenantTimelineId
-from walkeeper.links.link import Link
+from walkeeper.links.link import Link, send_all
 from walkeeper.lsn import Lsn, format_lsn
 from walkeeper.messages import ProposerGreeting
 from walkeeper.services import status
@@ -345,7 +345,7 @@ class Connection:
 
     async def _say_goodbye(self, goodbye: Goodbye) -> None:
         with trio.move_on_after(GOODBYE_SECONDS_MAX):
-            await self._link.send_all(self._encode_goodbye(goodbye))
+            await send_all(self._link, self._encode_goodbye(goodbye))
 
     def _encode_goodbye(self, goodbye: Goodbye) -> bytes:
         """The last words of a stream."""
@@ -371,10 +371,10 @@ class Connection:
         return event
 
     async def _send(self, *messages: BackendMessage) -> None:
-        await self._link.send_all(self._session.send(*messages))
+        await send_all(self._link, self._session.send(*messages))
 
     async def _send_answer(self, answer: EncryptionAnswer) -> None:
-        await self._link.send_all(self._session.send(answer))
+        await send_all(self._link, self._session.send(answer))
 
     async def _say_last(self, error: WalkeeperError) -> None:
         self._note(error)

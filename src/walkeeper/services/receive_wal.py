@@ -272,12 +272,12 @@ class ReplyWriter:
         """Send; False when the peer does not take it."""
         data = b"".join(map(self._encode, replies))
         try:
-            sent = self._link.try_send(data)
-            if sent == len(data):
+            self._link.send_soon(data)
+            if not self._link.pending_bytes:
                 return True
             seconds = GOODBYE_SECONDS_MAX if isinstance(replies[-1], Goodbye) else SILENCE_SECONDS_MAX
             with trio.move_on_after(seconds):
-                await self._link.send_all(data[sent:])
+                await self._link.wait_sent()
                 return True
             await self._link.aclose()  # reading on would only gather what is never acknowledged
             return False

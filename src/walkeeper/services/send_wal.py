@@ -37,7 +37,7 @@ from walkeeper.formats.replication import (
 )
 from walkeeper.formats.segments import segment_start
 from walkeeper.formats.xlog import PAGE_BYTES
-from walkeeper.links.link import Link
+from walkeeper.links.link import Link, send_all
 from walkeeper.lsn import INVALID_LSN, Lsn, format_lsn
 from walkeeper.messages import Slice
 from walkeeper.services.copy_in import SILENCE_SECONDS_MAX, CopyEnd, CopyReader
@@ -347,7 +347,7 @@ class WalSender:
     async def _send(self, pieces: Iterable[Slice]) -> None:
         """Raises trio.TooSlowError for a client that does not read; what it costs meanwhile is what these are."""
         with trio.fail_after(self._seconds_max):
-            await self._link.send_all(b"".join(pieces))
+            await send_all(self._link, *pieces)
 
     async def _last_word(self, source: CopyReader) -> CopyEnd | PeerError:
         """How the client ends, after everything else that it says."""

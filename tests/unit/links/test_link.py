@@ -8,7 +8,7 @@ import trio
 import trio.testing
 
 from streaming import StreamLink
-from walkeeper.links.link import RECEIVE_BYTES_MAX, TRIES_MAX, Link, SocketLink
+from walkeeper.links.link import RECEIVE_BYTES_MAX, TRIES_MAX, Link, SocketLink, send_all
 
 MANY = bytes(range(256)) * 20_000
 """More than the buffers of a socket hold."""
@@ -74,8 +74,8 @@ async def test_what_is_sent_is_received_however_much_it_is(pair: Pair) -> None:
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(receive)
-        await ours.send_all(MANY)
-        await ours.send_all(memoryview(b"and a view"))
+        await send_all(ours, MANY)
+        await send_all(ours, memoryview(b"and a view"))
         await ours.send_eof()
     assert received == MANY + b"and a view"
 
@@ -83,7 +83,7 @@ async def test_what_is_sent_is_received_however_much_it_is(pair: Pair) -> None:
 async def test_a_receive_brings_no_more_than_its_limit(pair: Pair) -> None:
     ours, theirs = pair
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(ours.send_all, MANY)
+        nursery.start_soon(send_all, ours, MANY)
         left = len(MANY)
         while left:
             data = await theirs.receive()
@@ -100,13 +100,13 @@ async def test_after_its_end_one_side_is_silent_and_the_other_may_still_speak(pa
     ours, theirs = pair
     await ours.send_eof()
     assert await theirs.receive() == b""
-    await theirs.send_all(b"still here")
+    await send_all(theirs, b"still here")
     assert await ours.receive() == b"still here"
 
 
 async def test_a_peer_that_closes_is_an_end(pair: Pair) -> None:
     ours, theirs = pair
-    await theirs.send_all(b"last")
+    await send_all(theirs, b"last")
     await theirs.aclose()
     assert await receive_all(ours) == b"last"
 
@@ -115,7 +115,7 @@ async def test_sending_to_a_peer_that_has_closed_breaks(pair: Pair) -> None:
     ours, theirs = pair
     await theirs.aclose()
     with pytest.raises(trio.BrokenResourceError):
-        await ours.send_all(b"hello")
+        await send_all(ours, b"hello")
 
 
 async def test_a_cancelled_receive_loses_nothing(pair: Pair) -> None:
@@ -124,7 +124,7 @@ async def test_a_cancelled_receive_loses_nothing(pair: Pair) -> None:
         nursery.start_soon(theirs.receive)
         await trio.testing.wait_all_tasks_blocked()
         nursery.cancel_scope.cancel()
-    await ours.send_all(b"after all")
+    await send_all(ours, b"after all")
     assert await theirs.receive() == b"after all"
 
 
@@ -147,7 +147,7 @@ async def test_everything_breaks_on_a_closed_link(pair: Pair) -> None:
     with pytest.raises(trio.BrokenResourceError):
         await ours.receive()
     with pytest.raises(trio.BrokenResourceError):
-        await ours.send_all(b"x")
+        await send_all(ours, b"x")
 
 
 async def test_closing_twice_is_fine(pair: Pair) -> None:
@@ -161,22 +161,26 @@ async def test_closing_twice_is_fine(pair: Pair) -> None:
 
 async def test_what_has_arrived_is_received_without_waiting(sockets: tuple[SocketLink, SocketLink]) -> None:
     ours, theirs = sockets
-    await ours.send_all(b"abc")
+    await send_all(ours, b"abc")
     assert theirs.try_receive() == b"abc"
     assert theirs.try_receive() is None
     await ours.send_eof()
     assert theirs.try_receive() == b""
 
 
-async def test_sending_without_waiting_takes_what_fits_and_says_how_much(
+async def test_what_the_kernel_does_not_take_at_once_is_pending_until_it_is_waited_for(
     sockets: tuple[SocketLink, SocketLink],
 ) -> None:
     ours, theirs = sockets
-    sent = ours.try_send(MANY)
-    assert 0 < sent < len(MANY)
-    assert ours.try_send(MANY) == 0
-    await ours.send_eof()
-    assert await receive_all(theirs) == MANY[:sent]
+    ours.send_soon(MANY, b"", memoryview(b"and more"))
+    assert 0 < ours.pending_bytes < len(MANY)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(ours.wait_sent)
+        received = b""
+        while len(received) < len(MANY) + 8:
+            received += await theirs.receive()
+    assert received == MANY + b"and more"
+    assert ours.pending_bytes == 0
 
 
 async def test_trying_and_ending_break_on_a_closed_link(sockets: tuple[SocketLink, SocketLink]) -> None:
@@ -185,41 +189,26 @@ async def test_trying_and_ending_break_on_a_closed_link(sockets: tuple[SocketLin
     with pytest.raises(trio.BrokenResourceError):
         ours.try_receive()
     with pytest.raises(trio.BrokenResourceError):
-        ours.try_send(b"x")
+        ours.send_soon(b"x")
     with pytest.raises(trio.BrokenResourceError):
         await ours.send_eof()
 
 
 async def test_streams_cannot_be_tried() -> None:
     ours, theirs = stream_pair()
-    await ours.send_all(b"x")
-    assert (theirs.try_receive(), theirs.try_send(b"y")) == (None, 0)
+    await send_all(ours, b"x")
+    assert theirs.try_receive() is None
     assert await theirs.receive() == b"x"
-
-
-async def test_who_sends_without_ever_having_to_wait_lets_others_run(
-    sockets: tuple[SocketLink, SocketLink],
-) -> None:
-    ours, _ = sockets
-    turns = Turns()
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(turns.take)
-        await trio.lowlevel.checkpoint()
-        before = turns.count
-        for _ in range(4 * TRIES_MAX):
-            await ours.send_all(b"x")
-        nursery.cancel_scope.cancel()
-    assert turns.count - before >= 2
 
 
 async def test_trying_gives_up_after_a_while_so_that_others_run(sockets: tuple[SocketLink, SocketLink]) -> None:
     ours, theirs = sockets
     tries = 0
-    await ours.send_all(b"x")
+    await send_all(ours, b"x")
     while theirs.try_receive() is not None:
         tries += 1
         assert tries <= TRIES_MAX
-        await ours.send_all(b"x")
+        await send_all(ours, b"x")
     assert tries == TRIES_MAX
     assert await theirs.receive() == b"x"
 

@@ -9,7 +9,8 @@ import pytest
 import trio
 import trustme
 
-from walkeeper.links.eager import EagerLink, PlainLink, TlsLink
+from walkeeper.links.link import Link, SocketLink
+from walkeeper.links.tls_link import TlsLink
 
 MANY = bytes(range(256)) * 20_000  # more than socket buffers hold
 
@@ -20,8 +21,8 @@ def authority() -> trustme.CA:
 
 
 @asynccontextmanager
-async def plain_pair() -> AsyncIterator[tuple[EagerLink, EagerLink]]:
-    ours, theirs = (PlainLink(each) for each in socket.socketpair())
+async def plain_pair() -> AsyncIterator[tuple[Link, Link]]:
+    ours, theirs = (SocketLink(each) for each in socket.socketpair())
     try:
         yield ours, theirs
     finally:
@@ -30,14 +31,14 @@ async def plain_pair() -> AsyncIterator[tuple[EagerLink, EagerLink]]:
 
 
 @asynccontextmanager
-async def tls_pair(authority: trustme.CA) -> AsyncIterator[tuple[EagerLink, EagerLink]]:
+async def tls_pair(authority: trustme.CA) -> AsyncIterator[tuple[Link, Link]]:
     """Our link, and the server's end as one too."""
     server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     authority.issue_cert("db").configure_cert(server)
     client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     authority.configure_trust(client)
     here, there = socket.socketpair()
-    ours, theirs = TlsLink(PlainLink(here), client, "db"), TlsServerLink(PlainLink(there), server)
+    ours, theirs = TlsLink(SocketLink(here), client, "db"), TlsServerLink(SocketLink(there), server)
     try:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(ours.shake_hands)
@@ -51,21 +52,19 @@ async def tls_pair(authority: trustme.CA) -> AsyncIterator[tuple[EagerLink, Eage
 class TlsServerLink(TlsLink):
     """The same machine from the other side."""
 
-    def __init__(self, plain: PlainLink, context: ssl.SSLContext) -> None:
+    def __init__(self, plain: SocketLink, context: ssl.SSLContext) -> None:
         client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         super().__init__(plain, client, "unused")
         self._tls = context.wrap_bio(self._received, self._to_send, server_side=True)
 
 
 @pytest.fixture(params=["plain", "tls"])
-async def pair(
-    request: pytest.FixtureRequest, authority: trustme.CA
-) -> AsyncIterator[tuple[EagerLink, EagerLink]]:
+async def pair(request: pytest.FixtureRequest, authority: trustme.CA) -> AsyncIterator[tuple[Link, Link]]:
     async with plain_pair() if request.param == "plain" else tls_pair(authority) as both:
         yield both
 
 
-async def receive_all(link: EagerLink, count: int) -> bytes:
+async def receive_all(link: Link, count: int) -> bytes:
     received = bytearray()
     while len(received) < count:
         data = await link.receive()
@@ -74,7 +73,7 @@ async def receive_all(link: EagerLink, count: int) -> bytes:
     return bytes(received)
 
 
-async def test_what_is_sent_arrives_in_order(pair: tuple[EagerLink, EagerLink]) -> None:
+async def test_what_is_sent_arrives_in_order(pair: tuple[Link, Link]) -> None:
     ours, theirs = pair
     ours.send_soon(b"one", memoryview(b"two"), b"", b"three")
     ours.send_soon(b"four")
@@ -83,7 +82,7 @@ async def test_what_is_sent_arrives_in_order(pair: tuple[EagerLink, EagerLink]) 
 
 
 async def test_more_than_the_kernel_takes_stays_pending_until_it_is_waited_for(
-    pair: tuple[EagerLink, EagerLink],
+    pair: tuple[Link, Link],
 ) -> None:
     ours, theirs = pair
     ours.send_soon(MANY[:100], MANY[100:])
@@ -100,7 +99,7 @@ async def test_more_than_the_kernel_takes_stays_pending_until_it_is_waited_for(
     assert received == [MANY]
 
 
-async def test_a_cancelled_wait_loses_nothing(pair: tuple[EagerLink, EagerLink]) -> None:
+async def test_a_cancelled_wait_loses_nothing(pair: tuple[Link, Link]) -> None:
     ours, theirs = pair
     ours.send_soon(MANY)
     with trio.CancelScope() as scope:
@@ -112,7 +111,7 @@ async def test_a_cancelled_wait_loses_nothing(pair: tuple[EagerLink, EagerLink])
         assert await receive_all(theirs, len(MANY)) == MANY
 
 
-async def test_trying_to_receive_says_whether_there_is_anything(pair: tuple[EagerLink, EagerLink]) -> None:
+async def test_trying_to_receive_says_whether_there_is_anything(pair: tuple[Link, Link]) -> None:
     ours, theirs = pair
     assert ours.try_receive() is None
     theirs.send_soon(b"x" * 40_000)
@@ -120,7 +119,7 @@ async def test_trying_to_receive_says_whether_there_is_anything(pair: tuple[Eage
     assert ours.try_receive() is None
 
 
-async def test_the_end_of_the_stream_is_an_empty_receive(pair: tuple[EagerLink, EagerLink]) -> None:
+async def test_the_end_of_the_stream_is_an_empty_receive(pair: tuple[Link, Link]) -> None:
     ours, theirs = pair
     theirs.send_soon(b"last")
     await theirs.aclose()
@@ -141,7 +140,7 @@ async def test_a_certificate_that_is_not_trusted_stops_the_handshake(authority: 
     client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     authority.configure_trust(client)
     here, there = socket.socketpair()
-    ours, theirs = TlsLink(PlainLink(here), client, "db"), TlsServerLink(PlainLink(there), server)
+    ours, theirs = TlsLink(SocketLink(here), client, "db"), TlsServerLink(SocketLink(there), server)
 
     async def answer() -> None:
         with pytest.raises((ssl.SSLError, trio.BrokenResourceError)):
