@@ -174,13 +174,15 @@ def test_a_primary_that_lost_what_keepers_have_is_refused_even_when_it_has_writt
     scene: Replicated, new_cluster: NewCluster
 ) -> None:
     scene.primary.sql("INSERT INTO t SELECT generate_series(1, 10000)")
-    end_lsn = scene.wait_everywhere()
-    scene.sidecar.kill()
-    scene.primary.kill()
+    scene.wait_everywhere()
     old = new_cluster("restored")
     old.adopt_backup(scene.directory / "old")
     old.start()
     assert_refused("--primary", old.conninfo(), *keepers_flag(scene.keepers), saying=["ahead", "restore"])
+    scene.primary.sql("INSERT INTO t VALUES (1)")  # nobody was fenced
+    end_lsn = scene.wait_everywhere()
+    scene.sidecar.kill()
+    scene.primary.kill()
     while parse_lsn(old.flush_lsn()) <= end_lsn:
         old.sql("INSERT INTO t SELECT generate_series(1, 5000)")
     assert_refused("--primary", old.conninfo(), *keepers_flag(scene.keepers), saying=["went another way"])

@@ -41,6 +41,17 @@ async def test_a_primary_that_lost_what_the_quorum_has_is_refused(autojump_clock
     await assert_refused_and_keepers_untouched(world)
 
 
+async def test_it_is_refused_after_the_election_if_no_keeper_knew_what_was_committed(
+    autojump_clock: MockClock, world: World
+) -> None:
+    await kept_before(world)
+    for keeper in world.keepers:
+        keeper.commit_lsn = keeper.start_lsn
+    world.primary.wal = WalGenerator(world.primary.wal.start, wal_seg_size=SEGMENT_BYTES, system_id=SYSTEM_ID)
+    await assert_refused_and_keepers_untouched(world)
+    assert max(keeper.term for keeper in world.keepers) == 2
+
+
 async def test_a_stale_copy_of_a_primary_does_not_fence_the_writer_that_is_well(
     autojump_clock: MockClock, world: World, nursery: trio.Nursery
 ) -> None:
