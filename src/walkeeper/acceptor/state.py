@@ -59,18 +59,24 @@ class Wal:
 
 @dataclass(frozen=True, slots=True)
 class AcceptorState:
-    """Everything an acceptor decides from.  ``term_start_lsn`` is 0 until a leader was heard since the start."""
+    """Everything an acceptor decides from.  ``term_start_lsn`` is 0 until a leader was heard since the start.
+
+    ``is_whole``: no promise of this keeper was ever lost with a disk, or a leader has made up for it since.
+    """
 
     kept: ControlFile
     ahead: Ahead
     wal: Wal
     term_start_lsn: Lsn = INVALID_LSN
+    is_whole: bool = True
 
     @classmethod
-    def recovered(cls, kept: ControlFile, end_lsn: Lsn, tli: TimelineNumber) -> "AcceptorState":
+    def recovered(
+        cls, kept: ControlFile, end_lsn: Lsn, tli: TimelineNumber, *, is_whole: bool = True
+    ) -> "AcceptorState":
         """The state after a start: the control file, and a WAL whose last complete record ends at ``end_lsn``."""
         wal = Wal(end_lsn, start_scanner(kept, end_lsn, tli) if end_lsn else None, tli)
-        return cls(kept, Ahead.of(kept), wal)
+        return cls(kept, Ahead.of(kept), wal, is_whole=is_whole)
 
     @property
     def term(self) -> Term:

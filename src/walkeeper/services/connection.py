@@ -27,6 +27,9 @@ from walkeeper.formats.backend import (
     RowDescription,
 )
 from walkeeper.formats.commands import (
+    INCOMPLETE,
+    STANDING,
+    WHOLE,
     Command,
     IdentifySystem,
     SetDateStyle,
@@ -253,9 +256,11 @@ class Connection:
         return [RowDescription(columns), *rows, CommandComplete("TIMELINE_STATUS")]
 
     def _show(self, name: str) -> list[BackendMessage]:
-        """Settings of the server whose WAL this is, as that server would show them."""
-        server = self._timeline().require_state().kept.server
+        """Settings of the server whose WAL this is, as that server would show them, and one of the keeper."""
+        state = self._timeline().require_state()
+        server = state.kept.server
         settings = {
+            STANDING: WHOLE if state.is_whole else INCOMPLETE,
             "server_version_num": str(server.pg_version),
             "wal_segment_size": format_size(server.wal_seg_size),
         }

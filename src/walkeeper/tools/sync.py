@@ -114,14 +114,7 @@ class _Campaigns:
 
     def troubles(self) -> str:
         """Why the last one is not through, for people."""
-        missing = "; ".join(link.trouble or f"{link}: not done yet" for link in self._ensemble.missing())
-        blank = ", ".join(map(str, self._ensemble.blank()))
-        if not blank:
-            return missing or "the campaign or the copying took too long"
-        return (
-            f"{blank} came without any WAL: a keeper that is new or lost its disk cannot vouch for what was acknowledged."
-            f" Bring back one that can, with its data: {missing}"
-        )
+        return self._ensemble.troubles() or "the campaign or the copying took too long"
 
 
 def _tolerable(group: BaseExceptionGroup) -> BaseException:

@@ -62,7 +62,7 @@ class Writer:
     def talk(self, place: int, *, reply_is_lost: bool) -> None:
         if place not in self.connected:
             self.connected.add(place)
-            self.proposer.connected(place)
+            self.proposer.connected(place, is_whole=True)
         message = self.proposer.next_message(place, 0.0)
         if message is None:
             return
