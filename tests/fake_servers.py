@@ -21,7 +21,15 @@ from walkeeper.formats.backend import (
     ReadyForQuery,
     RowDescription,
 )
-from walkeeper.formats.commands import IdentifySystem, StartReplication, StartWalPush, parse_command
+from walkeeper.formats.commands import (
+    INCOMPLETE,
+    STANDING,
+    WHOLE,
+    IdentifySystem,
+    StartReplication,
+    StartWalPush,
+    parse_command,
+)
 from walkeeper.formats.frontend import CopyData, Query
 from walkeeper.formats.proposer import encode_acceptor_message, parse_proposer_message
 from walkeeper.formats.replication import (
@@ -282,6 +290,7 @@ class FakeKeeper(Server):
 
     node_id: NodeId = NodeId(1)
     exists: bool = False
+    is_whole: bool = False
     server: ServerInfo | None = None
     tli: int = 1
     term: Term = INITIAL_TERM
@@ -311,7 +320,8 @@ class FakeKeeper(Server):
     def wipe(self) -> None:
         """The disk is lost."""
         self.cut()
-        self.exists, self.scanner, self.wal, self.start_lsn = False, None, bytearray(), Lsn(0)
+        self.exists, self.is_whole = False, False
+        self.scanner, self.wal, self.start_lsn = None, bytearray(), Lsn(0)
         self.term, self.history, self.commit_lsn, self.server = INITIAL_TERM, TermHistory(), Lsn(0), None
 
     def read_flushed(self, begin: Lsn) -> bytes:
@@ -330,6 +340,8 @@ class FakeKeeper(Server):
                 await client.fail("55000", f"failed to acquire term {command.term}, current term {self.term}")
             else:
                 await self.send_wal(client, command.start_lsn, self.read_flushed, lambda: self.flush_lsn)
+        elif self.answers_show and text == f"SHOW {STANDING}":
+            await client.answer(WHOLE if self.is_whole else INCOMPLETE)
         elif self.answers_show and text == "SHOW wal_segment_size":
             await client.answer(f"{self.server.wal_seg_size >> 20}MB")
         elif self.answers_show and text == "SHOW server_version_num":
@@ -395,6 +407,7 @@ class FakeKeeper(Server):
         self.wal += append.wal
         self.scanner = self.scanner.scan([append.wal]) if append.wal else self.scanner
         self.commit_lsn = max(self.commit_lsn, min(append.commit_lsn, self.flush_lsn))
+        self.is_whole |= 0 < append.commit_lsn <= self.flush_lsn
         persisted = Lsn(0) if self.is_forgetful else self.commit_lsn
         return AppendResponse(NO_GENERATION, self.term, self.flush_lsn, persisted)
 

@@ -118,8 +118,8 @@ class Ensemble:
         if not doubted:
             return missing
         return (
-            f"{doubted} did not have all WAL yet: a keeper that is new or lost its disk cannot vouch for what was acknowledged."
-            f" Bring back those that can, with their data, or if none ever could, all of them: {missing}"
+            f"{doubted} cannot vouch for what was acknowledged: it is new or lost its disk."
+            f" Bring back the others, with their data, or all of them for a first start: {missing}"
         )
 
     def _is_doubted(self, place: int) -> bool:

@@ -49,7 +49,9 @@ def reconnect(writer: Writer, *places: int) -> None:
 @pytest.mark.parametrize(
     ("keepers", "lost_max", "writers"), [(3, 1, 1), (3, 1, 2), (3, 1, 3), (4, 1, 2), (5, 2, 1), (5, 2, 2)]
 )
-def test_rival_writers_lose_nothing_with_the_disks_of_a_minority(keepers: int, lost_max: int, writers: int) -> None:
+def test_rival_writers_lose_nothing_with_the_disks_of_a_minority(
+    keepers: int, lost_max: int, writers: int
+) -> None:
     commits = 0
     for seed in range(WORLDS):
         world = World(keepers)
@@ -69,9 +71,9 @@ def test_a_wiped_keeper_that_was_told_of_a_leader_and_one_that_lags_elect_nobody
         writer.deliver(B)
     rival = Writer(world)
     rival.talk(B, C)
-    assert rival.proposer.stage is Stage.CAMPAIGNING
+    assert rival.stage() is Stage.CAMPAIGNING
     rival.talk(A, B, C)
-    assert rival.proposer.stage is Stage.LEADING
+    assert rival.stage() is Stage.LEADING
 
 
 def test_keepers_without_anything_do_not_elect_among_their_like(world: World) -> None:
@@ -79,7 +81,7 @@ def test_keepers_without_anything_do_not_elect_among_their_like(world: World) ->
     world.wipe(B)
     rival = Writer(world)
     rival.talk(B, C)
-    assert rival.proposer.stage is Stage.CAMPAIGNING
+    assert rival.stage() is Stage.CAMPAIGNING
 
 
 def test_a_vote_from_before_the_election_does_not_make_a_wiped_keeper_trusted(five: World) -> None:
@@ -100,7 +102,7 @@ def test_a_vote_from_before_the_election_does_not_make_a_wiped_keeper_trusted(fi
     writer.talk(D, E, A, B)
     writer.write(2)
     writer.talk(A, B, D, E)
-    assert writer.proposer.stage is not Stage.LEADING or not writer.committed_bytes
+    assert writer.stage() is not Stage.LEADING or not writer.committed_bytes
 
 
 def test_a_vote_that_was_forgotten_before_the_others_came_elects_nobody(world: World) -> None:
@@ -121,7 +123,7 @@ def test_a_vote_that_was_forgotten_before_the_others_came_elects_nobody(world: W
     assert writer.committed_bytes == len(writer.log)
     rival.send(A)
     rival.deliver(A)
-    assert rival.proposer.stage is Stage.CAMPAIGNING
+    assert rival.stage() is Stage.CAMPAIGNING
     rival.talk(A, B)
     assert rival.log.startswith(writer.log), "elected with the vote that B, which is whole again, has given anew"
 
@@ -150,7 +152,7 @@ def test_a_deposed_leader_makes_no_wiped_keeper_whole(world: World) -> None:
     deposed.talk(B, A)
     successor = Writer(world)
     successor.talk(A, B)
-    assert successor.proposer.stage is Stage.CAMPAIGNING
+    assert successor.stage() is Stage.CAMPAIGNING
     assert not world.keepers[B].is_whole
 
 
@@ -166,7 +168,7 @@ def test_a_first_leader_is_not_elected_by_a_keeper_that_forgot_another(world: Wo
     world.wipe(B)
     reconnect(writer, B)
     writer.talk(A, B)
-    assert writer.proposer.stage is not Stage.LEADING
+    assert writer.stage() is not Stage.LEADING
 
 
 def test_a_blink_before_the_leader_leads_leaves_no_doubt_for_ever(world: World) -> None:
@@ -202,7 +204,7 @@ def test_a_wiped_keeper_that_an_operator_made_again_is_not_whole(world: World) -
     world.keepers[B].make(start_lsn=START)
     rival = Writer(world)
     rival.talk(B, C)
-    assert rival.proposer.stage is Stage.CAMPAIGNING
+    assert rival.stage() is Stage.CAMPAIGNING
 
 
 def test_a_wiped_keeper_becomes_whole_without_any_new_wal(world: World) -> None:

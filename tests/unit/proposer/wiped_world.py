@@ -103,7 +103,9 @@ class World:
     def note_commit(self, term: Term, log: bytes) -> None:
         self.committed[term] = log
         for later, elected in self.elected.items():
-            assert later <= term or elected.startswith(log), "invariants 37 and 39: a fenced writer was acknowledged"
+            assert later <= term or elected.startswith(log), (
+                "invariants 37 and 39: a fenced writer was acknowledged"
+            )
         for other in self.committed.values():
             assert other.startswith(log[: len(other)]), "invariant 37"
 
@@ -146,7 +148,7 @@ class Writer:
 
     def talk(self, *places: int) -> None:
         """With these keepers, in turn, until there is nothing to say."""
-        while any([self.send(place) or self.deliver(place) for place in places]):
+        while any(self.send(place) or self.deliver(place) for place in places):
             pass
 
     def send(self, place: int, until: Lsn | None = None) -> bool:
@@ -221,6 +223,9 @@ class Writer:
             self._generator.record(self.number.to_bytes(8, "big"))
         self.log = self.log[: self._begin] + self._generator.wal
         self.proposer.wal_grew(Lsn(START + len(self.log)))
+
+    def stage(self) -> Stage:
+        return self.proposer.stage
 
     @property
     def committed_bytes(self) -> int:

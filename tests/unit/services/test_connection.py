@@ -7,17 +7,18 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from keeping import TTID, new_disk, timelines_on
+from keeping import SERVER, TTID, Leader, new_disk, timelines_on
 from streaming import Client, Connection
 from walkeeper.control.metrics import Metrics
 from walkeeper.errors import BadCommand, NotFound
-from walkeeper.formats.backend import ErrorResponse, ReadyForQuery
+from walkeeper.formats.backend import DataRow, ErrorResponse, ReadyForQuery
 from walkeeper.formats.frontend import Query
 from walkeeper.formats.startup import StartupMessage, encode_options
 from walkeeper.services.connection import LINGER_SECONDS_MAX, STARTUP_SECONDS_MAX
 from walkeeper.services.connection import Connection as Service
 from walkeeper.services.copy_in import SILENCE_SECONDS_MAX
 from walkeeper.services.listener import Draining
+from walkeeper.timeline.timelines import Timelines
 
 STARTUP = StartupMessage({"user": "test", "options": encode_options(TTID)})
 
@@ -25,8 +26,9 @@ STARTUP = StartupMessage({"user": "test", "options": encode_options(TTID)})
 class Scene:
     """One client and the keeper that serves it; ``ended_at`` is when the keeper had done with it."""
 
-    def __init__(self, client: Client) -> None:
+    def __init__(self, client: Client, timelines: Timelines) -> None:
         self.client = client
+        self.timelines = timelines
         self.draining = Draining()
         self.metrics = Metrics("0")
         self.ended = trio.Event()
@@ -42,10 +44,13 @@ class Scene:
         while not isinstance(await self.client.next_message(), ReadyForQuery):
             pass
 
-    async def ask(self, text: str) -> None:
+    async def ask(self, text: str) -> list[DataRow]:
         await self.client.send(Query(text))
-        while not isinstance(await self.client.next_message(), ReadyForQuery):
-            pass
+        rows = []
+        while not isinstance(message := await self.client.next_message(), ReadyForQuery):
+            if isinstance(message, DataRow):
+                rows.append(message)
+        return rows
 
     def refusals(self, error: type[Exception]) -> float | None:
         return self.metrics.registry.get_sample_value("walkeeper_refusals_total", {"error": error.__name__})
@@ -57,7 +62,6 @@ class Scene:
 @asynccontextmanager
 async def serving() -> AsyncIterator[Scene]:
     pair = Connection.new()
-    scene = Scene(pair.client)
 
     async def serve() -> None:
         await Service(1, pair.link, timelines, scene.draining, scene.metrics).serve()
@@ -65,6 +69,7 @@ async def serving() -> AsyncIterator[Scene]:
         scene.ended.set()
 
     async with timelines_on(new_disk()) as timelines, trio.open_nursery() as nursery:
+        scene = Scene(pair.client, timelines)
         nursery.start_soon(serve)  # noqa: ASYNC113 - it waits for what the test sends
         yield scene
         nursery.cancel_scope.cancel()
@@ -134,3 +139,15 @@ async def test_asking_for_a_timeline_that_does_not_exist_yet_is_no_fault() -> No
         await scene.ask("NONSENSE")
         assert scene.refusals(NotFound) is None
         assert scene.refusals(BadCommand) == 1
+
+
+async def test_a_keeper_tells_whether_it_is_whole() -> None:
+    async with serving() as scene:
+        await scene.start_up()
+        timeline = await scene.timelines.create(TTID, SERVER)
+        assert await scene.ask("SHOW walkeeper_standing") == [DataRow.of("incomplete")]
+        leader = Leader(timeline)
+        await leader.be_elected()
+        await timeline.process(leader.next_run())
+        await timeline.process(leader.next_run(commit=leader.wal.lsn))
+        assert await scene.ask("SHOW walkeeper_standing") == [DataRow.of("whole")]

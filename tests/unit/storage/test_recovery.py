@@ -22,7 +22,7 @@ from walkeeper.acceptor.effects import KeepControlFile, SyncWal, TruncateWal, Wr
 from walkeeper.errors import Corrupt, DurabilityLost, StorageError
 from walkeeper.ids import TimelineNumber
 from walkeeper.lsn import INVALID_LSN, Lsn
-from walkeeper.storage.recovery import CONTROL_FILE, recover
+from walkeeper.storage.recovery import CONTROL_FILE, INCOMPLETE, recover
 from walkeeper.storage.store import TimelineStore, write_control_file
 from walkeeper.storage.wal import partial, segment_path
 from walkeeper.testing.memory_disk import Fault, MemoryDisk
@@ -117,7 +117,7 @@ def test_leftovers_are_deleted_and_other_files_are_not(disk: MemoryDisk) -> None
     for name in [*leftovers, "a note of the operator"]:
         disk.create(DIRECTORY / name).close()
     recover(disk, DIRECTORY)
-    assert disk.names(DIRECTORY) == ["a note of the operator", CONTROL_FILE]
+    assert disk.names(DIRECTORY) == ["a note of the operator", INCOMPLETE, CONTROL_FILE]
 
 
 def test_an_evicted_timeline_stays_shut_and_nothing_of_it_is_touched(disk: MemoryDisk) -> None:
@@ -125,7 +125,7 @@ def test_an_evicted_timeline_stays_shut_and_nothing_of_it_is_touched(disk: Memor
     disk.create(DIRECTORY / "remote_partial.tmp").close()
     with pytest.raises(Corrupt, match="remote storage"):
         recover(disk, DIRECTORY)
-    assert disk.names(DIRECTORY) == ["remote_partial.tmp", CONTROL_FILE]
+    assert disk.names(DIRECTORY) == [INCOMPLETE, "remote_partial.tmp", CONTROL_FILE]
 
 
 # -- the end of the WAL -------------------------------------------------------------------------------------
@@ -251,7 +251,7 @@ def test_an_empty_timeline_does_not_know_its_timeline_id_whatever_file_there_is(
     recovered = store.recover()
     assert (recovered.end_lsn, recovered.tli) == (BOUNDARY, 0)
     store.perform(TruncateWal(BOUNDARY, TimelineNumber(0)))
-    assert disk.names(DIRECTORY) == [CONTROL_FILE]
+    assert disk.names(DIRECTORY) == [INCOMPLETE, CONTROL_FILE]
 
 
 # -- the disk, not the page cache ---------------------------------------------------------------------------
