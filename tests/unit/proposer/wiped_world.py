@@ -63,6 +63,8 @@ class Keeper:
             case WriteWal(begin_lsn, slices, _):
                 assert begin_lsn == START + len(self.wal)
                 self.wal += b"".join(slices)
+            case _:
+                pass  # the acceptor remembers
 
     def hear(self, message: Batch) -> AcceptorMessage | None:
         kept = self.acceptor.decide(message).keep(self)
@@ -277,3 +279,5 @@ def break_something(world: World, writer: Writer, dice: Random, lost_max: int) -
             world.keepers[place].restart()
         case 6 | 7:
             writer.disconnect(place)
+        case _:
+            pass
