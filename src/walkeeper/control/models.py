@@ -97,7 +97,7 @@ class WalReceiverJson(Json, frozen=True):
 class TimelineStatus(Json, frozen=True):
     """``mconf``, ``acceptor_state`` and ``pg_info`` are as in the JSON of a control file, but for ``epoch``.
 
-    ``peers`` and ``walsenders`` are there for Neon's clients, which insist on them.
+    ``peers`` and ``walsenders`` are there for Neon's clients, which insist on them; ``is_whole`` is ours.
     """
 
     tenant_id: str
@@ -113,6 +113,7 @@ class TimelineStatus(Json, frozen=True):
     peer_horizon_lsn: str
     remote_consistent_lsn: str
     walreceivers: list[WalReceiverJson]
+    is_whole: bool
     peers: tuple[()] = ()
     walsenders: tuple[()] = ()
 
@@ -175,6 +176,7 @@ def timeline_status(statistics: TimelineStatistics, state: AcceptorState) -> Tim
         backup_lsn=format_lsn(ahead.backup_lsn),
         peer_horizon_lsn=format_lsn(ahead.peer_horizon_lsn),
         remote_consistent_lsn=format_lsn(ahead.remote_consistent_lsn),
+        is_whole=state.is_whole,
         walreceivers=[
             WalReceiverJson(conn_id=receiver.connection, status=receiver.status.value)
             for receiver in statistics.receivers

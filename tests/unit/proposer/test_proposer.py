@@ -376,6 +376,20 @@ def test_a_keeper_whose_votes_are_not_asked_for_hears_no_question_while_nobody_i
     assert table.proposer.next_message(0, 0.0) is None
 
 
+def test_a_doubted_keeper_is_doubted_at_another_address_as_well() -> None:
+    table = Table()
+    table.elect(0, 1, 2)
+    table.write(8)
+    table.talk(2)
+    come_back_with_nothing(table, 0)
+    table.proposer.disconnected(0)
+    table.proposer.disconnected(1)
+    table.keepers[1] = table.keepers[0]
+    assert table.connect(1) == []
+    assert table.proposer.followers[1].acked_lsn == FIRST_LSN + 8
+    assert 1 in doubted(table)
+
+
 def doubted(table: Table) -> list[int]:
     return [place for place, follower in enumerate(table.proposer.followers) if follower.is_doubted]
 
