@@ -26,7 +26,7 @@ from walkeeper.messages import (
     VoteRequest,
     VoteResponse,
 )
-from walkeeper.storage.store import TimelineStore, write_control_file
+from walkeeper.storage.store import TimelineStore, write_new_timeline
 from walkeeper.terms import Term
 from walkeeper.testing.memory_disk import MemoryDisk, PowerCut
 from walkeeper.testing.wal import WalGenerator
@@ -48,7 +48,7 @@ class AcceptorMachine(RuleBasedStateMachine):
         super().__init__()
         self.disk = self.new_disk()
         self.disk.mkdir(DIRECTORY)
-        write_control_file(
+        write_new_timeline(
             self.disk, DIRECTORY, new_control_file(TTID, SERVER, (0, 0), configuration=NO_CONFIGURATION)
         )
         self.disk.syncfs(DIRECTORY)
@@ -61,6 +61,7 @@ class AcceptorMachine(RuleBasedStateMachine):
         self.asked_term = Term(0)
         self.promised = INVALID_LSN
         self.promised_commit = INVALID_LSN
+        self.told_commit = INVALID_LSN
         self.leader: WalGenerator | None = None
         self.leader_term = Term(0)
         self.sent_lsn = START
@@ -80,7 +81,9 @@ class AcceptorMachine(RuleBasedStateMachine):
     def boot(self) -> None:
         self.store = TimelineStore(self.disk, DIRECTORY)
         recovered = self.store.recover()
-        self.acceptor: Acceptor = new_acceptor(NodeId(1), recovered.control_file, recovered.end_lsn, recovered.tli)
+        self.acceptor: Acceptor = new_acceptor(
+            NodeId(1), recovered.control_file, recovered.end_lsn, recovered.tli, is_whole=recovered.is_whole
+        )
 
     def say(self, request: Batch | AdminRequest, seed: int) -> AcceptorMessage | None:
         """Decide and keep; a power cut on the way is survived, and nobody hears a reply."""
@@ -102,10 +105,14 @@ class AcceptorMachine(RuleBasedStateMachine):
 
     @rule(seed=st.integers(0, 9))
     def crash(self, seed: int) -> None:
+        was_whole = self.acceptor.state.is_whole
         self.disk.crash(seed)
         self.boot()
         self.leader = None
         state = self.acceptor.state
+        assert state.is_whole or not was_whole
+        if state.is_whole and not was_whole:  # invariant 47
+            assert 0 < self.told_commit <= state.flush_lsn
         assert self.spoken_term <= state.term <= max(self.asked_term, self.spoken_term)  # invariants 1 and 3
         assert state.flush_lsn >= self.promised  # invariants 7 and 30
         assert state.kept.commit_lsn >= self.promised_commit  # invariant 9
@@ -197,6 +204,7 @@ class AcceptorMachine(RuleBasedStateMachine):
         begin, self.sent_lsn = self.sent_lsn, end
         run = AppendRun(NO_GENERATION, self.leader_term, begin, end, commit_lsn, INVALID_LSN, slices)
         before = self.acceptor.state
+        self.told_commit = commit_lsn
         reply = self.say(run, seed)
         if not isinstance(reply, AppendResponse):
             return
@@ -205,6 +213,7 @@ class AcceptorMachine(RuleBasedStateMachine):
         assert reply.flush_lsn >= self.promised
         assert reply.commit_lsn == state.kept.commit_lsn >= self.promised_commit  # invariants 9 and 16
         assert state.ahead.commit_lsn >= before.ahead.commit_lsn
+        assert state.is_whole == (before.is_whole or 0 < commit_lsn <= state.flush_lsn)  # invariant 47
         self.promised, self.promised_commit = reply.flush_lsn, reply.commit_lsn
 
     def remember(self, wal: bytes) -> None:

@@ -11,7 +11,14 @@ from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from walkeeper.acceptor.effects import InitializeFirstSegment, KeepControlFile, SyncWal, TruncateWal, WriteWal
+from walkeeper.acceptor.effects import (
+    BecomeWhole,
+    InitializeFirstSegment,
+    KeepControlFile,
+    SyncWal,
+    TruncateWal,
+    WriteWal,
+)
 from walkeeper.formats.control_file import ControlFile
 from walkeeper.formats.segments import next_segment_start, segment_offset
 from walkeeper.formats.xlog import first_segment_headers
@@ -20,8 +27,8 @@ from walkeeper.lsn import INVALID_LSN, Lsn
 from walkeeper.messages import ServerInfo
 from walkeeper.storage.disk import Disk
 from walkeeper.storage.reader import WalReader
-from walkeeper.storage.recovery import CONTROL_FILE, Recovered
-from walkeeper.storage.store import TimelineStore, write_control_file
+from walkeeper.storage.recovery import CONTROL_FILE, INCOMPLETE, Recovered
+from walkeeper.storage.store import TimelineStore, write_new_timeline
 from walkeeper.storage.wal import Segment, segments_in
 from walkeeper.terms import Term
 from walkeeper.testing.memory_disk import MemoryDisk, unwatched
@@ -53,7 +60,7 @@ def new_timeline(disk: Disk, **changes: object) -> ControlFile:
     control_file = replace(ControlFile(ttid=TTID, server=SERVER), **changes)  # type: ignore[arg-type]
     disk.mkdir(DIRECTORY)
     disk.fsync_dir(DIRECTORY.parent)
-    write_control_file(disk, DIRECTORY, control_file)
+    write_new_timeline(disk, DIRECTORY, control_file)
     return control_file
 
 
@@ -63,6 +70,7 @@ class Ledger:
 
     ``wal`` begins at START; it is everything that was ever handed to the store and not truncated since.  Records end
     at ``ends`` and start at ``starts``.  ``promised`` is the flush_lsn that was reported.  ``coming`` is a control file being kept.
+    ``is_whole`` it is said to be, and ``may_be_whole`` from when it was asked to.
     """
 
     kept: ControlFile
@@ -71,6 +79,8 @@ class Ledger:
     ends: list[Lsn] = field(default_factory=lambda: [START])
     starts: list[Lsn] = field(default_factory=lambda: [INVALID_LSN])
     promised: Lsn = INVALID_LSN
+    is_whole: bool = False
+    may_be_whole: bool = False
 
     def cut(self, lsn: Lsn) -> None:
         self.wal = self.wal[: lsn - START]
@@ -126,14 +136,20 @@ class Keeper:
     def commit(self) -> None:
         self.save(commit_lsn=self.ledger.promised)
 
+    def become_whole(self) -> None:
+        self.ledger.may_be_whole = True
+        self.store.perform(BecomeWhole())
+        self.ledger.is_whole = True
+
 
 def tell_story(keeper: Keeper) -> None:
-    """First start, three segments, a spare, a leader that takes WAL back across segments, a switch without padding."""
+    """First start, made whole, three segments, a spare, a leader that takes WAL back across segments, a switch without padding."""
     recovered = keeper.recover()
     keeper.elect(START, recovered.tli)
     first = new_wal(START, SEGMENT // 2, fill=0x11)
     keeper.append(first)
     keeper.commit()
+    keeper.become_whole()
     keeper.store.prepare_spare()
     second = new_wal(first.lsn, SEGMENT + SEGMENT // 2, fill=0x22, prev=first.prev)
     keeper.append(second)
@@ -184,12 +200,13 @@ def check_crash(disk: MemoryDisk, ledger: Ledger, seed: int) -> None:
     recovered = keeper.recover()
     assert read_file(disk, CONTROL_FILE) == before  # invariant 34
     check_recovered(disk, ledger, recovered)
-    ledger.kept, ledger.coming = recovered.control_file, None
+    ledger.kept, ledger.coming, ledger.is_whole = recovered.control_file, None, recovered.is_whole
     go_on(keeper, recovered)
 
 
 def check_recovered(disk: Disk, ledger: Ledger, recovered: Recovered) -> None:
     assert recovered.control_file in (ledger.kept, ledger.coming)  # invariants 32 and 33
+    assert recovered.is_whole in (ledger.is_whole, ledger.may_be_whole)  # invariant 47
     if recovered.end_lsn == INVALID_LSN:
         assert ledger.promised == INVALID_LSN
         assert recovered.control_file.commit_lsn == INVALID_LSN
@@ -239,7 +256,9 @@ def check_names(disk: Disk, lsn: Lsn) -> None:
     """The segment being written is partial, every other one complete, and nothing else is left (invariant 28)."""
     segments = segments_in(disk, DIRECTORY, SEGMENT)
     assert [segment.is_partial for segment in segments] == [False] * (len(segments) - 1) + [True]
-    assert set(disk.names(DIRECTORY)) == {CONTROL_FILE} | {segment.path.name for segment in segments}
+    assert set(disk.names(DIRECTORY)) - {INCOMPLETE} == {CONTROL_FILE} | {
+        segment.path.name for segment in segments
+    }
     assert all(len(read_file(disk, segment.path.name)) == SEGMENT for segment in segments)
 
 

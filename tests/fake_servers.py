@@ -22,6 +22,9 @@ from walkeeper.formats.backend import (
     RowDescription,
 )
 from walkeeper.formats.commands import (
+    INCOMPLETE,
+    STANDING,
+    WHOLE,
     IdentifySystem,
     StartReplication,
     StartWalPush,
@@ -304,6 +307,7 @@ class FakeKeeper(Server):
 
     node_id: NodeId = NodeId(1)
     exists: bool = False
+    is_whole: bool = False
     server: ServerInfo | None = None
     tli: int = 1
     term: Term = INITIAL_TERM
@@ -339,11 +343,13 @@ class FakeKeeper(Server):
     def wipe(self) -> None:
         """The disk is lost."""
         self.cut()
-        self.exists, self.scanner, self.wal, self.start_lsn = False, None, bytearray(), Lsn(0)
+        self.exists, self.is_whole = False, False
+        self.scanner, self.wal, self.start_lsn = None, bytearray(), Lsn(0)
         self.term, self.history, self.commit_lsn, self.server = INITIAL_TERM, TermHistory(), Lsn(0), None
 
     def adopt(self, wal: WalGenerator, *history: tuple[int, int]) -> None:
-        """As if the leaders of ``history`` (default: one) had written all of ``wal``."""
+        """As if the leaders of ``history`` (default: one) had written all of ``wal``, and it had become whole by it."""
+        self.is_whole = True
         self.exists, self.server, self.start_lsn = (
             True,
             ServerInfo(150005, wal.system_id, SEGMENT_BYTES),
@@ -359,6 +365,7 @@ class FakeKeeper(Server):
 
     def keep(self, wal: WalGenerator, commit_lsn: Lsn, pg_version: int = 150005) -> None:
         """As if a leader had written it all, and told of commits up to ``commit_lsn``."""
+        self.is_whole = True
         self.exists, self.server = True, ServerInfo(pg_version, wal.system_id, SEGMENT_BYTES)
         self.start_lsn, self.wal, self.commit_lsn = wal.start, bytearray(wal.wal), commit_lsn
 
@@ -389,6 +396,8 @@ class FakeKeeper(Server):
                 await client.fail("55000", f"failed to acquire term {command.term}, current term {self.term}")
             else:
                 await self.send_wal(client, command.start_lsn, self.read_flushed, lambda: self.flush_lsn)
+        elif self.answers_show and text == f"SHOW {STANDING}":
+            await client.answer(WHOLE if self.is_whole else INCOMPLETE)
         elif self.answers_show and text == "SHOW wal_segment_size":
             await client.answer(f"{self.server.wal_seg_size >> 20}MB")
         elif self.answers_show and text == "SHOW server_version_num":
@@ -458,6 +467,7 @@ class FakeKeeper(Server):
         self.wal += append.wal
         self.scanner = self.scanner.scan([append.wal]) if append.wal else self.scanner
         self.commit_lsn = max(self.commit_lsn, min(append.commit_lsn, self.flush_lsn))
+        self.is_whole |= 0 < append.commit_lsn <= self.flush_lsn
         persisted = Lsn(0) if self.is_forgetful else self.commit_lsn
         return AppendResponse(NO_GENERATION, self.term, self.flush_lsn, persisted, self.hot_standby)
 

@@ -57,7 +57,7 @@ def has_all(keeper: FakeKeeper, primary: FakePrimary) -> bool:
 
 
 async def kept_before(world: World) -> None:
-    """The keepers have some WAL of the primary."""
+    """The keepers have some WAL of the primary, and have become whole by it."""
     async with world.sidecar():
         await world.commit()
-        await until(lambda: all(has_all(keeper, world.primary) for keeper in world.keepers))
+        await until(lambda: all(keeper.is_whole and has_all(keeper, world.primary) for keeper in world.keepers))

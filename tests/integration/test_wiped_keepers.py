@@ -50,6 +50,35 @@ def test_sync_with_a_wiped_keeper_and_one_that_lags_waits_for_the_third_and_lose
     scene.wait_everywhere()
 
 
+def test_a_wiped_keeper_that_was_told_of_a_leader_vouches_no_more_than_before(scene: Replicated) -> None:
+    """All that it has by then is the leader's word for where the WAL begins."""
+    wiped, whole, lagging = scene.keepers
+    arguments = scene.sync_arguments()
+    scene.primary.sql("CREATE TABLE t (n int)")
+    scene.wait_everywhere()
+    lagging.kill()
+    acknowledged_lsn = parse_lsn(scene.primary.sql(COMMIT))
+    scene.sidecar.kill()
+    scene.sidecar.start()  # it has no WAL in memory any more that is on keepers already
+    scene.wait_sync()
+    whole.kill()
+    wipe(wiped)
+    restart(wiped)
+    scene.wait_until(lambda: scene.flush_lsn(wiped) > 0, "a leader")
+    assert scene.flush_lsn(wiped) < acknowledged_lsn
+    scene.sidecar.kill()
+    scene.primary.kill()
+    restart(lagging)
+
+    said = run_command(*arguments, "--timeout", "5s", seconds=30)
+    assert (said.returncode, said.stdout) == (1, "")
+    (line,) = [line for line in said.stderr.splitlines() if line.startswith("walkeeper: ")]
+    assert line.index(wiped.address) < line.index("lost its disk") < line.index(whole.address)
+
+    restart(whole)
+    assert parse_lsn(run_tool(*arguments, seconds=30)) > acknowledged_lsn
+
+
 def test_a_fenced_writer_gets_no_acknowledgement_through_a_wiped_keeper(scene: Replicated) -> None:
     wiped, witness, lagging = scene.keepers
     scene.primary.sql("CREATE TABLE t (n int)")

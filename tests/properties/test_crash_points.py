@@ -22,12 +22,14 @@ def live(keeper: Keeper, fill: int) -> None:
     recovered = keeper.recover()
     check_recovered(keeper.disk, keeper.ledger, recovered)
     keeper.ledger.kept, keeper.ledger.coming = recovered.control_file, None
+    keeper.ledger.is_whole = recovered.is_whole
     begin = recovered.end_lsn or START
     keeper.elect(begin, recovered.tli)
     for _ in range(2):
         wal = new_wal(begin, 400_000, fill=fill, prev=keeper.ledger.starts[-1])
         keeper.append(wal, batch=150_000)
         keeper.commit()
+        keeper.become_whole()
         if keeper.store.wants_spare:
             keeper.store.prepare_spare()
         begin = wal.lsn

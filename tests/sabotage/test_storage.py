@@ -142,5 +142,15 @@ def test_a_recovery_that_leaves_temporary_files_is_caught(monkeypatch: pytest.Mo
     assert_caught(MemoryDisk())
 
 
+def test_a_new_timeline_that_passes_for_whole_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("crash_points.write_new_timeline", store.write_control_file)
+    assert_caught(MemoryDisk())
+
+
+def test_a_store_that_does_not_remember_that_it_became_whole_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store, "remove_if_there", lambda disk, path: None)
+    assert_caught(MemoryDisk())
+
+
 def test_storage_without_sabotage_is_not_caught() -> None:
     survive_every_crash(MemoryDisk(), seeds=(2,))

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol, assert_never
 
-from walkeeper.acceptor.effects import Effect, InitializeFirstSegment, SyncWal, TruncateWal, WriteWal
+from walkeeper.acceptor.effects import BecomeWhole, Effect, InitializeFirstSegment, SyncWal, TruncateWal, WriteWal
 from walkeeper.acceptor.state import AcceptorState, Wal, start_scanner
 from walkeeper.errors import (
     DiskFull,
@@ -259,6 +259,8 @@ class Acceptor:
             effects += written
         saved, state = _learn(state, run)
         effects += saved
+        completed, state = _become_whole(state, run)
+        effects += completed
         reply = AppendResponse(
             state.kept.configuration.generation, state.term, state.flush_lsn, state.kept.commit_lsn
         )
@@ -315,6 +317,18 @@ def _learn(state: AcceptorState, run: AppendRun) -> tuple[Sequence[Effect], Acce
     return (), state
 
 
-def new_acceptor(node_id: NodeId, kept: ControlFile, end_lsn: Lsn, tli: TimelineNumber) -> Acceptor:
+def _become_whole(state: AcceptorState, run: AppendRun) -> tuple[Sequence[Effect], AcceptorState]:
+    """Up to its leader's commit_lsn a keeper has everything that was ever committed (invariant 47).
+
+    A leader that is not sure whether it still is one says no commit_lsn.
+    """
+    if state.is_whole or not 0 < run.commit_lsn <= state.flush_lsn:
+        return (), state
+    return (BecomeWhole(),), replace(state, is_whole=True)
+
+
+def new_acceptor(
+    node_id: NodeId, kept: ControlFile, end_lsn: Lsn, tli: TimelineNumber, *, is_whole: bool
+) -> Acceptor:
     """An acceptor as it stands after a start, from what ``recover`` found."""
-    return Acceptor(node_id, AcceptorState.recovered(kept, end_lsn, tli))
+    return Acceptor(node_id, AcceptorState.recovered(kept, end_lsn, tli, is_whole=is_whole))

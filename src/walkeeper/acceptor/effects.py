@@ -63,4 +63,12 @@ class SyncWal:
     """Make everything written so far durable (fdatasync of the open segment)."""
 
 
-Effect = KeepControlFile | InitializeFirstSegment | TruncateWal | WriteWal | SyncWal
+@dataclass(frozen=True, slots=True)
+class BecomeWhole:
+    """Remember that this keeper has everything that was ever committed, as far as it can have been asked about it.
+
+    It was made without that: new, or in place of one whose disk was lost.
+    """
+
+
+Effect = KeepControlFile | InitializeFirstSegment | TruncateWal | WriteWal | SyncWal | BecomeWhole

@@ -59,18 +59,22 @@ class Wal:
 
 @dataclass(frozen=True, slots=True)
 class AcceptorState:
-    """Everything an acceptor decides from.  ``term_start_lsn`` is 0 until a leader was heard since the start."""
+    """Everything an acceptor decides from.  ``term_start_lsn`` is 0 until a leader was heard since the start.
+
+    ``is_whole``: no promise of this keeper was ever lost with a disk, or a leader has made up for it since.
+    """
 
     kept: ControlFile
     ahead: Ahead
     wal: Wal
-    term_start_lsn: Lsn = INVALID_LSN
+    term_start_lsn: Lsn
+    is_whole: bool
 
     @classmethod
-    def recovered(cls, kept: ControlFile, end_lsn: Lsn, tli: TimelineNumber) -> "AcceptorState":
+    def recovered(cls, kept: ControlFile, end_lsn: Lsn, tli: TimelineNumber, *, is_whole: bool) -> "AcceptorState":
         """The state after a start: the control file, and a WAL whose last complete record ends at ``end_lsn``."""
         wal = Wal(end_lsn, start_scanner(kept, end_lsn, tli) if end_lsn else None, tli)
-        return cls(kept, Ahead.of(kept), wal)
+        return cls(kept, Ahead.of(kept), wal, INVALID_LSN, is_whole)
 
     @property
     def term(self) -> Term:
@@ -92,7 +96,7 @@ class AcceptorState:
 
     def extended(self, wal: Wal) -> "AcceptorState":
         """The state with this WAL.  Every append comes here, and ``replace`` would cost twice as much."""
-        return AcceptorState(self.kept, self.ahead, wal, self.term_start_lsn)
+        return AcceptorState(self.kept, self.ahead, wal, self.term_start_lsn, self.is_whole)
 
     def ahead_at(self, commit_lsn: Lsn, peer_horizon_lsn: Lsn) -> "AcceptorState":
         """The state with these positions in memory; on the path of every append as well."""
@@ -100,7 +104,7 @@ class AcceptorState:
         if commit_lsn == ahead.commit_lsn and peer_horizon_lsn == ahead.peer_horizon_lsn:
             return self
         ahead = Ahead(commit_lsn, ahead.backup_lsn, peer_horizon_lsn, ahead.remote_consistent_lsn)
-        return AcceptorState(self.kept, ahead, self.wal, self.term_start_lsn)
+        return AcceptorState(self.kept, ahead, self.wal, self.term_start_lsn, self.is_whole)
 
     def saving(self, **changes: Any) -> tuple[Sequence[KeepControlFile], "AcceptorState"]:
         """Change fields of the control file and save it, together with everything that ran ahead of it.

@@ -99,7 +99,7 @@ class WalReceiverJson(Json, frozen=True):
 class TimelineStatus(Json, frozen=True):
     """``mconf``, ``acceptor_state`` and ``pg_info`` are as in the JSON of a control file, but for ``epoch``.
 
-    ``peers`` is there for Neon's clients, which insist on it.
+    ``peers`` is there for Neon's clients, which insist on it; ``is_whole`` is ours.
     """
 
     tenant_id: str
@@ -116,6 +116,7 @@ class TimelineStatus(Json, frozen=True):
     remote_consistent_lsn: str
     walreceivers: list[WalReceiverJson]
     walsenders: list[dict[str, Any]]
+    is_whole: bool
     peers: tuple[()] = ()
 
 
@@ -177,6 +178,7 @@ def timeline_status(statistics: TimelineStatistics, state: AcceptorState) -> Tim
         backup_lsn=format_lsn(ahead.backup_lsn),
         peer_horizon_lsn=format_lsn(ahead.peer_horizon_lsn),
         remote_consistent_lsn=format_lsn(ahead.remote_consistent_lsn),
+        is_whole=state.is_whole,
         walreceivers=[
             WalReceiverJson(conn_id=receiver.client.connection, status=receiver.status.value)
             for receiver in statistics.receivers

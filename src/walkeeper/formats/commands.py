@@ -22,6 +22,13 @@ DEFAULT_PROTO_VERSION: Final = 2
 """What a bare START_WAL_PUSH means: clients older than the option speak protocol 2."""
 
 
+STANDING: Final = "walkeeper_standing"
+"""The setting, shown by SHOW, that tells a writer whether a keeper is whole."""
+
+WHOLE: Final = "whole"
+INCOMPLETE: Final = "incomplete"
+
+
 @dataclass(frozen=True, slots=True)
 class StartWalPush:
     """A proposer wants to push WAL.  ``proto_version`` is checked where messages are parsed."""

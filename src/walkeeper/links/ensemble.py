@@ -27,8 +27,7 @@ from walkeeper.links.log import Log
 from walkeeper.lsn import INVALID_LSN, Lsn
 from walkeeper.membership import majority
 from walkeeper.proposer import actions
-from walkeeper.proposer.election import Election, is_blank
-from walkeeper.proposer.follower import Follower
+from walkeeper.proposer.election import Election
 from walkeeper.proposer.proposer import Proposer, Stage
 
 CLOCK_TICK_SECONDS: Final = 0.02
@@ -38,6 +37,9 @@ RIVALRY_SECONDS: Final = (0.1, 1.0)
 """How long a candidate waits, at random, before it tries again: two that keep step would never win."""
 
 SILENCE_LOOKS_SECONDS: Final = 1.0
+
+PATIENCE_SECONDS: Final = 10.0
+"""For a quorum to come together before it is said whom it lacks."""
 
 STRANDED_SECONDS: Final = 10.0
 """How long a quorum may wait for a donor before another election looks for one among the keepers that are there."""
@@ -77,7 +79,11 @@ class Ensemble:
                 nursery.start_soon(link.run, name=f"keeper {link.address}")
 
     async def wait_elected(self) -> Election:
-        """The outcome of the campaign.  Nothing is announced yet."""
+        """The outcome of the campaign.  Nothing is announced yet.  Whom a long one waits for is logged."""
+        with trio.move_on_after(PATIENCE_SECONDS):
+            await self._elected.wait()
+        if not self._elected.is_set():
+            self.log.warning("no quorum yet", waiting_for=self.troubles())
         await self._elected.wait()
         assert self.proposer.election is not None
         return self.proposer.election
@@ -107,18 +113,23 @@ class Ensemble:
 
     # -- what is still missing ------------------------------------------------------------------------------
 
-    def blank(self) -> Sequence[KeeperLink]:
-        """To the keepers that came with nothing and do not count: new, or their promises went with their disks."""
-        return [link for link in self.links if self._is_blank(self.proposer.followers[link.place])]
+    def troubles(self) -> str:
+        """Who is waited for, why, and what to do, for people; empty when it is nobody."""
+        doubted = ", ".join(str(link) for link in self.links if self._is_doubted(link.place))
+        missing = "; ".join(link.trouble or f"{link}: not done yet" for link in self._missing())
+        if not doubted:
+            return missing
+        return (
+            f"{doubted} cannot vouch for what was acknowledged: it is new or lost its disk."
+            f" Bring back the others, with their data, or all of them for a first start: {missing}"
+        )
 
-    def _is_blank(self, follower: Follower) -> bool:
-        if self.proposer.has_won:
-            return follower.doubt is not None
-        return follower.granted and follower.vote is not None and is_blank(follower.vote)
+    def _is_doubted(self, place: int) -> bool:
+        return self.proposer.followers[place].is_doubted
 
-    def missing(self) -> Sequence[KeeperLink]:
+    def _missing(self) -> Sequence[KeeperLink]:
         """To the others that have not voted yet or, after the election, have not persisted where it starts."""
-        return [link for link in self.links if not self._is_through(link.place) and link not in self.blank()]
+        return [link for link in self.links if not (self._is_through(link.place) or self._is_doubted(link.place))]
 
     def absent(self) -> Sequence[KeeperLink]:
         """To the keepers that nothing can be said to right now."""
@@ -141,7 +152,7 @@ class Ensemble:
     def _is_through(self, place: int) -> bool:
         if self.proposer.has_won:
             return self.proposer.has_persisted(place)
-        return self.proposer.followers[place].granted
+        return self.proposer.followers[place].vote is not None
 
     # -- what the proposer says -------------------------------------------------------------------------------
 

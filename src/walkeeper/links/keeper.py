@@ -7,8 +7,15 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Final
 
-from walkeeper.errors import ServerError
-from walkeeper.formats.commands import StartWalPush, encode_start_recovery, encode_start_wal_push
+from walkeeper.errors import Malformed, ServerError
+from walkeeper.formats.commands import (
+    INCOMPLETE,
+    STANDING,
+    WHOLE,
+    StartWalPush,
+    encode_start_recovery,
+    encode_start_wal_push,
+)
 from walkeeper.formats.sizes import parse_size
 from walkeeper.formats.startup import encode_options
 from walkeeper.ids import TenantTimelineId, TimelineNumber
@@ -42,6 +49,10 @@ def connect_keeper(
     return connect(info, f"keeper {address}")
 
 
+_NOT_UNDERSTOOD: Final = ("42601", "XX000")
+"""The SQLSTATEs of a question that a keeper does not know: ours before it did, and Neon's."""
+
+
 @dataclass(frozen=True, slots=True)
 class KeptTimeline:
     """What a keeper has of a timeline.  ``end_lsn`` is 0 while it has no WAL; ``tli`` is PostgreSQL's timeline id."""
@@ -67,6 +78,24 @@ async def identify(connection: Connection) -> KeptTimeline | None:
 def _read_kept_timeline(row: Row) -> KeptTimeline:
     system_id, tli, end_lsn, _ = row
     return KeptTimeline(int(system_id or 0), TimelineNumber(int(tli or 0)), parse_lsn(end_lsn or "0/0"))
+
+
+async def ask_standing(connection: Connection, kept: KeptTimeline | None) -> bool | None:
+    """Whether the keeper, of which ``identify`` says ``kept``, is whole; None if it does not know the question.
+
+    A timeline that does not exist is about to be made.  Raises ServerError and Malformed.
+    """
+    if kept is None:
+        return False
+    try:
+        rows = await connection.query(f"SHOW {STANDING}")
+    except ServerError as error:
+        if error.sqlstate in _NOT_UNDERSTOOD:
+            return None
+        raise
+    if rows not in ([(WHOLE,)], [(INCOMPLETE,)]):
+        raise Malformed(f"{connection.name}: SHOW {STANDING} answered {rows}")
+    return rows == [(WHOLE,)]
 
 
 async def ask_server(connection: Connection) -> ServerInfo:

@@ -25,6 +25,7 @@ from walkeeper.links.backoff import Backoff
 from walkeeper.links.keeper import (
     PROTOCOL_VERSION,
     KeptTimeline,
+    ask_standing,
     connect_keeper,
     identify,
     start_push,
@@ -167,11 +168,11 @@ class KeeperLink:
         introduction = self._company.introduction
         async with connect_keeper(self.address, introduction.ttid, introduction.application_name) as connection:
             self._was_reached = True
-            await self._introduce(connection)
+            is_whole = await self._introduce(connection)
             self._failure, self._work = None, trio.Event()
             self._connection = connection
-            self._proposer.connected(self.place)
-            self._company.log.info("keeper connected", keeper=str(self.address))
+            self._proposer.connected(self.place, is_whole)
+            self._company.log.info("keeper connected", keeper=str(self.address), is_whole=is_whole)
             self._company.keeper_came_or_went()
             try:
                 async with trio.open_nursery() as nursery:
@@ -185,11 +186,17 @@ class KeeperLink:
         if self._failure is not None:
             raise self._failure
 
-    async def _introduce(self, connection: Connection) -> None:
-        """Look at what the keeper has before anything is said that it would remember."""
+    async def _introduce(self, connection: Connection) -> bool | None:
+        """Look at what the keeper has before anything is said that it would remember.
+
+        Returns whether it is whole, None if it does not say.
+        """
         with time_limit(HANDSHAKE_SECONDS, str(self), "stream"):
-            self._company.introduction.check(str(self), await identify(connection))
+            kept = await identify(connection)
+            self._company.introduction.check(str(self), kept)
+            is_whole = await ask_standing(connection, kept)
             await start_push(connection)
+        return is_whole
 
     def drop(self, why: str) -> None:
         """End the connection; another one will be made."""
@@ -220,8 +227,8 @@ class KeeperLink:
                 self._company.act(self._proposer.received(self.place, message, now))
             self._heard_since = min(self._heard_since, now)
             self.trouble, self.is_misplaced = "", False
-            if self._follower.phase is not Phase.STREAMING:
-                self._company.pump()  # a quorum may have formed
+            if self._follower.phase is not Phase.STREAMING or self._proposer.is_asking:
+                self._company.pump()  # a quorum may have formed, or have to confirm that it is one
 
     # -- speaking ---------------------------------------------------------------------------------------------
 

@@ -33,11 +33,6 @@ class Election:
         return self.start_lsn == INVALID_LSN
 
 
-def is_blank(vote: VoteResponse) -> bool:
-    """Whether the voter has never heard of a leader, as far as it remembers."""
-    return not vote.term_history.entries
-
-
 def settle(term: Term, votes: Mapping[int, VoteResponse]) -> Election:
     """The outcome of a campaign from the votes of its quorum, by the voters' places.
 

@@ -1,7 +1,7 @@
 """One keeper as the proposer sees it: how far the conversation has come, and how far its WAL.
 
 Plain state and the small questions about it; the rules that move it are in ``proposer.proposer``.  What outlives a
-connection (node id, vote, acknowledged positions) and what does not is told apart in ``hang_up``.
+connection (node id, acknowledged positions, doubt) and what does not is told apart in ``hang_up``.
 """
 
 from dataclasses import dataclass
@@ -12,8 +12,11 @@ from typing import Final
 from walkeeper.ids import NodeId
 from walkeeper.lsn import INVALID_LSN, Lsn
 from walkeeper.messages import NO_HOT_STANDBY, HotStandbyFeedback, VoteResponse
+from walkeeper.terms import INITIAL_TERM
 
 UNKNOWN_NODE: Final = NodeId(0)
+
+NEVER: Final = -1
 
 
 class Phase(Enum):
@@ -34,19 +37,7 @@ class Phase(Enum):
     """It was told of our election and gets WAL."""
 
 
-_OWES_AN_ANSWER = (Phase.GREETING, Phase.VOTING, Phase.STREAMING)
-
-
-@dataclass(frozen=True, slots=True)
-class Doubt:
-    """Whether a keeper that came to a leader with nothing has forgotten a promise it gave to a later one.
-
-    It may be new, or have lost its disk.  Its word counts when enough others have acknowledged, in our term, WAL of
-    above ``since_lsn``, which was sent after it came: ``vouchers`` (voters) are those that have.
-    """
-
-    since_lsn: Lsn
-    vouchers: frozenset[int] = frozenset()
+_OWES_AN_ANSWER = (Phase.GREETING, Phase.VOTING, Phase.VOTED, Phase.STREAMING)
 
 
 @dataclass(slots=True)
@@ -55,13 +46,21 @@ class Follower:
     0 unless streaming.  ``acked_lsn`` and ``persisted_commit_lsn`` are what it reported under our term,
     ``hot_standby`` what the standbys that read from it need.  Times are
     the caller's seconds.
+
+    ``is_whole`` is what it says of itself, None if it does not.  ``vote`` is what it has promised us, on this
+    connection.  Whether it still knows is asked: ``asked_after`` so many votes had come in, None while no question is
+    open, and it has confirmed that it did ``confirmed_after`` so many.  ``is_doubted``: it may have forgotten other
+    promises, so its acknowledgements do not count.
     """
 
     name: str
     phase: Phase = Phase.OFFLINE
     node_id: NodeId = UNKNOWN_NODE
-    granted: bool = False
+    is_whole: bool | None = None
+    is_doubted: bool = False
     vote: VoteResponse | None = None
+    asked_after: int | None = None
+    confirmed_after: int = NEVER
     started_at: Lsn = INVALID_LSN
     streaming_at: Lsn = INVALID_LSN
     acked_lsn: Lsn = INVALID_LSN
@@ -70,22 +69,33 @@ class Follower:
     last_sent_at: float = -inf
     asked_at: float = inf
     tell_commit_at: float = inf
-    doubt: "Doubt | None" = None
 
     def hang_up(self) -> None:
-        """The connection is gone.  Votes and acknowledgements were durable when given and still count."""
+        """The connection is gone.  Acknowledgements were durable when given and still count.
+
+        A vote does not: whoever comes back may have lost it, and by voting for others have hidden that it has.
+        """
         self.phase = Phase.OFFLINE
+        self.forget_vote()
         self.started_at = self.streaming_at = INVALID_LSN
         self.hot_standby = NO_HOT_STANDBY
         self.last_sent_at, self.asked_at, self.tell_commit_at = -inf, inf, inf
 
+    def forget_vote(self) -> None:
+        self.vote, self.asked_after, self.confirmed_after = None, None, NEVER
+
     def become(self, node_id: NodeId) -> None:
-        """Who answers at this address.  What another keeper promised there is not this one's promise."""
+        """Who answers at this address.  What another keeper acknowledged there is not this one's word."""
         if node_id != self.node_id:
-            self.granted, self.vote = False, None
             self.acked_lsn = self.persisted_commit_lsn = INVALID_LSN
-            self.doubt = None
         self.node_id = node_id
+
+    @property
+    def claims_to_be_whole(self) -> bool:
+        """What it says of itself.  Of one that does not say, its vote tells at least whether it ever heard of a leader."""
+        if self.is_whole is not None:
+            return self.is_whole
+        return self.vote is not None and self.vote.term_history.last_term != INITIAL_TERM
 
     def start_streaming(self, lsn: Lsn) -> None:
         """The election was announced.  A keeper that lost WAL it had acknowledged has to acknowledge anew."""
@@ -103,6 +113,9 @@ class Follower:
     def sent(self, now: float) -> None:
         """Something that has to be answered left for it."""
         self.last_sent_at = now
+        self.was_asked(now)
+
+    def was_asked(self, now: float) -> None:
         if self.asked_at == inf:
             self.asked_at = now
 

@@ -1,6 +1,6 @@
 """The writer's state machine: campaign for a term, then keep a quorum of keepers supplied with WAL.
 
-    COLLECTING --greetings of a quorum--> CAMPAIGNING --votes of a quorum--> WON --lead()--> LEADING
+    COLLECTING --greetings of a quorum--> CAMPAIGNING --votes, confirmed--> WON --lead()--> LEADING
                                             LOST <--refused--'  '<--campaign_again()
 
 Events go in (``connected``, ``received``, ``disconnected``, ``wal_grew``), actions come out of ``received``, and the
@@ -15,13 +15,22 @@ Rules:
   every keeper has, capped by commit_lsn;
 * a higher term anywhere ends a leader (``Overtaken``), but only spoils the attempt of a candidate (``CampaignLost``).
 
-Source: Neon's walproposer, with these differences: a keeper that voted, dropped and came back before the quorum was
-complete keeps its vote; a reconnected keeper that lost acknowledged WAL stops counting for it; two addresses of
-one keeper are refused instead of counted twice.  Does not connect, read clocks or touch WAL.
+Disks may be lost, and with them promises; a keeper knows whether it was made anew since (it is not *whole*, until a
+leader has said so).  Hence one more rule, which wins elections and settles doubts (invariants 47 to 49):
+
+* we have a majority while a quorum of whole keepers, or everybody, stands by its vote for us: confirms it, on the
+  connection on which it was given, when asked again after the last vote has come in.  So there was a moment at which
+  they all were bound, and nobody above our term had been elected before it;
+* that wins a campaign.  A keeper that comes later and is not whole is doubted, and has everybody asked again: only
+  then do its acknowledgements count, and only then does it hear a commit_lsn, by which it becomes whole.
+
+Source: Neon's walproposer, with these differences: votes are confirmed, and end with their connection; keepers that
+are not whole; a reconnected keeper that lost acknowledged WAL stops counting for it; two addresses of one keeper
+are refused instead of counted twice.  Does not connect, read clocks or touch WAL.
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import Enum, auto
 from math import inf
 from typing import assert_never
@@ -51,8 +60,8 @@ from walkeeper.proposer.actions import (
     Overtaken,
     Reconfigured,
 )
-from walkeeper.proposer.election import Election, divergence_point, is_blank, settle
-from walkeeper.proposer.follower import UNKNOWN_NODE, Doubt, Follower, Phase
+from walkeeper.proposer.election import Election, divergence_point, settle
+from walkeeper.proposer.follower import UNKNOWN_NODE, Follower, Phase
 from walkeeper.proposer.quorum import Quorum, Voter
 from walkeeper.terms import INITIAL_TERM, Term, TermHistory
 
@@ -68,6 +77,9 @@ class Stage(Enum):
     LEADING = auto()
     OVER = auto()
     """Overtaken or reconfigured: nothing more is said to anyone."""
+
+
+_AT_WORK = (Stage.CAMPAIGNING, Stage.WON, Stage.LEADING)
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,16 +125,23 @@ class Proposer:
         self._pace = pace
         self._held_term = held_term
         self._highest_term = INITIAL_TERM
+        self._votes = 0
+        """That have ever come in: the clock by which confirmations are dated."""
+        self.is_asking = False
+        """Whether those who have voted have to confirm it: a campaign, or somebody is doubted."""
         self._configuration = NO_CONFIGURATION
         self._quorum = Quorum.of_keepers(len(keepers))
 
     # -- connections ------------------------------------------------------------------------------------------
 
-    def connected(self, place: int) -> None:
-        """The keeper at ``place`` can be spoken to; a connection it had before is forgotten."""
+    def connected(self, place: int, is_whole: bool | None) -> None:
+        """The keeper at ``place`` can be spoken to; a connection it had before is forgotten.
+
+        ``is_whole`` is what the keeper said of itself on this connection, None if it does not know the question.
+        """
         follower = self.followers[place]
         follower.hang_up()
-        follower.phase = Phase.CONNECTED
+        follower.phase, follower.is_whole = Phase.CONNECTED, is_whole
 
     def disconnected(self, place: int) -> None:
         self.followers[place].hang_up()
@@ -146,7 +165,7 @@ class Proposer:
             case AppendResponse():
                 return self._on_append_response(follower, message, now)
             case VoteResponse():
-                return self._on_vote(follower, message)
+                return self._on_vote(follower, message, now)
             case AcceptorGreeting():
                 return self._on_greeting(place, message)
             case _:
@@ -195,30 +214,42 @@ class Proposer:
             self._campaign()
 
     def _campaign(self) -> None:
-        self.stage = Stage.CAMPAIGNING
+        self.stage, self.is_asking = Stage.CAMPAIGNING, True
         self.term = Term(self._highest_term + 1)
 
     def campaign_again(self) -> None:
         """After ``CampaignLost``: ask everyone anew, in a term above all that were seen."""
         assert self.stage is Stage.LOST
         for follower in self.followers:
-            follower.granted, follower.vote = False, None
+            follower.forget_vote()
             if follower.phase in (Phase.VOTING, Phase.VOTED):
                 follower.phase = Phase.WAITING
         self._campaign()
 
-    def _on_vote(self, follower: Follower, vote: VoteResponse) -> Sequence[Action]:
+    def _on_vote(self, follower: Follower, vote: VoteResponse, now: float) -> Sequence[Action]:
+        """A vote, or its confirmation: a keeper that is asked again refuses, at our own term."""
         if vote.term < self.term and follower.phase in (Phase.WAITING, Phase.VOTING):
             return ()  # the answer to an earlier campaign of ours
-        self._expect(follower, Phase.VOTING, "VoteResponse")
+        if follower.asked_after is None:
+            raise OutOfTurn(f"VoteResponse from {follower.name} while {follower.phase.name.lower()}")
         self._highest_term = max(self._highest_term, vote.term)
-        ours = vote.vote_given or follower.granted or self.has_won
-        if vote.term > self.term or not ours:
+        confirms = follower.vote is not None
+        if vote.term > self.term or not (vote.vote_given or confirms or self.has_won):
             return self._overruled(follower, vote.term)
-        follower.phase, follower.granted, follower.vote = Phase.VOTED, True, vote
-        if self.has_won and is_blank(vote):
-            follower.doubt = Doubt(self.available_lsn)
-        return self._settle_if_enough_voted() if self.stage is Stage.CAMPAIGNING else ()
+        if not confirms:
+            self._take_vote(follower, vote)
+        elif vote.vote_given or vote.term < self.term:
+            raise OutOfTurn(f"{follower.name} has forgotten that it voted")
+        else:
+            follower.confirmed_after = follower.asked_after
+        follower.asked_after = None
+        return self._settle(now) if self.is_asking else ()
+
+    def _take_vote(self, follower: Follower, vote: VoteResponse) -> None:
+        follower.phase, follower.vote = Phase.VOTED, vote
+        follower.is_doubted = not follower.claims_to_be_whole
+        self._votes += 1
+        self.is_asking |= follower.is_doubted
 
     @property
     def own_term(self) -> Term:
@@ -230,21 +261,22 @@ class Proposer:
         """Whether a quorum has elected us; it may not have been announced."""
         return self.stage in (Stage.WON, Stage.LEADING)
 
-    def _settle_if_enough_voted(self) -> Sequence[Action]:
-        """A keeper with nothing may have lost the very WAL that is looked for, and its promises with it.
-
-        Its vote counts among its like, and when there is nobody left to ask.
-        """
-        votes = {
-            place: follower.vote
-            for place, follower in enumerate(self.followers)
-            if follower.granted and follower.vote and self._quorum.voter(place, follower.node_id) in self._quorum
-        }
-        voters = self._voters_at(votes)
-        if not all(map(is_blank, votes.values())) and not self._quorum.is_everybody(voters):
-            voters = self._voters_at(place for place, vote in votes.items() if not is_blank(vote))
-        if not self._quorum.agree(voters):
+    def _settle(self, now: float) -> Sequence[Action]:
+        """Win the campaign and trust all that have voted so far, if we have a majority now (invariant 48)."""
+        bound = [place for place, each in enumerate(self.followers) if each.confirmed_after == self._votes]
+        whole = self._voters_at(place for place in bound if not self.followers[place].is_doubted)
+        if not (self._quorum.agree(whole) or self._quorum.is_everybody(self._voters_at(bound))):
             return ()
+        self.is_asking = False
+        for follower in self.followers:
+            if follower.is_doubted:
+                follower.is_doubted, follower.tell_commit_at = False, now
+        if self.stage is Stage.LEADING:
+            return self._advance_commit(now)
+        return self._win() if self.stage is Stage.CAMPAIGNING else ()
+
+    def _win(self) -> Sequence[Action]:
+        votes = {place: each.vote for place, each in enumerate(self.followers) if each.vote is not None}
         self.stage = Stage.WON
         self.election = settle(self.term, votes)
         return [Elected(self.election)]
@@ -274,22 +306,10 @@ class Proposer:
         follower.acked_lsn = message.flush_lsn
         follower.persisted_commit_lsn = message.commit_lsn
         follower.hot_standby = message.hot_standby
-        if follower.doubt is None:
-            self._vouch(follower)
-        if follower.doubt is not None or message.flush_lsn <= self.commit_lsn:  # it changes nothing for the quorum
+        if follower.is_doubted or message.flush_lsn <= self.commit_lsn:  # it changes nothing for the quorum
             self._advance_truncate()
             return ()
         return self._advance_commit(now)
-
-    def _vouch(self, witness: Follower) -> None:
-        """An acknowledgement of ``witness`` that settles doubts about others: it has not heard of a later leader."""
-        voter = self._quorum.voter(self.followers.index(witness), witness.node_id)
-        for follower in self.followers:
-            doubt = follower.doubt
-            if doubt is not None and witness.acked_lsn > doubt.since_lsn:
-                vouchers = doubt.vouchers | {voter}
-                settled = self._quorum.is_in_every_quorum(vouchers)
-                follower.doubt = None if settled else replace(doubt, vouchers=vouchers)
 
     def _expect(self, follower: Follower, phase: Phase, what: str) -> None:
         if follower.phase is not phase:
@@ -318,7 +338,7 @@ class Proposer:
         counted = {
             self._quorum.voter(place, follower.node_id): follower.acked_lsn
             for place, follower in enumerate(self.followers)
-            if follower.acked_lsn >= self.term_start_lsn and follower.doubt is None
+            if follower.acked_lsn >= self.term_start_lsn and not follower.is_doubted
         }
         candidate = self._quorum.agreed_lsn(counted)
         if candidate <= self.commit_lsn:
@@ -356,6 +376,8 @@ class Proposer:
         ``until`` limits an AppendRun to WAL that the caller has at hand for this keeper (default: all of it).
         """
         follower = self.followers[place]
+        if self.is_asking and self._has_to_confirm(follower):
+            return self._ask(follower, now)
         match follower.phase:
             case Phase.STREAMING if self.stage is Stage.LEADING:
                 return self._next_append(follower, now, self.available_lsn if until is None else until)
@@ -363,14 +385,23 @@ class Proposer:
                 follower.phase = Phase.GREETING
                 follower.sent(now)
                 return self._greeting
-            case Phase.WAITING if self.stage in (Stage.CAMPAIGNING, Stage.WON, Stage.LEADING):
+            case Phase.WAITING if self.stage in _AT_WORK:
                 follower.phase = Phase.VOTING
-                follower.sent(now)
-                return VoteRequest(self._configuration.generation, self.term)
+                return self._ask(follower, now)
             case Phase.VOTED if self.stage is Stage.LEADING:
                 return self._announce(follower)
             case _:
                 return None
+
+    def _has_to_confirm(self, follower: Follower) -> bool:
+        """Whether it has voted, but may have forgotten that before the last vote came in.  One question at a time."""
+        is_sure = follower.vote is None or follower.confirmed_after == self._votes
+        return not is_sure and follower.asked_after is None and self.stage in _AT_WORK
+
+    def _ask(self, follower: Follower, now: float) -> VoteRequest:
+        follower.asked_after = self._votes
+        follower.was_asked(now)
+        return VoteRequest(self._configuration.generation, self.term)
 
     def _announce(self, follower: Follower) -> ProposerElected:
         assert follower.vote is not None
@@ -388,8 +419,9 @@ class Proposer:
         follower.streaming_at = end_lsn
         follower.tell_commit_at = inf
         follower.sent(now)
+        commit_lsn = INVALID_LSN if follower.is_doubted else self.commit_lsn
         return AppendRun(
-            self._configuration.generation, self.term, begin_lsn, end_lsn, self.commit_lsn, self.truncate_lsn
+            self._configuration.generation, self.term, begin_lsn, end_lsn, commit_lsn, self.truncate_lsn
         )
 
     def wakes_at(self, place: int) -> float:
@@ -409,6 +441,7 @@ class Proposer:
         }
 
     def _voters_at(self, places: Iterable[int]) -> set[Voter]:
+        """The voters at these places."""
         return {self._quorum.voter(place, self.followers[place].node_id) for place in places}
 
     # -- sync -------------------------------------------------------------------------------------------------
@@ -417,7 +450,7 @@ class Proposer:
     def is_persisted_by_quorum(self) -> bool:
         """Whether a quorum has our term's start as *persisted* commit_lsn, so that even restarts remember it."""
         return self._quorum.agree(
-            self._voters(self._has_persisted(each) and each.doubt is None for each in self.followers)
+            self._voters(self._has_persisted(each) and not each.is_doubted for each in self.followers)
         )
 
     def has_persisted(self, place: int) -> bool:

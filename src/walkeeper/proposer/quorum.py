@@ -42,19 +42,13 @@ class Quorum:
         """What a keeper is called here: its ``place`` in the writer's list, or its node id."""
         return node_id if self.by_node_id else place
 
-    def __contains__(self, voter: Voter) -> bool:
-        return any(voter in voters for voters in self.sets)
-
     def agree(self, said_yes: Collection[Voter]) -> bool:
         """Whether those who ``said_yes`` are a majority of every set."""
         return all(len(voters.intersection(said_yes)) >= majority(len(voters)) for voters in self.sets)
 
     def is_everybody(self, voters: Collection[Voter]) -> bool:
+        """Whether nobody is missing among ``voters``."""
         return all(each.issubset(voters) for each in self.sets)
-
-    def is_in_every_quorum(self, voters: Collection[Voter]) -> bool:
-        """Whether no quorum can do without any of ``voters``: whatever one has decided, one of them knows."""
-        return all(len(each.intersection(voters)) > len(each) - majority(len(each)) for each in self.sets)
 
     def agreed_lsn(self, lsns: Mapping[Voter, Lsn]) -> Lsn:
         """The highest position that a majority of every set has reached; who is not in ``lsns`` has nothing."""

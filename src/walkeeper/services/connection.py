@@ -28,6 +28,9 @@ from walkeeper.formats.backend import (
     RowDescription,
 )
 from walkeeper.formats.commands import (
+    INCOMPLETE,
+    STANDING,
+    WHOLE,
     Command,
     IdentifySystem,
     SetDateStyle,
@@ -282,6 +285,8 @@ class Connection:
                 value = format_size(server.wal_seg_size)
             case "data_directory_mode":
                 value = PRIVATE_MODE
+            case name if name == STANDING:
+                value = WHOLE if state.is_whole else INCOMPLETE
             case status.STATUS_SETTING:
                 value = status.describe_timeline(timeline.node_id, timeline.statistics(), state)
             case _:

@@ -25,7 +25,7 @@ from walkeeper.formats.control_file import ControlFile
 from walkeeper.ids import NodeId, TenantId, TenantTimelineId, TimelineId
 from walkeeper.storage.disk import Disk, File
 from walkeeper.storage.durable import remove_tree, rename_synced, replace_file
-from walkeeper.storage.store import TimelineStore, write_control_file
+from walkeeper.storage.store import TimelineStore, write_new_timeline
 from walkeeper.storage.wal import Observe, unobserved
 
 LOCK_FILE: Final = "safekeeper.pid"
@@ -87,7 +87,7 @@ class DataDirectory:
         remove_tree(self._disk, staging)
         try:
             self._disk.mkdir(staging)
-            write_control_file(self._disk, staging, control_file)
+            write_new_timeline(self._disk, staging, control_file)
             self._make_tenant(target.parent)
             rename_synced(self._disk, staging, target)
         except StorageError as error:

@@ -35,6 +35,10 @@ CONTROL_FILE_BEING_MADE: Final = "safekeeper.control.partial"
 REMOTE_SEGMENT_BEING_MADE: Final = "remote_partial.tmp"
 """Neon's names: either implementation starts on the other's data directory."""
 
+INCOMPLETE: Final = "incomplete"
+INCOMPLETE_BEING_MADE: Final = "incomplete.partial"
+"""Ours: an empty file that says that the timeline is not whole.  Neon's keepers take no notice of it."""
+
 CONTROL_FILE_BYTES_MAX: Final = 3 * FRAME_BYTES_MAX
 """A control file has some hundred bytes.  At most it holds the longest history that one message can bring and the
 largest configuration that another can, whose members need up to 18/11 of their bytes there."""
@@ -52,12 +56,13 @@ _CHUNK_BYTES: Final = 1 << 20
 class Recovered:
     """A timeline as it is on disk.  ``end_lsn`` is a record end, 0 while there is no WAL and none is known to come.
 
-    ``tli`` is PostgreSQL's timeline id, 0 while there is no WAL.
+    ``tli`` is PostgreSQL's timeline id, 0 while there is no WAL.  ``is_whole``: see ``AcceptorState``.
     """
 
     control_file: ControlFile
     end_lsn: Lsn
     tli: TimelineNumber
+    is_whole: bool
 
 
 def recover(disk: Disk, directory: Path) -> Recovered:
@@ -71,7 +76,8 @@ def recover(disk: Disk, directory: Path) -> Recovered:
         remove_leftovers(disk, directory)
         end_lsn, tli = _recover_wal(disk, directory, control_file)
         disk.fsync_dir(directory)
-    return Recovered(control_file, end_lsn, tli)
+        is_whole = INCOMPLETE not in disk.names(directory)
+    return Recovered(control_file, end_lsn, tli, is_whole)
 
 
 def require_here(control_file: ControlFile, directory: Path) -> None:

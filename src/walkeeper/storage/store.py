@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import assert_never
 
 from walkeeper.acceptor.effects import (
+    BecomeWhole,
     Effect,
     InitializeFirstSegment,
     KeepControlFile,
@@ -26,9 +27,16 @@ from walkeeper.formats.xlog import first_segment_headers
 from walkeeper.ids import NO_TLI
 from walkeeper.lsn import Lsn
 from walkeeper.storage.disk import Disk
-from walkeeper.storage.durable import replace_file
+from walkeeper.storage.durable import remove_if_there, replace_file
 from walkeeper.storage.reader import OpenSegment, WalReader
-from walkeeper.storage.recovery import CONTROL_FILE, CONTROL_FILE_BEING_MADE, Recovered, recover
+from walkeeper.storage.recovery import (
+    CONTROL_FILE,
+    CONTROL_FILE_BEING_MADE,
+    INCOMPLETE,
+    INCOMPLETE_BEING_MADE,
+    Recovered,
+    recover,
+)
 from walkeeper.storage.wal import Observe, Wal, observed, unobserved
 
 
@@ -39,6 +47,15 @@ def write_control_file(disk: Disk, directory: Path, control_file: ControlFile) -
     """
     content = encode_control_file(control_file)
     replace_file(disk, directory / CONTROL_FILE, content, temporary=CONTROL_FILE_BEING_MADE)
+
+
+def write_new_timeline(disk: Disk, directory: Path, control_file: ControlFile) -> None:
+    """Fill the empty ``directory`` of a timeline that is being made: not whole before a leader has said so.
+
+    Raises DiskFull or another StorageError.
+    """
+    replace_file(disk, directory / INCOMPLETE, b"", temporary=INCOMPLETE_BEING_MADE)
+    write_control_file(disk, directory, control_file)
 
 
 class TimelineStore:
@@ -108,6 +125,9 @@ class TimelineStore:
                 with observed(self._observe, "truncate_wal"):
                     wal.truncate(lsn, tli)
                 self._tli = tli
+            case BecomeWhole():
+                remove_if_there(self._disk, self._directory / INCOMPLETE)
+                self._disk.fsync_dir(self._directory)
             case _:
                 assert_never(effect)
 

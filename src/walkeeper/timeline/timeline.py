@@ -161,7 +161,11 @@ class Timeline:
                 recovered = await self._offload(self._store.recover)
                 try:
                     self._acceptor = new_acceptor(
-                        self.node_id, recovered.control_file, recovered.end_lsn, recovered.tli
+                        self.node_id,
+                        recovered.control_file,
+                        recovered.end_lsn,
+                        recovered.tli,
+                        is_whole=recovered.is_whole,
                     )
                 except Malformed as error:  # no server that is known has such WAL
                     raise Corrupt(str(error)) from error

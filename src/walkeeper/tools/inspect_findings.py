@@ -105,6 +105,7 @@ class Evidence:
     segments: Sequence[FoundSegment] = ()
     chain: Mapping[int, FoundSegment] = field(default_factory=dict)
     spares: Sequence[str] = ()
+    is_whole: bool = True
     leftovers: Sequence[str] = ()
     others: Sequence[str] = ()
     stretches: Sequence[Stretch] = ()

@@ -89,6 +89,10 @@ def _problem_as_text(problem: Problem) -> str:
 
 def _rows(evidence: Evidence) -> Iterator[Row]:
     yield "control file", _control_file_as_text(evidence)
+    yield (
+        "standing",
+        "whole" if evidence.is_whole else "incomplete: no leader has made up yet for what it may have lost",
+    )
     if evidence.server is not None:
         yield "server", _server_as_text(evidence.server, is_guessed=evidence.control_file is None)
     if evidence.control_file is not None:
@@ -186,6 +190,7 @@ def _timeline_as_json(evidence: Evidence, verdict: Verdict) -> dict[str, Any]:
         "segments": [{"name": each.name, "size": each.size} for each in evidence.segments],
         "holes": [{"first": each.first, "last": each.last, "count": each.count} for each in evidence.holes()],
         "spares": list(evidence.spares),
+        "is_whole": evidence.is_whole,
         "leftovers": list(evidence.leftovers),
         "other_files": list(evidence.others),
         "wal": [_stretch_as_json(each) for each in evidence.stretches],

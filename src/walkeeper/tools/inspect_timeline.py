@@ -29,7 +29,7 @@ from walkeeper.lsn import Lsn
 from walkeeper.messages import ServerInfo
 from walkeeper.storage.disk import ReadableDisk
 from walkeeper.storage.reader import WalReader
-from walkeeper.storage.recovery import CONTROL_FILE, CONTROL_FILE_BYTES_MAX, LEFTOVERS
+from walkeeper.storage.recovery import CONTROL_FILE, CONTROL_FILE_BYTES_MAX, INCOMPLETE, LEFTOVERS
 from walkeeper.storage.spare import SPARE, SPARE_BEING_MADE
 from walkeeper.tools.inspect_findings import Evidence, FoundSegment, Problem, choose_chain, choose_tli, trouble_of
 from walkeeper.tools.inspect_wal import WalScan
@@ -89,7 +89,7 @@ def _with_control_file(disk: ReadableDisk, evidence: Evidence) -> Evidence:
 def _with_files(disk: ReadableDisk, evidence: Evidence) -> Evidence:
     """All names in the directory, sorted into what they are.  Raises StorageError if it cannot be listed."""
     names, server, segments = _settled_files(disk, evidence)
-    known = {each.name for each in segments} | LEFTOVERS | {CONTROL_FILE}
+    known = {each.name for each in segments} | LEFTOVERS | {CONTROL_FILE, INCOMPLETE}
     others = [name for name in names if name not in known]
     tli = choose_tli(segments, evidence.commit_lsn, server.wal_seg_size) if server else NO_TLI
     strays = [Problem(name, _why_none(server)) for name in others if is_like_segment(name)]
@@ -100,6 +100,7 @@ def _with_files(disk: ReadableDisk, evidence: Evidence) -> Evidence:
         segments=segments,
         chain=choose_chain(segments, tli),
         spares=[name for name in names if name in _SPARES],
+        is_whole=INCOMPLETE not in names,
         leftovers=[name for name in names if name in LEFTOVERS - _SPARES],
         others=others,
         troubles=(*evidence.troubles, *strays),

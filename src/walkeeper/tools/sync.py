@@ -28,6 +28,7 @@ from walkeeper.links.postgres import Connection, time_limit
 from walkeeper.lsn import INVALID_LSN, Lsn, format_lsn
 from walkeeper.membership import NO_CONFIGURATION, majority
 from walkeeper.messages import ProposerGreeting, ServerInfo
+from walkeeper.proposer.election import Election
 from walkeeper.proposer.proposer import Proposer
 
 APPLICATION_NAME: Final = "walkeeper_sync"
@@ -58,26 +59,33 @@ async def sync_keepers(config: SyncConfig, *, log: Log) -> Lsn:
 
     Raises Unreachable when no majority answers in time, ConfigError, and Fenced if another writer takes over.
     """
+    deadline = trio.current_time() + config.timeout_seconds
     survey = _Survey(config)
-    stage: _Survey | _Campaigns = survey
-    with trio.move_on_after(config.timeout_seconds):
+    with trio.move_on_at(deadline) as limit:
         await survey.run()
-        server = survey.server()
-        if server is None:
-            return INVALID_LSN
-        stage = _Campaigns(config, server, survey.places(), log)
-        return await stage.run()
-    raise Unreachable(
+    if limit.cancelled_caught:
+        raise _late(config, survey.troubles())
+    server = survey.server()
+    if server is None:
+        return INVALID_LSN
+    return await _Campaigns(config, server, survey.places(), deadline, log).run()
+
+
+def _late(config: SyncConfig, troubles: str) -> Unreachable:
+    return Unreachable(
         f"{majority(len(config.keepers))} of {len(config.keepers)} keepers are needed",
-        f"not done within {config.timeout_seconds:g} s; {stage.troubles()}",
+        f"not done within {config.timeout_seconds:g} s; {troubles}",
     )
 
 
 class _Campaigns:
     """One after another, until one is through.  ``present``: the places of the keepers worth a little patience."""
 
-    def __init__(self, config: SyncConfig, server: ServerInfo, present: Sequence[int], log: Log) -> None:
+    def __init__(
+        self, config: SyncConfig, server: ServerInfo, present: Sequence[int], deadline: float, log: Log
+    ) -> None:
         self._config = config
+        self._deadline = deadline
         # Without a system id: keepers would overwrite theirs with it.
         self._greeting = ProposerGreeting(config.ttid, NO_CONFIGURATION, replace(server, system_id=0))
         self._present = present
@@ -91,7 +99,7 @@ class _Campaigns:
         return Ensemble(config.keepers, introduction, proposer, NoWal(), lambda _commit_lsn: None, self._log)
 
     async def run(self) -> Lsn:
-        """Where the WAL ends, on a majority.  Raises Fenced and ConfigError."""
+        """Where the WAL ends, on a majority.  Raises Fenced, ConfigError, and Unreachable at the deadline."""
         while True:
             try:
                 return await self._campaign()
@@ -100,29 +108,26 @@ class _Campaigns:
                 self._ensemble = self._gather()
 
     async def _campaign(self) -> Lsn:
-        ensemble, proposer = self._ensemble, self._ensemble.proposer
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(ensemble.run)
-            election = await ensemble.wait_elected()
-            if not election.is_first:
-                self._log.info("elected", term=election.term, quorum_ends_at=format_lsn(election.start_lsn))
-                ensemble.lead()
-                await ensemble.wait_until(lambda: proposer.is_persisted_by_quorum)
-                with trio.move_on_after(PATIENCE_SECONDS):
-                    await ensemble.wait_until(lambda: all(map(proposer.has_persisted, self._present)))
+            nursery.start_soon(self._ensemble.run)
+            with trio.move_on_at(self._deadline) as limit:
+                election = await self._win()
+            troubles = self._ensemble.troubles()  # before the keepers are left
             nursery.cancel_scope.cancel()
+        if limit.cancelled_caught:
+            raise _late(self._config, troubles or "the campaign or the copying took too long")
         return election.start_lsn
 
-    def troubles(self) -> str:
-        """Why the last one is not through, for people."""
-        missing = "; ".join(link.trouble or f"{link}: not done yet" for link in self._ensemble.missing())
-        blank = ", ".join(map(str, self._ensemble.blank()))
-        if not blank:
-            return missing or "the campaign or the copying took too long"
-        return (
-            f"{blank} came without any WAL: a keeper that is new or lost its disk cannot vouch for what was acknowledged."
-            f" Bring back one that can, with its data: {missing}"
-        )
+    async def _win(self) -> Election:
+        ensemble, proposer = self._ensemble, self._ensemble.proposer
+        election = await ensemble.wait_elected()
+        if not election.is_first:
+            self._log.info("elected", term=election.term, quorum_ends_at=format_lsn(election.start_lsn))
+            ensemble.lead()
+            await ensemble.wait_until(lambda: proposer.is_persisted_by_quorum)
+            with trio.move_on_after(PATIENCE_SECONDS):
+                await ensemble.wait_until(lambda: all(map(proposer.has_persisted, self._present)))
+        return election
 
 
 def _tolerable(group: BaseExceptionGroup) -> BaseException:

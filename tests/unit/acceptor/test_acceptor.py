@@ -8,6 +8,7 @@ import pytest
 
 from walkeeper.acceptor.acceptor import Acceptor, Checkpoint, new_acceptor
 from walkeeper.acceptor.effects import (
+    BecomeWhole,
     Effect,
     InitializeFirstSegment,
     KeepControlFile,
@@ -84,9 +85,9 @@ class Disk:
 class Keeper:
     """An acceptor and what it has kept."""
 
-    def __init__(self, control_file: ControlFile | None = None) -> None:
+    def __init__(self, control_file: ControlFile | None = None, *, is_whole: bool = True) -> None:
         kept = control_file or new_control_file(TTID, SERVER, (0, 0), configuration=NO_CONFIGURATION)
-        self.acceptor = new_acceptor(NODE, kept, kept.commit_lsn, NO_TLI)
+        self.acceptor = new_acceptor(NODE, kept, kept.commit_lsn, NO_TLI, is_whole=is_whole)
 
     def say(self, message: Batch | Checkpoint) -> tuple[AcceptorMessage | None, Sequence[Effect]]:
         intent = self.acceptor.decide(message)
@@ -118,7 +119,7 @@ class Keeper:
 
     def restart(self) -> None:
         state = self.acceptor.state
-        self.acceptor = new_acceptor(NODE, state.kept, state.wal.flush_lsn, state.wal.tli)
+        self.acceptor = new_acceptor(NODE, state.kept, state.wal.flush_lsn, state.wal.tli, is_whole=state.is_whole)
 
 
 def run(
@@ -433,6 +434,29 @@ def test_a_commit_of_zero_and_an_older_one_are_no_news(keeper: Keeper) -> None:
     keeper.append(lsn(4), commit=INVALID_LSN)
     keeper.append(lsn(4), commit=lsn(1))
     assert keeper.acceptor.state.ahead.commit_lsn == lsn(3)
+
+
+def test_a_keeper_is_whole_when_it_has_everything_up_to_its_leaders_commit() -> None:
+    keeper = Keeper(is_whole=False)
+    keeper.vote(1)
+    keeper.elect(1)
+    keeper.append(START, 2)
+    keeper.append(lsn(2), 1, commit=lsn(4))
+    states = [keeper.acceptor.state]
+    _, effects = keeper.say(run(lsn(3), 1, commit=lsn(4)))
+    states.append(keeper.acceptor.state)
+    assert [state.is_whole for state in states] == [False, True]
+    assert [type(effect) for effect in effects] == [WriteWal, SyncWal, BecomeWhole]
+    _, effects = keeper.say(run(lsn(4), commit=lsn(4)))
+    assert effects == []
+
+
+def test_a_leader_that_names_no_commit_makes_nobody_whole() -> None:
+    keeper = Keeper(is_whole=False)
+    keeper.vote(1)
+    keeper.elect(1)
+    keeper.append(START, 2)
+    assert not keeper.acceptor.state.is_whole
 
 
 def test_replies_carry_the_commit_that_is_on_disk(keeper: Keeper) -> None:

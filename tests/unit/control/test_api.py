@@ -103,6 +103,7 @@ async def test_a_created_timeline_is_listed_and_shown(client: httpx2.AsyncClient
         "peer_horizon_lsn": "0/16B3748",
         "remote_consistent_lsn": "0/0",
         "walreceivers": [],
+        "is_whole": False,
         "peers": [],
         "walsenders": [],
     }

@@ -32,7 +32,7 @@ def an_open_timeline() -> TimelineStatistics:
     kept = new_control_file(
         TTID, SERVER, (0, 0), configuration=NO_CONFIGURATION, start_lsn=Lsn(0x800), commit_lsn=Lsn(0x800)
     )
-    state = AcceptorState.recovered(replace(kept, commit_lsn=Lsn(0x1000)), Lsn(0), NO_TLI)
+    state = AcceptorState.recovered(replace(kept, commit_lsn=Lsn(0x1000)), Lsn(0), NO_TLI, is_whole=True)
     return TimelineStatistics(TTID, state, (a_receiver(),), (), None)
 
 

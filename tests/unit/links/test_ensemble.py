@@ -87,7 +87,7 @@ class Scene:
 
     def greet(self, place: int, configuration: Configuration) -> None:
         """The proposer and a keeper that nobody needs a connection to."""
-        self.proposer.connected(place)
+        self.proposer.connected(place, is_whole=True)
         self.proposer.next_message(place, 0.0)
         self.proposer.received(place, AcceptorGreeting(NodeId(place + 1), configuration, Term(1)), 0.0)
 

@@ -33,6 +33,7 @@ class ModelKeeper:
     wal: list[Term] = field(default_factory=list)
     has_leader: bool = False
     commit_lsn: Lsn = Lsn(0)
+    is_whole: bool = True
 
     @property
     def generation(self) -> Generation:
@@ -79,4 +80,5 @@ class ModelKeeper:
         assert append.begin_lsn == self.flush_lsn, "invariant 6: no gap, no rewrite"
         self.wal += wal
         self.commit_lsn = max(self.commit_lsn, min(append.commit_lsn, self.flush_lsn))
+        self.is_whole |= 0 < append.commit_lsn <= self.flush_lsn
         return AppendResponse(self.generation, self.term, self.flush_lsn, self.commit_lsn)

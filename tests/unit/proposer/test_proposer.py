@@ -5,8 +5,9 @@ from collections.abc import Sequence
 import pytest
 
 from unit.proposer.model_keeper import FIRST_LSN, ModelKeeper
+from unit.proposer.table import GREETING, Table
 from walkeeper.errors import ConfigError, Malformed, OutOfTurn
-from walkeeper.ids import NodeId, TenantId, TenantTimelineId, TimelineId
+from walkeeper.ids import NodeId
 from walkeeper.lsn import Lsn
 from walkeeper.membership import KEEPERS_MAX, NO_CONFIGURATION, NO_GENERATION, Configuration, Generation, Member
 from walkeeper.messages import (
@@ -15,13 +16,10 @@ from walkeeper.messages import (
     AppendResponse,
     AppendRun,
     ProposerElected,
-    ProposerGreeting,
-    ServerInfo,
     VoteRequest,
     VoteResponse,
 )
 from walkeeper.proposer.actions import (
-    Action,
     CampaignLost,
     CommitAdvanced,
     Elected,
@@ -31,74 +29,11 @@ from walkeeper.proposer.actions import (
 from walkeeper.proposer.proposer import Pace, Proposer
 from walkeeper.terms import Term, TermHistory
 
-GREETING = ProposerGreeting(
-    TenantTimelineId(TenantId(bytes([1] * 16)), TimelineId(bytes([2] * 16))),
-    NO_CONFIGURATION,
-    ServerInfo(pg_version=150005, system_id=42, wal_seg_size=1 << 24),
-)
 CONFIGURATION = Configuration(
     Generation(3),
     tuple(Member(NodeId(each), f"k{each}", 5454) for each in (1, 2, 3)),
     tuple(Member(NodeId(each), f"k{each}", 5454) for each in (3, 4, 5)),
 )
-
-
-class Table:
-    """A proposer and its keepers around one table; messages arrive at once."""
-
-    def __init__(self, keepers: int = 3, **options: object) -> None:
-        self.keepers = [ModelKeeper(NodeId(place + 1)) for place in range(keepers)]
-        names = [f"k{place}" for place in range(keepers)]
-        self.proposer = Proposer(names, GREETING, **options)  # type: ignore[arg-type]
-        self.log: list[Term] = []
-        self.now = 0.0
-        self.actions: list[Action] = []
-
-    def talk(self, *places: int) -> list[Action]:
-        """Let each of these keepers and the proposer talk until they have nothing more to say."""
-        before = len(self.actions)
-        for place in places:
-            while self.say(place):
-                pass
-        return self.actions[before:]
-
-    def say(self, place: int) -> bool:
-        message = self.proposer.next_message(place, self.now)
-        if message is None:
-            return False
-        reply = self.keepers[place].hear(message, self.wal_of(message))
-        if reply is not None:
-            self.actions += self.proposer.received(place, reply, self.now)
-        return True
-
-    def wal_of(self, message: object) -> list[Term]:
-        if not isinstance(message, AppendRun):
-            return []
-        return self.log[message.begin_lsn - FIRST_LSN : message.end_lsn - FIRST_LSN]
-
-    def connect(self, *places: int) -> list[Action]:
-        for place in places:
-            self.proposer.connected(place)
-        return self.talk(*places)
-
-    def greet(self, *places: int) -> None:
-        """Connect and exchange greetings, nothing more."""
-        for place in places:
-            self.proposer.connected(place)
-            self.say(place)
-
-    def elect(self, *places: int) -> None:
-        """Win with these keepers and lead."""
-        self.greet(*places)
-        self.talk(*places)
-        election = self.proposer.election
-        assert election is not None
-        self.log = list(self.keepers[election.donor].wal)
-        self.proposer.lead(FIRST_LSN)
-
-    def write(self, positions: int) -> None:
-        self.log += [self.proposer.term] * positions
-        self.proposer.wal_grew(Lsn(FIRST_LSN + len(self.log)))
 
 
 def test_the_term_is_one_above_the_highest_of_a_quorum_of_greetings() -> None:
@@ -288,59 +223,163 @@ def test_a_keeper_that_comes_back_is_refused_its_vote_and_streams_on() -> None:
     assert table.talk(0)[-1] == CommitAdvanced(Lsn(FIRST_LSN + 16))
 
 
-def test_a_keeper_that_comes_back_with_nothing_counts_when_enough_others_are_known_to_follow() -> None:
-    """It may have voted for a later leader, and forgotten that with its disk."""
+def test_a_keeper_that_is_not_whole_counts_when_a_quorum_of_whole_ones_has_confirmed_its_votes() -> None:
+    """It may have voted for a later leader, and forgotten that with its disk.  No WAL is needed to find out."""
     table = Table()
     table.elect(0, 1, 2)
     table.write(8)
     table.talk(0)
     come_back_with_nothing(table, 0)
-    assert table.talk(1) == []
-    assert table.talk(0) == []
-    table.write(8)
     assert table.talk(1, 0) == []
-    assert table.talk(2) == [CommitAdvanced(Lsn(FIRST_LSN + 16))]
+    assert doubted(table) == [0]
+    assert table.talk(2) == [CommitAdvanced(Lsn(FIRST_LSN + 8))]
+    assert doubted(table) == []
     table.write(8)
-    assert table.talk(0, 1) == [CommitAdvanced(Lsn(FIRST_LSN + 24))]
+    assert table.talk(0, 1) == [CommitAdvanced(Lsn(FIRST_LSN + 16))]
 
 
-def test_what_was_acknowledged_before_it_came_back_vouches_for_nothing() -> None:
+def test_when_a_doubt_is_settled_what_was_acknowledged_meanwhile_is_committed() -> None:
+    table = Table()
+    table.elect(0, 1, 2)
+    come_back_with_nothing(table, 0)
+    table.write(8)
+    assert table.talk(0, 1) == []
+    assert table.say(2)
+    assert table.actions[-1] == CommitAdvanced(Lsn(FIRST_LSN + 8))
+
+
+def test_an_answer_to_a_question_from_before_it_came_settles_no_doubt() -> None:
+    table = Table()
+    table.elect(0, 1, 2)
+    table.talk(0, 1, 2)
+    come_back_with_nothing(table, 0)
+    question = table.proposer.next_message(2, 0.0)
+    assert isinstance(question, VoteRequest)
+    answer = table.keepers[2].hear(question, [])
+    assert answer is not None
+    come_back_with_nothing(table, 0)
+    table.talk(0, 1)
+    table.proposer.received(2, answer, 0.0)
+    assert doubted(table) == [0]
+    table.talk(2)
+    assert doubted(table) == []
+
+
+def test_one_question_at_a_time_is_open() -> None:
+    """Answers do not say which question they are to."""
+    table = Table()
+    table.elect(0, 1, 2)
+    table.talk(0, 1, 2)
+    come_back_with_nothing(table, 0)
+    assert isinstance(table.proposer.next_message(2, 0.0), VoteRequest)
+    come_back_with_nothing(table, 0)
+    assert table.proposer.next_message(2, 0.0) is None
+
+
+def test_a_doubted_keeper_hears_no_commit_lsn() -> None:
+    """By that it would become whole, and this leader may have been deposed long since."""
     table = Table()
     table.elect(0, 1, 2)
     table.write(8)
-    table.say(1)
-    table.say(2)
+    table.talk(1, 2)
     come_back_with_nothing(table, 0)
-    table.talk(1, 2, 0)
-    assert table.proposer.followers[0].doubt is not None
+    table.talk(0, 1)
+    assert table.keepers[0].wal == table.log
+    assert (table.keepers[0].commit_lsn, table.keepers[0].is_whole) == (0, False)
+    table.talk(2, 0)
+    assert (table.keepers[0].commit_lsn, table.keepers[0].is_whole) == (FIRST_LSN + 8, True)
+
+
+def test_a_doubt_that_everybody_is_needed_for_is_settled_by_everybody() -> None:
+    """Two of three are new: the third is no quorum, but nobody is left who could know better."""
+    table = Table()
+    table.elect(0, 1, 2)
+    table.write(8)
+    for place in (0, 1):
+        come_back_with_nothing(table, place)
+    assert table.talk(0, 1) == []
+    assert CommitAdvanced(Lsn(FIRST_LSN + 8)) in table.talk(2, 0, 1)
+
+
+def test_a_keeper_whose_votes_are_not_asked_for_hears_no_question_while_nobody_is_doubted() -> None:
+    table = Table()
+    table.elect(0, 1)
+    table.talk(0, 1)
+    table.connect(2)
+    assert not table.proposer.is_asking
+    assert table.proposer.next_message(0, 0.0) is None
+
+
+def test_a_doubted_keeper_is_doubted_at_another_address_as_well() -> None:
+    table = Table()
+    table.elect(0, 1, 2)
+    table.write(8)
+    table.talk(2)
+    come_back_with_nothing(table, 0)
+    table.proposer.disconnected(0)
+    table.proposer.disconnected(1)
+    table.keepers[1] = table.keepers[0]
+    assert table.connect(1) == []
+    assert table.proposer.followers[1].acked_lsn == FIRST_LSN + 8
+    assert 1 in doubted(table)
+
+
+def doubted(table: Table) -> list[int]:
+    return [place for place, follower in enumerate(table.proposer.followers) if follower.is_doubted]
 
 
 def come_back_with_nothing(table: Table, place: int) -> None:
+    """Until it has voted; what follows is left unsaid."""
     table.proposer.disconnected(place)
-    table.keepers[place] = ModelKeeper(NodeId(place + 1))
-    table.proposer.connected(place)
-    while table.proposer.followers[place].streaming_at == 0:
+    table.keepers[place] = ModelKeeper(NodeId(place + 1), is_whole=False)
+    table.dial(place)
+    while table.proposer.followers[place].vote is None:
         table.say(place)
 
 
-def test_a_keeper_with_nothing_has_no_vote_beside_one_that_has_something() -> None:
+def test_an_incomplete_keeper_has_no_vote_while_anybody_is_missing() -> None:
     table = Table()
     give_wal(table, 0, 1)
+    table.keepers[2].is_whole = False
     table.greet(0, 2)
     assert table.talk(0, 2) == []
     table.greet(1)
-    (elected,) = table.talk(1)
+    (elected,) = table.talk(1, 0)
     assert isinstance(elected, Elected)
     assert elected.election.start_lsn == FIRST_LSN + 5
 
 
-def test_a_keeper_with_nothing_has_a_vote_when_everybody_has_voted() -> None:
+def test_incomplete_keepers_have_votes_when_everybody_has_voted() -> None:
     table = Table()
     give_wal(table, 0)
+    table.keepers[1].is_whole = table.keepers[2].is_whole = False
     table.greet(0, 1, 2)
     (elected,) = table.talk(0, 1, 2)
     assert isinstance(elected, Elected)
     assert elected.election.donor == 0
+    assert doubted(table) == []
+
+
+def test_keepers_among_which_none_is_whole_elect_nobody_without_the_last_one() -> None:
+    table = Table()
+    for keeper in table.keepers:
+        keeper.is_whole = False
+    table.greet(0, 1)
+    assert table.talk(0, 1) == []
+    table.greet(2)
+    assert isinstance(table.talk(2, 0, 1)[-1], Elected)
+
+
+def test_a_keeper_that_does_not_say_whether_it_is_whole_is_judged_by_what_it_has() -> None:
+    table = Table()
+    give_wal(table, 0, 1)
+    table.keepers[2].history = TermHistory.of((0, FIRST_LSN))  # as made with a start, and no leader since
+    for place in range(3):
+        table.proposer.connected(place, is_whole=None)
+        table.say(place)
+    table.talk(2, 0)
+    assert doubted(table) == [2]
+    assert isinstance(table.talk(1, 0)[-1], Elected)
 
 
 def give_wal(table: Table, *places: int) -> None:
@@ -351,22 +390,45 @@ def give_wal(table: Table, *places: int) -> None:
         keeper.history, keeper.wal = TermHistory.of((1, FIRST_LSN)), [Term(1)] * 5
 
 
-def test_a_vote_counts_even_if_the_voter_has_left() -> None:
+def test_a_vote_counts_once_it_has_been_confirmed_after_the_last_one() -> None:
+    """So there was a moment at which all of them were bound."""
+    table = Table()
+    table.greet(0, 1)
+    assert table.exhaust(0)
+    table.say(1)
+    table.say(1)
+    assert table.actions == []
+    assert isinstance(table.talk(0)[0], Elected)
+
+
+def test_a_vote_ends_with_its_connection() -> None:
+    """Whoever comes back may have lost it, and have given another in the same term."""
     table = Table()
     table.greet(0, 1)
     table.say(0)
     table.proposer.disconnected(0)
-    (elected,) = table.talk(1)
-    assert isinstance(elected, Elected)
+    assert table.talk(1) == []
+    assert table.connect(0) == [CampaignLost("k0", Term(1))]
+    table.proposer.campaign_again()
+    assert isinstance(table.talk(0, 1)[-1], Elected)
 
 
-def test_a_voter_that_comes_back_during_the_campaign_keeps_its_vote() -> None:
+def test_a_keeper_that_votes_twice_for_us_has_forgotten_the_first_and_is_sent_away() -> None:
     table = Table()
     table.greet(0, 1)
     table.say(0)
-    table.proposer.disconnected(0)
-    assert table.connect(0) == []
-    assert isinstance(table.talk(1)[0], Elected)
+    table.keepers[0].term = Term(0)
+    with pytest.raises(OutOfTurn):
+        table.say(0)
+
+
+def test_a_voter_that_does_not_confirm_is_silent() -> None:
+    table = Table(pace=Pace(silence_seconds=10))
+    table.greet(0, 1)
+    table.say(0)
+    assert table.proposer.silent(100.0) == []
+    table.proposer.next_message(0, 100.0)
+    assert table.proposer.silent(110.0) == [0]
 
 
 def test_a_refused_vote_loses_the_campaign_and_a_new_one_goes_higher() -> None:
@@ -440,7 +502,7 @@ def test_the_same_keeper_under_two_addresses_is_refused() -> None:
     table = Table()
     table.keepers[1] = table.keepers[0]
     table.connect(0)
-    table.proposer.connected(1)
+    table.dial(1)
     with pytest.raises(ConfigError):
         table.talk(1)
 
@@ -460,7 +522,7 @@ def test_a_keeper_that_moved_to_another_address_takes_its_acknowledgements_along
 def test_node_id_zero_is_malformed() -> None:
     table = Table()
     table.keepers[0].node_id = NodeId(0)
-    table.proposer.connected(0)
+    table.dial(0)
     with pytest.raises(Malformed):
         table.talk(0)
 
@@ -475,7 +537,7 @@ def test_node_id_zero_is_malformed() -> None:
 )
 def test_a_message_before_its_turn_is_refused(message: AcceptorGreeting | VoteResponse | AppendResponse) -> None:
     table = Table()
-    table.proposer.connected(0)
+    table.dial(0)
     with pytest.raises(OutOfTurn):
         table.proposer.received(0, message, 0.0)
 

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from unit.proposer.model_keeper import FIRST_LSN, ModelKeeper
-from unit.proposer.test_proposer import GREETING
+from unit.proposer.table import GREETING
 from walkeeper.ids import NodeId
 from walkeeper.lsn import Lsn
 from walkeeper.messages import AppendRun
@@ -70,7 +70,7 @@ class Writer:
     def talk(self, place: int, *, reply_is_lost: bool) -> None:
         if place not in self.connected:
             self.connected.add(place)
-            self.proposer.connected(place)
+            self.proposer.connected(place, is_whole=True)
         message = self.proposer.next_message(place, 0.0)
         if message is None:
             return

@@ -212,3 +212,15 @@ async def test_who_does_not_say_whose_wal_is_told_how(options: str, advice: str)
         answer = await scene.client.next_message()
         assert isinstance(answer, ErrorResponse)
         assert answer.message.startswith(advice)
+
+
+async def test_a_keeper_tells_whether_it_is_whole() -> None:
+    async with serving() as scene:
+        await scene.start_up()
+        timeline = await scene.timelines.create(TTID, SERVER)
+        assert await scene.show("walkeeper_standing") == "incomplete"
+        leader = Leader(timeline)
+        await leader.be_elected()
+        await timeline.process(leader.next_run())
+        await timeline.process(leader.next_run(commit=leader.wal.lsn))
+        assert await scene.show("walkeeper_standing") == "whole"

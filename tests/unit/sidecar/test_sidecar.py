@@ -188,6 +188,7 @@ async def test_a_keeper_that_lags_counts_for_commits_as_soon_as_it_has_caught_up
 ) -> None:
     async with world.sidecar(window_bytes=10_000):
         await world.commit()
+        await until(lambda: all(keeper.is_whole for keeper in world.keepers))
         with world.keepers[0].hold():
             for _ in range(10):
                 await world.commit(20_000)

@@ -236,7 +236,7 @@ def test_what_an_earlier_attempt_has_left_is_not_in_the_way(disk: MemoryDisk, da
         disk.mkdir(staging)
         put(disk, staging / "stale", b"")
         data.create(CONTROL_FILE)
-        assert disk.names(data.directory_of(TTID)) == ["safekeeper.control"]
+        assert disk.names(data.directory_of(TTID)) == ["incomplete", "safekeeper.control"]
         disk.mkdir(staging)
         put(disk, staging / "stale", b"")
         assert data.remove(TTID)
@@ -270,7 +270,8 @@ def crash_everywhere(disk: MemoryDisk, removing: bool) -> set[int]:
             found = data.timelines()
             counts.add(len(found))
             for ttid in found:  # invariant 43
-                assert recover(crashing, data.directory_of(ttid)).control_file == CONTROL_FILE
+                recovered = recover(crashing, data.directory_of(ttid))
+                assert (recovered.control_file, recovered.is_whole) == (CONTROL_FILE, False)
     return counts
 
 

@@ -26,7 +26,7 @@ from walkeeper.ids import NodeId, TimelineNumber
 from walkeeper.lsn import INVALID_LSN, Lsn
 from walkeeper.membership import Configuration, Generation, Member
 from walkeeper.messages import ProposerElected, ProposerGreeting
-from walkeeper.storage.recovery import CONTROL_FILE, recover
+from walkeeper.storage.recovery import CONTROL_FILE, INCOMPLETE, recover
 from walkeeper.storage.store import TimelineStore, write_control_file
 from walkeeper.storage.wal import partial, segment_path
 from walkeeper.terms import Term, TermHistory
@@ -122,7 +122,7 @@ def test_leftovers_are_deleted_and_other_files_are_not(disk: MemoryDisk) -> None
     for name in [*leftovers, "a note of the operator"]:
         disk.create(DIRECTORY / name).close()
     recover(disk, DIRECTORY)
-    assert disk.names(DIRECTORY) == ["a note of the operator", CONTROL_FILE]
+    assert disk.names(DIRECTORY) == ["a note of the operator", INCOMPLETE, CONTROL_FILE]
 
 
 def test_an_evicted_timeline_stays_shut_and_nothing_of_it_is_touched(disk: MemoryDisk) -> None:
@@ -130,7 +130,7 @@ def test_an_evicted_timeline_stays_shut_and_nothing_of_it_is_touched(disk: Memor
     disk.create(DIRECTORY / "remote_partial.tmp").close()
     with pytest.raises(Corrupt, match="remote storage"):
         recover(disk, DIRECTORY)
-    assert disk.names(DIRECTORY) == ["remote_partial.tmp", CONTROL_FILE]
+    assert disk.names(DIRECTORY) == [INCOMPLETE, "remote_partial.tmp", CONTROL_FILE]
 
 
 # -- the end of the WAL -------------------------------------------------------------------------------------
@@ -256,7 +256,7 @@ def test_an_empty_timeline_does_not_know_its_timeline_id_whatever_file_there_is(
     recovered = store.recover()
     assert (recovered.end_lsn, recovered.tli) == (BOUNDARY, 0)
     store.perform(TruncateWal(BOUNDARY, TimelineNumber(0)))
-    assert disk.names(DIRECTORY) == [CONTROL_FILE]
+    assert disk.names(DIRECTORY) == [INCOMPLETE, CONTROL_FILE]
 
 
 # -- the disk, not the page cache ---------------------------------------------------------------------------

@@ -6,7 +6,14 @@ from pathlib import Path
 import pytest
 
 from crash_points import DIRECTORY, SEGMENT, SERVER, START, TLI, Keeper, Ledger, new_timeline, new_wal, read_file
-from walkeeper.acceptor.effects import InitializeFirstSegment, KeepControlFile, SyncWal, TruncateWal, WriteWal
+from walkeeper.acceptor.effects import (
+    BecomeWhole,
+    InitializeFirstSegment,
+    KeepControlFile,
+    SyncWal,
+    TruncateWal,
+    WriteWal,
+)
 from walkeeper.errors import DiskFull, DurabilityLost, WalNotAvailable
 from walkeeper.formats.xlog import first_segment_headers
 from walkeeper.lsn import Lsn
@@ -85,6 +92,20 @@ def test_after_a_failed_sync_nothing_is_done_until_the_timeline_is_read_again(
     assert disk.operations == before
     keeper.recover()
     keeper.store.perform(SyncWal())
+
+
+def test_a_timeline_that_was_made_here_is_whole_once_it_has_been_told_so(disk: MemoryDisk, keeper: Keeper) -> None:
+    assert not keeper.recover().is_whole
+    for _ in range(2):
+        keeper.store.perform(BecomeWhole())
+        disk.crash(0)
+        assert keeper.recover().is_whole
+
+
+def test_a_directory_that_says_nothing_of_the_kind_is_whole(disk: MemoryDisk, keeper: Keeper) -> None:
+    """Neon's, or one of a time before."""
+    disk.unlink(DIRECTORY / "incomplete")
+    assert keeper.recover().is_whole
 
 
 def test_everything_is_observed_with_its_size(disk: MemoryDisk) -> None:

@@ -101,48 +101,81 @@ async def test_a_keeper_that_lost_its_disk_and_one_that_lags_are_no_majority(
     assert bytes(quorum.keepers[1].wal) == b""
 
 
-async def test_a_blank_keeper_and_the_one_that_must_come_back_are_named(
+async def test_a_wiped_keeper_and_the_one_that_must_come_back_are_named(
     autojump_clock: MockClock, quorum: Quorum
 ) -> None:
-    well, blank, down = quorum.keepers
+    well, wiped, down = quorum.keepers
     fill(well, 5)
     with down.hold(), pytest.raises(Unreachable) as caught:
         await quorum.sync()
-    first, _, last = str(caught.value).partition("Bring back")
-    assert f"keeper {blank.address} came without any WAL" in first
-    assert f"keeper {down.address}: " in last
+    assert_named(caught.value, wiped, down)
     assert str(well.address) not in str(caught.value)
 
 
-async def test_a_blank_keeper_that_comes_after_the_election_is_named_too(
+async def test_a_wiped_keeper_that_was_never_said_to_be_whole_again_does_not_vouch_however_much_it_has(
+    autojump_clock: MockClock, quorum: Quorum
+) -> None:
+    well, refilled, down = quorum.keepers
+    fill(well, 5)
+    fill(refilled, 5)
+    refilled.is_whole = False
+    with down.hold(), pytest.raises(Unreachable) as caught:
+        await quorum.sync()
+    assert_named(caught.value, refilled, down)
+    fill(down, 7)
+    assert await quorum.sync() == wal_of(7).lsn
+    assert bytes(refilled.wal) == wal_of(7).wal
+
+
+async def test_a_wiped_keeper_is_whole_after_a_sync_with_the_others(
+    autojump_clock: MockClock, quorum: Quorum
+) -> None:
+    """Although a sync writes no WAL that could show who still follows."""
+    for keeper in quorum.keepers:
+        fill(keeper, 5)
+    wiped = quorum.keepers[1]
+    wiped.wipe()
+    with quorum.keepers[2].hold(), pytest.raises(Unreachable):
+        await quorum.sync()
+    assert [keeper.is_whole for keeper in quorum.keepers] == [True, False, True]
+    assert await quorum.sync() == wal_of(5).lsn
+    assert [keeper.is_whole for keeper in quorum.keepers] == [True] * 3
+    assert bytes(wiped.wal) == wal_of(5).wal
+
+
+async def test_a_wiped_keeper_that_comes_after_the_election_is_named_too(
     autojump_clock: MockClock, quorum: Quorum, nursery: trio.Nursery
 ) -> None:
-    well, blank, forgetful = quorum.keepers
+    well, wiped, down = quorum.keepers
     fill(well, 5)
-    fill(forgetful, 5)
-    forgetful.is_forgetful = True
+    fill(down, 5)
+    well.is_forgetful = True
 
-    async def let_blank_in_late() -> None:
-        with blank.hold():
+    async def change_places() -> None:
+        with wiped.hold():
             await until(lambda: bool(quorum.log.said("elected")))
+            down.held = True
 
-    nursery.start_soon(let_blank_in_late)
+    nursery.start_soon(change_places)
     await trio.testing.wait_all_tasks_blocked()
     with pytest.raises(Unreachable) as caught:
         await quorum.sync()
-    first, _, last = str(caught.value).partition("Bring back")
-    assert f"keeper {blank.address} came without any WAL" in first
-    assert f"keeper {forgetful.address}: " in last
-    assert str(well.address) not in str(caught.value)
+    assert_named(caught.value, wiped, down)
 
 
-async def test_without_blank_keepers_nobody_is_called_one(autojump_clock: MockClock, quorum: Quorum) -> None:
+def assert_named(error: Unreachable, doubted: FakeKeeper, missing: FakeKeeper) -> None:
+    first, _, last = str(error).partition("Bring back")
+    assert f"keeper {doubted.address} cannot vouch" in first
+    assert f"keeper {missing.address}: " in last
+
+
+async def test_among_whole_keepers_nobody_is_said_to_be_new(autojump_clock: MockClock, quorum: Quorum) -> None:
     for keeper in quorum.keepers:
         fill(keeper, 3)
         keeper.is_forgetful = True
     with pytest.raises(Unreachable) as caught:
         await quorum.sync()
-    assert "without" not in str(caught.value)
+    assert "vouch" not in str(caught.value)
     assert all(f"keeper {keeper.address}: not done yet" in str(caught.value) for keeper in quorum.keepers)
 
 
