@@ -102,7 +102,7 @@ class Follower:
         self.phase = Phase.STREAMING
         self.started_at = self.streaming_at = lsn
         if lsn < self.acked_lsn:
-            self.acked_lsn = INVALID_LSN
+            self.acked_lsn = self.persisted_commit_lsn = INVALID_LSN
         self.last_sent_at = -inf
 
     @property
