@@ -17,6 +17,9 @@ REOPEN_SECONDS_MIN: Final = 0.1
 REOPEN_SECONDS_MAX: Final = 30.0
 """Between attempts to read a timeline again: quick for a passing fault, calm for a broken disk."""
 
+UPKEEP_PAUSE_SECONDS: Final = 1.0
+"""After upkeep has failed: while a disk is full, every commit would have it try again."""
+
 log = structlog.stdlib.get_logger()
 
 
@@ -37,6 +40,7 @@ async def keep_up(timeline: Timeline, save_seconds: float) -> None:
             raise
         except (StorageError, TimelineUnavailable) as error:  # a blown fuse wakes this loop again
             log.warning("upkeep failed", ttid=str(timeline.ttid), error=str(error))
+            await trio.sleep(UPKEEP_PAUSE_SECONDS)
 
 
 async def reopen(timeline: Timeline) -> None:

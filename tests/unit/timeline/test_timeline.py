@@ -13,13 +13,15 @@ from walkeeper.errors import Blown, Closing, DiskFull, DurabilityLost, NotElecte
 from walkeeper.lsn import INVALID_LSN, Lsn
 from walkeeper.membership import NO_GENERATION
 from walkeeper.messages import AppendResponse, PageserverFeedback, VoteRequest, VoteResponse
+from walkeeper.storage.recovery import CONTROL_FILE
 from walkeeper.storage.spare import SPARE, SPARE_BEING_MADE
 from walkeeper.terms import Term, TermHistory
-from walkeeper.testing.memory_disk import Fault, MemoryDisk
+from walkeeper.testing.memory_disk import Fault, MemoryDisk, unwatched
 from walkeeper.testing.offload import InlineOffload
 from walkeeper.timeline.progress import Position
 from walkeeper.timeline.registry import Client
 from walkeeper.timeline.timeline import SPARE_PAUSE_SECONDS, Timeline
+from walkeeper.timeline.upkeep import UPKEEP_PAUSE_SECONDS
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
@@ -382,6 +384,36 @@ async def test_a_control_file_that_lags_a_whole_segment_is_saved_at_once(
             flushed = (await leader.append(100_000)).flush_lsn
         await leader.append(commit=flushed)
         await trio.sleep(1)
+        assert kept_commit(timeline) == flushed
+
+
+async def test_a_control_file_that_cannot_be_saved_is_not_tried_with_every_commit(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    disk = new_disk()
+    tried_at: list[float] = []
+
+    def refuse_control_file(operation: str, path: Path) -> None:
+        is_control_file = operation == "create" and path.name.startswith(CONTROL_FILE)
+        disk.faults = {disk.operations - 1: Fault.NO_SPACE} if is_control_file else {}
+        if is_control_file:
+            tried_at.append(trio.current_time())
+
+    async with timelines_on(disk) as timelines:
+        timeline = await timelines.create(TTID, SERVER)
+        leader = Leader(timeline)
+        await leader.be_elected()
+        for _ in range(20):
+            flushed = (await leader.append(100_000)).flush_lsn
+        disk.on_operation = refuse_control_file
+        for _ in range(500):  # five seconds of commits, each of which would like it to be saved
+            await leader.append(commit=flushed)
+            await trio.sleep(0.01)
+        assert 2 <= len(tried_at) <= 6
+        disk.on_operation = unwatched
+        disk.faults = {}
+        await leader.append()
+        await trio.sleep(UPKEEP_PAUSE_SECONDS)
         assert kept_commit(timeline) == flushed
 
 
