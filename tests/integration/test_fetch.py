@@ -2,8 +2,7 @@
 
 import signal
 import subprocess
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -20,17 +19,6 @@ MIB = 1 << 20
 NO_SUCH_FILE, CANNOT_TELL = 1, 126
 COMMAND_SECONDS = 60.0
 SOME_SEGMENT = "000000010000000000000001"
-
-
-@pytest.fixture
-def scene(work_directory: Path, new_cluster: NewCluster) -> Iterator[Replicated]:
-    """Commits wait for two of three keepers.  Segments of 1 MiB, all of which the primary keeps."""
-    primary = new_cluster("primary")
-    primary.initdb(segment_mib=1)
-    primary.configure(max_slot_wal_keep_size="2GB", wal_keep_size="1GB", max_wal_size="2GB", autovacuum="off")
-    primary.start()
-    with ExitStack() as stack:
-        yield Replicated.begin(work_directory, primary, stack)
 
 
 def fetch_arguments(scene: Replicated, *more: str) -> list[str]:

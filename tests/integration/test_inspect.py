@@ -2,12 +2,9 @@
 
 import json
 import re
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-
-import pytest
 
 import postgres
 from programs import Keeper, format_lsn, run_command
@@ -21,17 +18,6 @@ INSPECT_SECONDS = 60.0
 RECORD = re.compile(
     r"rmgr: (\S+) +len \(rec/tot\): +\d+/ *(\d+), tx: +(\d+), lsn: ([0-9A-F]+)/([0-9A-F]+), prev ([0-9A-F]+)/([0-9A-F]+)"
 )
-
-
-@pytest.fixture
-def scene(work_directory: Path, new_cluster: NewCluster) -> Iterator[Replicated]:
-    """Commits wait for two of three keepers.  Segments of 1 MiB."""
-    primary = new_cluster("primary")
-    primary.initdb(segment_mib=1)
-    primary.configure(max_slot_wal_keep_size="1GB", wal_keep_size="1GB", max_wal_size="2GB", autovacuum="off")
-    primary.start()
-    with ExitStack() as stack:
-        yield Replicated.begin(work_directory, primary, stack)
 
 
 def inspect(keeper: Keeper, *, code: int) -> dict[str, Any]:

@@ -1,12 +1,8 @@
 """`walkeeper status` and `walkeeper commit-lsn` against real keepers."""
 
 import json
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
-
-import pytest
 
 import postgres
 from programs import parse_lsn, run_command, run_tool
@@ -15,17 +11,6 @@ from replicated import Replicated, keepers_flag
 NewCluster = Callable[[str], postgres.Cluster]
 
 COMMAND_SECONDS = 60.0
-
-
-@pytest.fixture
-def scene(work_directory: Path, new_cluster: NewCluster) -> Iterator[Replicated]:
-    """Commits wait for two of three keepers."""
-    primary = new_cluster("primary")
-    primary.initdb(segment_mib=1)
-    primary.configure(max_slot_wal_keep_size="2GB", wal_keep_size="1GB", autovacuum="off")
-    primary.start()
-    with ExitStack() as stack:
-        yield Replicated.begin(work_directory, primary, stack)
 
 
 def arguments(scene: Replicated, command: str, *more: str) -> list[str]:
