@@ -3,15 +3,22 @@
 import shutil
 import signal
 import subprocess
+from pathlib import Path
 
 import pytest
 
 import postgres
+from compared_wal import compare_wal
 from programs import Keeper, parse_lsn, run_command, run_tool
 from replicated import Replicated
+from walkeeper.formats.segments import PARTIAL_SUFFIX, parse_segment_name
 
 FENCED = 3
 HANGS_SECONDS = 1.5  # long for a commit whose WAL is on two keepers already
+
+MIB = 1 << 20
+
+OLDEST_WAL = "SELECT min(name) FROM pg_ls_waldir() WHERE name ~ '^[0-9A-F]{24}$'"
 
 COMMIT = """
     BEGIN;
@@ -100,6 +107,41 @@ def test_a_fenced_writer_gets_no_acknowledgement_through_a_wiped_keeper(scene: R
     assert scene.primary.sql("SELECT count(*) FROM t") == "0"
     scene.primary.kill()
     assert all(psql.wait(postgres.COMMAND_SECONDS) != 0 for psql in begun)
+
+
+def test_a_wiped_keeper_is_whole_again_though_the_primary_has_recycled_the_wal_that_it_lacks(
+    scene: Replicated,
+) -> None:
+    wiped, donor, _ = scene.keepers
+    names = (str(scene.ttid.tenant_id), str(scene.ttid.timeline_id))
+    scene.primary.configure(wal_keep_size=0, min_wal_size="2MB", max_wal_size="4MB")
+    scene.primary.reload()
+    scene.pgbench("-i", "-q", "-s", "2")
+    scene.wait_everywhere()
+    wipe(wiped)
+    scene.pgbench("-n", "-c", "2", "-t", "200")
+    scene.primary.sql("SELECT pg_switch_wal(); CHECKPOINT")
+    scene.pgbench("-n", "-c", "1", "-t", "1")
+    oldest, *_ = donor.segments(*names)
+    scene.wait_until(lambda: scene.primary.sql(OLDEST_WAL) > oldest.name, "the end of the oldest segment")
+    restart(wiped)
+    scene.wait_everywhere()
+    end_lsn = scene.flush_lsn(wiped)
+    compared = compare_wal(scene.primary, wiped.segments(*names), end_lsn, MIB)
+    assert compared.whole_segments > 20
+    for ours, theirs in zip(wiped.segments(*names), donor.segments(*names), strict=True):
+        assert ours.name == theirs.name
+        assert same_up_to(ours, theirs, end_lsn), ours.name
+    status = wiped.ask(f"/v1/tenant/{names[0]}/timeline/{names[1]}")
+    assert status["is_whole"]
+
+
+def same_up_to(ours: Path, theirs: Path, end_lsn: int) -> bool:
+    """Whether two files of the same segment hold the same WAL up to there."""
+    parsed = parse_segment_name(ours.name.removesuffix(PARTIAL_SUFFIX), MIB)
+    assert parsed is not None
+    length = min(MIB, end_lsn - parsed.segno * MIB)
+    return ours.read_bytes()[:length] == theirs.read_bytes()[:length]
 
 
 def commit_that_waits(scene: Replicated, waiting: int, *keepers: Keeper) -> "subprocess.Popen[bytes]":
