@@ -83,7 +83,8 @@ configurations = st.just(NO_CONFIGURATION) | st.builds(
 )
 ttids = st.builds(TenantTimelineId, ids.map(TenantId), ids.map(TimelineId))
 servers = st.builds(ServerInfo, u32, u64, u32)
-hot_standby = st.builds(HotStandbyFeedback, i64, u64, u64)
+full_xids = u64.map(lambda value: value if value & 0xFFFF_FFFF > 2 else 0)
+hot_standby = st.builds(HotStandbyFeedback, i64, full_xids, full_xids)
 pageserver = st.builds(PageserverFeedback, u64, lsns, lsns, lsns, i64, u32, st.booleans())
 
 

@@ -11,7 +11,7 @@ from unit.proposer.wiped_world import World, live
 from walkeeper.lsn import Lsn
 from walkeeper.messages import AppendRun, VoteResponse
 from walkeeper.proposer.actions import Action
-from walkeeper.proposer.follower import NEVER, Follower
+from walkeeper.proposer.follower import NEVER, Follower, Phase
 from walkeeper.proposer.proposer import Outgoing, Proposer
 
 Scene = Callable[[World], None]
@@ -39,6 +39,11 @@ class NeedsNoConfirmation(Proposer):
 
 
 class WinsWithAnyMajority(Proposer):
+    def _campaign_if_enough_greeted(self) -> None:
+        greeted = [place for place, each in enumerate(self.followers) if each.phase is Phase.WAITING]
+        if self._quorum.agree(self._voters_at(greeted)):
+            self._campaign()
+
     def _settle(self, now: float) -> list[Action]:
         bound = [place for place, each in enumerate(self.followers) if each.confirmed_after == self._votes]
         if self._quorum.agree(self._voters_at(bound)):

@@ -27,6 +27,8 @@ _EPOCH_UNIX_SECONDS: Final = 946_684_800
 
 _HALF_BITS: Final = 32
 _HALF_MASK: Final = 0xFFFF_FFFF
+_FIRST_NORMAL_XID: Final = 3
+"""FirstNormalTransactionId of ``access/transam.h``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,9 +154,18 @@ def _parse_standby_status(reader: Reader) -> StandbyStatusUpdate:
 
 
 def _parse_hot_standby_feedback(reader: Reader) -> HotStandbyFeedback:
-    feedback = HotStandbyFeedback(reader.i64(), _swap_halves(reader.u64()), _swap_halves(reader.u64()))
+    feedback = HotStandbyFeedback(reader.i64(), _full_xid(reader.u64()), _full_xid(reader.u64()))
     reader.finish()
     return feedback
+
+
+def _full_xid(value: int) -> int:
+    """The full transaction id (epoch, xid) of the wire's (xid, epoch); 0 for ids that are none, whatever their epoch.
+
+    A standby that needs nothing sends id 0 with the epoch of that moment.
+    """
+    full = _swap_halves(value)
+    return full if full & _HALF_MASK >= _FIRST_NORMAL_XID else 0
 
 
 def _swap_halves(value: int) -> int:

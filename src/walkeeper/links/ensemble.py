@@ -28,6 +28,7 @@ from walkeeper.lsn import INVALID_LSN, Lsn
 from walkeeper.membership import majority
 from walkeeper.proposer import actions
 from walkeeper.proposer.election import Election
+from walkeeper.proposer.follower import Phase
 from walkeeper.proposer.proposer import Proposer, Stage
 
 CLOCK_TICK_SECONDS: Final = 0.02
@@ -152,7 +153,10 @@ class Ensemble:
     def _is_through(self, place: int) -> bool:
         if self.proposer.has_won:
             return self.proposer.has_persisted(place)
-        return self.proposer.followers[place].vote is not None
+        follower = self.proposer.followers[place]
+        return follower.vote is not None or (
+            self.proposer.stage is Stage.COLLECTING and follower.phase is Phase.WAITING
+        )
 
     # -- what the proposer says -------------------------------------------------------------------------------
 

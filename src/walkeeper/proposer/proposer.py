@@ -142,6 +142,7 @@ class Proposer:
         follower = self.followers[place]
         follower.hang_up()
         follower.phase, follower.is_whole = Phase.CONNECTED, is_whole
+        follower.is_doubted |= is_whole is False
 
     def disconnected(self, place: int) -> None:
         self.followers[place].hang_up()
@@ -209,8 +210,10 @@ class Proposer:
         self._quorum = Quorum.of(configuration, len(self.followers))
 
     def _campaign_if_enough_greeted(self) -> None:
-        greeted = self._voters(follower.phase is Phase.WAITING for follower in self.followers)
-        if self._quorum.agree(greeted):
+        """Only if those who are there could elect us: asking for votes deposes whoever leads, for nothing otherwise."""
+        greeted = [place for place, each in enumerate(self.followers) if each.phase is Phase.WAITING]
+        whole = self._voters_at(place for place in greeted if self.followers[place].is_whole is not False)
+        if self._quorum.agree(whole) or self._quorum.is_everybody(self._voters_at(greeted)):
             self._campaign()
 
     def _campaign(self) -> None:
@@ -218,13 +221,14 @@ class Proposer:
         self.term = Term(self._highest_term + 1)
 
     def campaign_again(self) -> None:
-        """After ``CampaignLost``: ask everyone anew, in a term above all that were seen."""
+        """After ``CampaignLost``: ask everyone anew, in a term above all that were seen, once enough are there."""
         assert self.stage is Stage.LOST
+        self.stage = Stage.COLLECTING
         for follower in self.followers:
             follower.forget_vote()
             if follower.phase in (Phase.VOTING, Phase.VOTED):
                 follower.phase = Phase.WAITING
-        self._campaign()
+        self._campaign_if_enough_greeted()
 
     def _on_vote(self, follower: Follower, vote: VoteResponse, now: float) -> Sequence[Action]:
         """A vote, or its confirmation: a keeper that is asked again refuses, at our own term."""
@@ -434,12 +438,6 @@ class Proposer:
             return inf
         return min(follower.last_sent_at + self._pace.heartbeat_seconds, follower.tell_commit_at)
 
-    def _voters(self, said_yes: Iterable[bool]) -> set[Voter]:
-        """The voters among the keepers that ``said_yes`` (one flag per place)."""
-        return {
-            self._quorum.voter(place, self.followers[place].node_id) for place, yes in enumerate(said_yes) if yes
-        }
-
     def _voters_at(self, places: Iterable[int]) -> set[Voter]:
         """The voters at these places."""
         return {self._quorum.voter(place, self.followers[place].node_id) for place in places}
@@ -449,9 +447,12 @@ class Proposer:
     @property
     def is_persisted_by_quorum(self) -> bool:
         """Whether a quorum has our term's start as *persisted* commit_lsn, so that even restarts remember it."""
-        return self._quorum.agree(
-            self._voters(self._has_persisted(each) and not each.is_doubted for each in self.followers)
-        )
+        persisted = [
+            place
+            for place, each in enumerate(self.followers)
+            if self._has_persisted(each) and not each.is_doubted
+        ]
+        return self._quorum.agree(self._voters_at(persisted))
 
     def has_persisted(self, place: int) -> bool:
         """Whether the keeper at ``place`` has."""

@@ -146,3 +146,11 @@ def test_a_bad_feedback_block_is_malformed(block: bytes) -> None:
 def test_time_begins_in_2000() -> None:
     moment = datetime(2000, 1, 1, 0, 0, 1, tzinfo=UTC)
     assert postgres_microseconds(int(moment.timestamp()) * 10**9 + 2_999) == 1_000_002
+
+
+@pytest.mark.parametrize("xid", [0, 1, 2])
+def test_an_id_that_is_none_is_nothing_whatever_its_epoch(xid: int) -> None:
+    """A standby that needs nothing says so with the epoch of the moment; it must not look older than all that do."""
+    said = encode_standby_message(HotStandbyFeedback(TIME, xmin=5 << 32 | xid, catalog_xmin=5 << 32 | 1000))
+    heard = parse_standby_message(memoryview(said))
+    assert heard == HotStandbyFeedback(TIME, xmin=0, catalog_xmin=5 << 32 | 1000)

@@ -71,7 +71,20 @@ def test_a_wiped_keeper_that_was_told_of_a_leader_and_one_that_lags_elect_nobody
         writer.deliver(B)
     rival = Writer(world)
     rival.talk(B, C)
-    assert rival.stage() is Stage.CAMPAIGNING
+    assert rival.stage() is Stage.COLLECTING
+    rival.talk(A, B, C)
+    assert rival.stage() is Stage.LEADING
+
+
+def test_a_candidate_that_cannot_win_leaves_the_leader_alone(world: World) -> None:
+    leader = lead(world, A, B, C)
+    world.wipe(C)
+    rival = Writer(world)
+    rival.talk(B, C)
+    assert rival.stage() is Stage.COLLECTING
+    leader.write()
+    leader.talk(A, B)
+    assert leader.committed_bytes == len(leader.log)
     rival.talk(A, B, C)
     assert rival.stage() is Stage.LEADING
 
@@ -81,7 +94,7 @@ def test_keepers_without_anything_do_not_elect_among_their_like(world: World) ->
     world.wipe(B)
     rival = Writer(world)
     rival.talk(B, C)
-    assert rival.stage() is Stage.CAMPAIGNING
+    assert rival.stage() is Stage.COLLECTING
 
 
 def test_a_vote_from_before_the_election_does_not_make_a_wiped_keeper_trusted(five: World) -> None:
@@ -152,7 +165,7 @@ def test_a_deposed_leader_makes_no_wiped_keeper_whole(world: World) -> None:
     deposed.talk(B, A)
     successor = Writer(world)
     successor.talk(A, B)
-    assert successor.stage() is Stage.CAMPAIGNING
+    assert successor.stage() is Stage.COLLECTING
     assert not world.keepers[B].is_whole
 
 
@@ -204,7 +217,7 @@ def test_a_wiped_keeper_that_an_operator_made_again_is_not_whole(world: World) -
     world.keepers[B].make(start_lsn=START)
     rival = Writer(world)
     rival.talk(B, C)
-    assert rival.stage() is Stage.CAMPAIGNING
+    assert rival.stage() is Stage.COLLECTING
 
 
 def test_a_wiped_keeper_becomes_whole_without_any_new_wal(world: World) -> None:
