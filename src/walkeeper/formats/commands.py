@@ -90,6 +90,8 @@ def parse_command(text: str) -> Command:
         return TimelineStatus()
     if show := _SHOW.fullmatch(text.rstrip("; \t\r\n")):
         return Show(show[1].lower())
+    if text.startswith("TIMELINE_HISTORY"):
+        raise BadCommand("keepers have no timeline history files, copy it from the primary's pg_wal:", text)
     raise BadCommand("unsupported command", text)
 
 

@@ -15,7 +15,7 @@ from typing import Final, Protocol, assert_never
 import structlog
 import trio
 
-from walkeeper.errors import BadCommand, Malformed, NotFound, TimelineUnavailable, WalkeeperError
+from walkeeper.errors import BadCommand, Malformed, NotFound, TermChanged, TimelineUnavailable, WalkeeperError
 from walkeeper.formats.backend import (
     INT4_OID,
     BackendMessage,
@@ -389,6 +389,9 @@ class Connection:
     def _note(self, error: WalkeeperError) -> None:
         if isinstance(error, NotFound):  # no fault: every sidecar asks before it creates its timeline
             log.info("timeline does not exist", error=str(error))
+            return
+        if isinstance(error, TermChanged):  # nor is this: so a leader's reading ends, or begins a moment too early
+            log.info("reader sent away", error=str(error))
             return
         self._instruments.refused(error)
         log.warning("request refused", error=str(error), kind=type(error).__name__)

@@ -158,3 +158,8 @@ def test_a_slot_is_quoted_for_postgresql() -> None:
     text = encode_start_replication(Lsn(0x3000000), slot='wal"keeper', tli=2)
     assert text == 'START_REPLICATION SLOT "wal""keeper" PHYSICAL 0/3000000 TIMELINE 2'
     assert encode_start_replication(Lsn(0)) == "START_REPLICATION PHYSICAL 0/0"
+
+
+def test_who_asks_for_a_history_file_is_told_where_it_is() -> None:
+    with pytest.raises(BadCommand, match="primary's pg_wal: TIMELINE_HISTORY 2"):
+        parse_command("TIMELINE_HISTORY 2")
