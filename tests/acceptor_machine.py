@@ -10,6 +10,7 @@ from pathlib import Path
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from crash_points import read_stored
 from walkeeper.acceptor.acceptor import Acceptor, AdminRequest, Checkpoint, Intent, Kept, new_acceptor
 from walkeeper.acceptor.state import new_control_file
 from walkeeper.formats.segments import next_segment_start
@@ -263,7 +264,7 @@ class AcceptorMachine(RuleBasedStateMachine):
         lsn, found = START, bytearray()
         end = min(self.acceptor.state.wal.flush_lsn, Lsn(START + len(self.log)))
         while lsn < end:
-            piece = self.store.read(lsn, min(end, next_segment_start(lsn + 1, SEGMENT)) - lsn)
+            piece = read_stored(self.store, lsn, min(end, next_segment_start(lsn + 1, SEGMENT)) - lsn)
             found += piece
             lsn = Lsn(lsn + len(piece))
         assert bytes(found) == self.log[: len(found)]

@@ -64,6 +64,12 @@ def new_timeline(disk: Disk, **changes: object) -> ControlFile:
     return control_file
 
 
+def read_stored(store: TimelineStore, lsn: Lsn, length: int) -> bytes:
+    """What the store has at ``lsn``: at most ``length`` bytes, never beyond the segment."""
+    with store.open_segment(lsn) as segment:
+        return segment.read(lsn, length)
+
+
 @dataclass
 class Ledger:
     """What a keeper has promised, and what its disk may hold.

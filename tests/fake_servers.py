@@ -301,7 +301,7 @@ class FakeKeeper(Server):
     """A keeper: real rules, no disk.  WAL lies in ``wal`` from ``start_lsn`` on.
 
     ``is_forgetful``: it never says that it has persisted a commit_lsn.  ``babbles_once``: its next vote is followed by
-    something that means nothing, in one breath.  Readers of committed WAL lose the connection at ``breaks_at``, wait for
+    something that means nothing, in one breath.  ``drops_appends``: any ends the connection.  Readers of committed WAL lose the connection at ``breaks_at``, wait for
     ever at ``stalls_at``, and get nothing below ``removed_below``.
     """
 
@@ -326,6 +326,7 @@ class FakeKeeper(Server):
     stalls_at: Lsn = LSN_MAX
     removed_below: Lsn = Lsn(0)
     babbles_once: bool = False
+    drops_appends: bool = False
     refuses_readers: bool = False
 
     @property
@@ -459,6 +460,8 @@ class FakeKeeper(Server):
         )
 
     def _append(self, append: AppendRequest) -> AppendResponse:
+        if self.drops_appends:
+            raise trio.BrokenResourceError
         if self.term > append.term:
             return AppendResponse(NO_GENERATION, self.term)
         assert self.scanner is not None, "AppendRequest before ProposerElected"

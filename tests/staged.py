@@ -19,6 +19,7 @@ from walkeeper.messages import (
     ProposerElected,
     VoteRequest,
 )
+from walkeeper.services.copy_in import SILENCE_SECONDS_MAX
 from walkeeper.terms import Term, TermHistory
 from walkeeper.testing.memory_disk import MemoryDisk
 from walkeeper.testing.offload import InlineOffload
@@ -85,7 +86,13 @@ class Stage:
         return leader.wal.wal
 
     def connect(
-        self, start: int, term: int | None = None, *, name: str | None = None, lockstep: bool = False
+        self,
+        start: int,
+        term: int | None = None,
+        *,
+        name: str | None = None,
+        lockstep: bool = False,
+        seconds_max: float = SILENCE_SECONDS_MAX,
     ) -> Client:
         connection = Connection.new(keeper_in_lockstep=lockstep)
         command = StartReplication(Lsn(start), None if term is None else Term(term))
@@ -95,6 +102,7 @@ class Stage:
             self.timeline,
             command,
             ServedClient(1, application_name=name),
+            seconds_max,
         )
         return connection.client
 

@@ -116,11 +116,16 @@ class Client:
         return parse_sender_message(await self.hear())
 
     async def serve(
-        self, link: StreamLink, timeline: Timeline, command: StartReplication, client: ServedClient
+        self,
+        link: StreamLink,
+        timeline: Timeline,
+        command: StartReplication,
+        client: ServedClient,
+        seconds_max: float,
     ) -> None:
         """What the keeper does for this client."""
-        source = CopyReader(link, copying_session())
-        self.said = await send_wal(link, source, timeline, command, client)
+        source = CopyReader(link, copying_session(), seconds_max)
+        self.said = await send_wal(link, source, timeline, command, client, seconds_max)
         await link.send_eof()
 
 

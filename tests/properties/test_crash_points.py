@@ -5,7 +5,17 @@ from dataclasses import replace
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from crash_points import START, TLI, Keeper, Ledger, check_recovered, new_timeline, new_wal, survive_every_crash
+from crash_points import (
+    START,
+    TLI,
+    Keeper,
+    Ledger,
+    check_recovered,
+    new_timeline,
+    new_wal,
+    read_stored,
+    survive_every_crash,
+)
 from walkeeper.lsn import Lsn
 from walkeeper.testing.memory_disk import Fault, MemoryDisk, PowerCut
 
@@ -58,6 +68,6 @@ def test_writes_that_the_kernel_cuts_short_change_nothing(short: set[int]) -> No
     keeper = Keeper(disk, Ledger(new_timeline(disk)))
     disk.faults = {disk.operations + operation: Fault.SHORT_WRITE for operation in short}
     live(keeper, 0x33)
-    assert keeper.store.read(START, 1000) == keeper.ledger.wal[:1000]
-    assert keeper.store.read(Lsn(keeper.ledger.promised - 8), 8) == keeper.ledger.wal[-8:]
+    assert read_stored(keeper.store, START, 1000) == keeper.ledger.wal[:1000]
+    assert read_stored(keeper.store, Lsn(keeper.ledger.promised - 8), 8) == keeper.ledger.wal[-8:]
     assert keeper.recover().tli == TLI

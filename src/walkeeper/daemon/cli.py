@@ -18,8 +18,10 @@ import walkeeper
 from walkeeper.daemon import exits
 from walkeeper.daemon.config import (
     CommitLsnOptions,
+    FencingConfig,
     FetchOptions,
     InspectOptions,
+    KeptWalConfig,
     ProposeOptions,
     ServeConfig,
     StatusOptions,
@@ -82,19 +84,19 @@ def propose(options: ProposeOptions) -> None:
 
 
 def sync(options: SyncOptions) -> None:
-    print(format_lsn(_synced_lsn(options)))
+    print(format_lsn(_synced_lsn(options.wal, options.fencing)))
 
 
-def _synced_lsn(options: SyncOptions) -> Lsn:
+def _synced_lsn(wal: KeptWalConfig, fencing: FencingConfig) -> Lsn:
     import structlog
     import trio
 
     from walkeeper.daemon.logs import configure_logs
     from walkeeper.tools.sync import SyncConfig, sync_keepers
 
-    configure_logs(options.log.format, sys.stderr)
-    wal = options.wal
-    config = SyncConfig(wal.quorum.keepers, wal.ttid(), options.timeout_seconds, wal.server())
+    configure_logs(fencing.log.format, sys.stderr)
+    server = fencing.server.info(wal.system_id)
+    config = SyncConfig(wal.quorum.keepers, wal.ttid(), fencing.timeout_seconds, server)
     lsn = trio.run(partial(sync_keepers, config, log=structlog.get_logger()))
     if not lsn:
         raise ConfigError(
@@ -108,17 +110,17 @@ def commit_lsn(options: CommitLsnOptions) -> None:
 
     from walkeeper.tools.commit_lsn import read_commit_lsn
 
-    wal = options.sync.wal
+    wal = options.wal
     if options.is_exact:
-        lsn = _synced_lsn(options.sync)
+        lsn = _synced_lsn(wal, options.fencing)
     else:
         lsn = trio.run(read_commit_lsn, wal.quorum.keepers, wal.ttid())
     print(format_lsn(lsn))
 
 
 def fetch(options: FetchOptions) -> None:
-    from walkeeper.tools.fetch import FetchConfig
     from walkeeper.tools.fetch import fetch as fetch_file
+    from walkeeper.tools.fetch_config import FetchConfig
 
     wal = options.wal
     config = FetchConfig(
@@ -126,7 +128,7 @@ def fetch(options: FetchOptions) -> None:
         ttid=wal.ttid(),
         file=options.file,
         path=options.path,
-        server=wal.server(),
+        server=options.server.info(wal.system_id),
         system_id=wal.system_id,
         ahead_bytes=options.ahead_bytes,
         may_be_unfinished=not options.no_partial,

@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from walkeeper.daemon.options import argument, option, switch
+from walkeeper.daemon.options import argument, option, part, switch
 from walkeeper.daemon.values import (
     one_of,
     parse_duration_seconds,
+    parse_limit_seconds,
     parse_node_id,
     parse_path,
     parse_positive,
@@ -82,8 +83,8 @@ class TimingConfig:
         help="positions that only memory knows are saved at least this often",
     )  # fmt: skip
     wal_sender_timeout_seconds: float = option(
-        "wal-sender-timeout", parse_duration_seconds, default="600s", metavar="DURATION",
-        help="a standby or other reader that says nothing, or reads nothing, for so long is sent away",
+        "wal-sender-timeout", parse_limit_seconds, default="600s", metavar="DURATION",
+        help="a standby or other reader that says nothing, or reads nothing, for so long is sent away; 0s: never",
     )  # fmt: skip
     drain_seconds: float = option(
         "shutdown-timeout", parse_duration_seconds, default="3s", metavar="DURATION",
@@ -146,20 +147,12 @@ class ProposeOptions:
 
 @dataclass(frozen=True, slots=True)
 class KeptWalConfig:
-    """The keepers, whose WAL of theirs is meant, and what some keepers do not tell of it."""
+    """The keepers, and whose WAL of theirs is meant."""
 
     quorum: QuorumConfig
     system_id: int | None = option(
         "system-id", parse_positive, metavar="N",
         help="the system identifier that tenant and timeline are named after; pg_controldata tells it",
-    )  # fmt: skip
-    pg_version: int | None = option(
-        "pg-version", parse_positive, metavar="N",
-        help="PostgreSQL's version, such as 150005, for keepers that do not tell it",
-    )  # fmt: skip
-    wal_segment_bytes: int | None = option(
-        "wal-segment-size", parse_size_bytes, metavar="SIZE",
-        help="the size of a WAL segment, such as 16MB, for keepers that do not tell it",
     )  # fmt: skip
 
     def ttid(self) -> TenantTimelineId:
@@ -172,20 +165,34 @@ class KeptWalConfig:
             raise ConfigError("say whose WAL: --system-id (pg_controldata tells it), or --tenant and --timeline")
         return TenantTimelineId(tenant_id, timeline_id)
 
-    def server(self) -> ServerInfo | None:
+
+@dataclass(frozen=True, slots=True)
+class ServerConfig:
+    """What some keepers do not tell of the server whose WAL they have."""
+
+    pg_version: int | None = option(
+        "pg-version", parse_positive, metavar="N",
+        help="PostgreSQL's version, such as 150005, for keepers that do not tell it",
+    )  # fmt: skip
+    wal_segment_bytes: int | None = option(
+        "wal-segment-size", parse_size_bytes, metavar="SIZE",
+        help="the size of a WAL segment, such as 16MB, for keepers that do not tell it",
+    )  # fmt: skip
+
+    def info(self, system_id: int | None) -> ServerInfo | None:
         """Whose WAL it is, if that was said.  Raises ConfigError when half of it was."""
         if self.pg_version is None and self.wal_segment_bytes is None:
             return None
         if self.pg_version is None or self.wal_segment_bytes is None:
             raise ConfigError("--pg-version and --wal-segment-size go together")
-        return ServerInfo(self.pg_version, self.system_id or 0, self.wal_segment_bytes)
+        return ServerInfo(self.pg_version, system_id or 0, self.wal_segment_bytes)
 
 
 @dataclass(frozen=True, slots=True)
-class SyncOptions:
-    """Everything ``walkeeper sync`` can be told."""
+class FencingConfig:
+    """How writers are fenced and keepers made whole."""
 
-    wal: KeptWalConfig
+    server: ServerConfig
     log: LogConfig
     timeout_seconds: float = option(
         "timeout", parse_duration_seconds, default="60s", metavar="DURATION",
@@ -194,10 +201,19 @@ class SyncOptions:
 
 
 @dataclass(frozen=True, slots=True)
+class SyncOptions:
+    """Everything ``walkeeper sync`` can be told."""
+
+    wal: KeptWalConfig
+    fencing: FencingConfig
+
+
+@dataclass(frozen=True, slots=True)
 class CommitLsnOptions:
     """Everything ``walkeeper commit-lsn`` can be told."""
 
-    sync: SyncOptions
+    wal: KeptWalConfig
+    fencing: FencingConfig = part("with --sync")
     is_exact: bool = switch(
         "sync", help="run walkeeper sync first, which fences every writer and makes the answer exact"
     )
@@ -208,6 +224,7 @@ class FetchOptions:
     """Everything ``walkeeper fetch`` can be told."""
 
     wal: KeptWalConfig
+    server: ServerConfig
     file: str = argument("FILE", parse_text, help="the file that PostgreSQL wants: %f in restore_command")
     path: Path = argument("PATH", parse_path, help="where PostgreSQL wants it: %p in restore_command")
     ahead_bytes: int = option(

@@ -15,7 +15,7 @@ import argparse
 import difflib
 from collections import ChainMap
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, Final, TypeVar, cast, get_type_hints, overload
 
@@ -25,6 +25,9 @@ from walkeeper.errors import ConfigError
 T = TypeVar("T")
 
 ENVIRONMENT_PREFIX: Final = "WALKEEPER_"
+
+CONDITION: Final = "condition"
+"""Where a field's metadata says when its options are of use."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,14 +118,21 @@ def switch(name: str, *, help: str, short: str | None = None) -> bool:
     return option(name, parse_switch, default="false", help=help, short=short)
 
 
+def part(condition: str) -> Any:
+    """A dataclass field that is itself declared so, and of use only on a condition, which the help of its options says."""
+    return field(metadata={CONDITION: f"{condition}: "}, kw_only=True)
+
+
 def options_of(shape: type[object]) -> Iterator[Option]:
     """Every option that ``shape`` and its parts declare, in the order of declaration."""
     hints = get_type_hints(shape)
     for each in fields(cast("Any", shape)):
         if Option in each.metadata:
             yield each.metadata[Option]
-        elif is_dataclass(part := hints[each.name]):
-            yield from options_of(cast("type[object]", part))
+        elif is_dataclass(shape_of_part := hints[each.name]):
+            condition = each.metadata.get(CONDITION, "")
+            for declared in options_of(cast("type[object]", shape_of_part)):
+                yield replace(declared, help=f"{condition}{declared.help}")
 
 
 CONFIG_FILE: Final = Option(
@@ -152,8 +162,8 @@ def _build(shape: type[T], given: Source) -> T:
     for each in fields(cast("Any", shape)):
         declared: Option | None = each.metadata.get(Option)
         if declared is None:
-            if is_dataclass(part := hints[each.name]):
-                values[each.name] = _build(cast("type[object]", part), given)
+            if is_dataclass(shape_of_part := hints[each.name]):
+                values[each.name] = _build(cast("type[object]", shape_of_part), given)
         elif declared.name in given:
             values[each.name] = _parse(declared, given[declared.name])
         elif declared.required:

@@ -6,6 +6,7 @@ and where, is known to ``options``.
 Source of the durations: Rust's *humantime* (``1h 30m``), which Neon's flags use.
 """
 
+import math
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -40,6 +41,11 @@ def parse_duration_seconds(text: str) -> float:
     if not parts or "".join(part[0] for part in parts) != text:
         raise ValueError(f"expected a duration with its unit, such as 300s or 1h 30m, got {text!r}")
     return sum(int(part[1]) * _seconds_of(part[2]) for part in parts)
+
+
+def parse_limit_seconds(text: str) -> float:
+    """A duration that something may take at most; one of 0 is no limit, as PostgreSQL has it."""
+    return parse_duration_seconds(text) or math.inf
 
 
 def _seconds_of(unit: str) -> float:

@@ -22,6 +22,9 @@ DEFAULT_PROTO_VERSION: Final = 2
 """What a bare START_WAL_PUSH means: clients older than the option speak protocol 2."""
 
 
+STATUS: Final = "walkeeper_status"
+"""The setting, shown by SHOW, that tells an operator all about a timeline, as JSON."""
+
 STANDING: Final = "walkeeper_standing"
 """The setting, shown by SHOW, that tells a writer whether a keeper is whole."""
 

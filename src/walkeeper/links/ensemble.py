@@ -28,7 +28,6 @@ from walkeeper.lsn import INVALID_LSN, Lsn
 from walkeeper.membership import majority
 from walkeeper.proposer import actions
 from walkeeper.proposer.election import Election
-from walkeeper.proposer.follower import Phase
 from walkeeper.proposer.proposer import Proposer, Stage
 
 CLOCK_TICK_SECONDS: Final = 0.02
@@ -38,9 +37,6 @@ RIVALRY_SECONDS: Final = (0.1, 1.0)
 """How long a candidate waits, at random, before it tries again: two that keep step would never win."""
 
 SILENCE_LOOKS_SECONDS: Final = 1.0
-
-PATIENCE_SECONDS: Final = 10.0
-"""For a quorum to come together before it is said whom it lacks."""
 
 STRANDED_SECONDS: Final = 10.0
 """How long a quorum may wait for a donor before another election looks for one among the keepers that are there."""
@@ -80,11 +76,7 @@ class Ensemble:
                 nursery.start_soon(link.run, name=f"keeper {link.address}")
 
     async def wait_elected(self) -> Election:
-        """The outcome of the campaign.  Nothing is announced yet.  Whom a long one waits for is logged."""
-        with trio.move_on_after(PATIENCE_SECONDS):
-            await self._elected.wait()
-        if not self._elected.is_set():
-            self.log.warning("no quorum yet", waiting_for=self.troubles())
+        """The outcome of the campaign.  Nothing is announced yet."""
         await self._elected.wait()
         assert self.proposer.election is not None
         return self.proposer.election
@@ -116,25 +108,37 @@ class Ensemble:
 
     def troubles(self) -> str:
         """Who is waited for, why, and what to do, for people; empty when it is nobody."""
-        doubted = ", ".join(str(link) for link in self.links if self._is_doubted(link.place))
+        blank = ", ".join(str(link) for link in self.links if self._is_blank(link.place))
         missing = "; ".join(link.trouble or f"{link}: not done yet" for link in self._missing())
-        if not doubted:
+        if not blank:
             return missing
         return (
-            f"{doubted} cannot vouch for what was acknowledged: it is new or lost its disk."
+            f"{blank} cannot vouch for what was acknowledged: it is new or lost its disk."
             f" Bring back the others, with their data, or all of them for a first start: {missing}"
         )
 
-    def _is_doubted(self, place: int) -> bool:
-        return self.proposer.followers[place].is_doubted
+    def _is_blank(self, place: int) -> bool:
+        """Whether the keeper there is there and does not count, because of what it may have forgotten."""
+        follower = self.proposer.followers[place]
+        says_so = follower.is_whole is False and not self.proposer.has_won
+        return follower.has_greeted and (follower.is_doubted or says_so)
 
     def _missing(self) -> Sequence[KeeperLink]:
-        """To the others that have not voted yet or, after the election, have not persisted where it starts."""
-        return [link for link in self.links if not (self._is_through(link.place) or self._is_doubted(link.place))]
+        """To the others that have not done what is their part now."""
+        return [link for link in self.links if not (self._is_through(link.place) or self._is_blank(link.place))]
 
-    def absent(self) -> Sequence[KeeperLink]:
-        """To the keepers that nothing can be said to right now."""
-        return [link for link in self.links if not link.is_connected]
+    def _is_through(self, place: int) -> bool:
+        """Whether the keeper there has greeted, voted or, after the election, persisted where it starts; and is there."""
+        follower = self.proposer.followers[place]
+        match self.proposer.stage:
+            case Stage.COLLECTING | Stage.LOST:
+                return follower.has_greeted
+            case Stage.CAMPAIGNING | Stage.WON:
+                return follower.vote is not None
+            case Stage.LEADING | Stage.OVER:
+                return follower.counts and self.proposer.has_persisted(place)
+            case stage:
+                assert_never(stage)
 
     def keeper_came_or_went(self) -> None:
         """A connection was made or lost: whoever waits for that looks."""
@@ -149,14 +153,6 @@ class Ensemble:
         well = sum(not link.is_misplaced for link in self.links)
         if not self.proposer.has_won and well < majority(len(self.links)):
             raise error
-
-    def _is_through(self, place: int) -> bool:
-        if self.proposer.has_won:
-            return self.proposer.has_persisted(place)
-        follower = self.proposer.followers[place]
-        return follower.vote is not None or (
-            self.proposer.stage is Stage.COLLECTING and follower.phase is Phase.WAITING
-        )
 
     # -- what the proposer says -------------------------------------------------------------------------------
 

@@ -332,7 +332,7 @@ class KeeperLink:
         deadline = trio.current_time() + DONOR_SILENCE_SECONDS
         while (now := trio.current_time()) < deadline:
             with trio.move_on_at(min(deadline, max(now, self._proposer.wakes_at(self.place)))):
-                delivery = await stream.receive()
+                delivery = await stream.receive_and_report()
                 if delivery.slices:
                     return _window_of(delivery.begin_lsn, delivery.slices)
                 continue

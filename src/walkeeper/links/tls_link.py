@@ -56,9 +56,12 @@ class TlsLink:
         return self._plain.pending_bytes
 
     def send_soon(self, *pieces: Slice) -> None:
-        for piece in pieces:
-            if piece:
-                self._tls.write(piece)
+        try:
+            for piece in pieces:
+                if piece:
+                    self._tls.write(piece)
+        except ssl.SSLError as error:
+            raise _broken(error) from error
         self._send_encrypted()
 
     def _send_encrypted(self) -> None:
@@ -86,7 +89,10 @@ class TlsLink:
         pieces: list[bytes] = []
         size = 0
         try:
-            while size < RECEIVE_BYTES_MAX and (piece := self._tls.read(RECEIVE_BYTES_MAX)):
+            while size < RECEIVE_BYTES_MAX:
+                piece = self._tls.read(RECEIVE_BYTES_MAX)
+                if not piece:  # the peer has announced the end; it is found again by the next look
+                    return b"".join(pieces)
                 pieces.append(piece)
                 size += len(piece)
         except ssl.SSLWantReadError:
@@ -94,7 +100,7 @@ class TlsLink:
         except (ssl.SSLZeroReturnError, ssl.SSLEOFError):
             return b"".join(pieces)
         except ssl.SSLError as error:
-            raise trio.BrokenResourceError(f"TLS: {error.reason}") from error
+            raise _broken(error) from error
         self._send_encrypted()  # a change of keys may have to be answered
         return b"".join(pieces) or None
 
@@ -103,3 +109,7 @@ class TlsLink:
 
     async def aclose(self) -> None:
         await self._plain.aclose()
+
+
+def _broken(error: ssl.SSLError) -> trio.BrokenResourceError:
+    return trio.BrokenResourceError(f"TLS: {error.reason}")

@@ -1,7 +1,7 @@
 """One keeper as the proposer sees it: how far the conversation has come, and how far its WAL.
 
 Plain state and the small questions about it; the rules that move it are in ``proposer.proposer``.  What outlives a
-connection (node id, acknowledged positions, doubt) and what does not is told apart in ``hang_up``.
+connection (node id, acknowledged positions, doubt, what standbys need) and what does not is told apart in ``hang_up``.
 """
 
 from dataclasses import dataclass
@@ -17,6 +17,10 @@ from walkeeper.terms import INITIAL_TERM
 UNKNOWN_NODE: Final = NodeId(0)
 
 NEVER: Final = -1
+
+HOT_STANDBY_SECONDS: Final = 60.0
+"""How long what standbys behind a keeper need outlives its last word: they may never have lost it, and come back within
+seconds if they did.  Longer would hold up vacuum on the primary for standbys that are gone."""
 
 
 class Phase(Enum):
@@ -37,6 +41,7 @@ class Phase(Enum):
     """It was told of our election and gets WAL."""
 
 
+_BEFORE_GREETINGS = (Phase.OFFLINE, Phase.CONNECTED, Phase.GREETING)
 _OWES_AN_ANSWER = (Phase.GREETING, Phase.VOTING, Phase.VOTED, Phase.STREAMING)
 
 
@@ -44,8 +49,7 @@ _OWES_AN_ANSWER = (Phase.GREETING, Phase.VOTING, Phase.VOTED, Phase.STREAMING)
 class Follower:
     """``started_at`` is where this connection began to stream, ``streaming_at`` the next byte to send; both are
     0 unless streaming.  ``acked_lsn`` and ``persisted_commit_lsn`` are what it reported under our term,
-    ``hot_standby`` what the standbys that read from it need.  Times are
-    the caller's seconds.
+    ``hot_standby`` what the standbys that read from it needed at ``hot_standby_at``.  Times are the caller's seconds.
 
     ``is_whole`` is what it says of itself, None if it does not.  ``vote`` is what it has promised us, on this
     connection.  Whether it still knows is asked: ``asked_after`` so many votes had come in, None while no question is
@@ -66,6 +70,7 @@ class Follower:
     acked_lsn: Lsn = INVALID_LSN
     persisted_commit_lsn: Lsn = INVALID_LSN
     hot_standby: HotStandbyFeedback = NO_HOT_STANDBY
+    hot_standby_at: float = -inf
     last_sent_at: float = -inf
     asked_at: float = inf
     tell_commit_at: float = inf
@@ -78,7 +83,6 @@ class Follower:
         self.phase = Phase.OFFLINE
         self.forget_vote()
         self.started_at = self.streaming_at = INVALID_LSN
-        self.hot_standby = NO_HOT_STANDBY
         self.last_sent_at, self.asked_at, self.tell_commit_at = -inf, inf, inf
 
     def forget_vote(self) -> None:
@@ -89,6 +93,28 @@ class Follower:
         if node_id != self.node_id:
             self.acked_lsn = self.persisted_commit_lsn = INVALID_LSN
         self.node_id = node_id
+
+    @property
+    def has_greeted(self) -> bool:
+        """On this connection."""
+        return self.phase not in _BEFORE_GREETINGS
+
+    @property
+    def counts(self) -> bool:
+        """Whether it gets our WAL, and what it says of it is to be believed."""
+        return self.phase is Phase.STREAMING and not self.is_doubted
+
+    @property
+    def owes_hot_standby(self) -> bool:
+        """Whether it will say what standbys need, and never has yet."""
+        return self.phase is not Phase.OFFLINE and self.hot_standby_at == -inf
+
+    def standbys_need(self, hot_standby: HotStandbyFeedback, now: float) -> None:
+        self.hot_standby, self.hot_standby_at = hot_standby, now
+
+    def still_needed(self, now: float) -> HotStandbyFeedback:
+        """What it said last, unless that is too long ago."""
+        return self.hot_standby if now - self.hot_standby_at < HOT_STANDBY_SECONDS else NO_HOT_STANDBY
 
     @property
     def claims_to_be_whole(self) -> bool:

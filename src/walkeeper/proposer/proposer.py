@@ -309,7 +309,7 @@ class Proposer:
             )
         follower.acked_lsn = message.flush_lsn
         follower.persisted_commit_lsn = message.commit_lsn
-        follower.hot_standby = message.hot_standby
+        follower.standbys_need(message.hot_standby, now)
         if follower.is_doubted or message.flush_lsn <= self.commit_lsn:  # it changes nothing for the quorum
             self._advance_truncate()
             return ()
@@ -367,10 +367,12 @@ class Proposer:
         best = max(others, key=lambda other: self.followers[other].durable_lsn, default=None)
         return best if best is not None and self.followers[best].durable_lsn > wanting else None
 
-    @property
-    def hot_standby(self) -> HotStandbyFeedback:
-        """What the standbys still need to see that read from keepers which are connected."""
-        return merge_hot_standby(follower.hot_standby for follower in self.followers)
+    def hot_standby(self, now: float) -> HotStandbyFeedback | None:
+        """What the standbys still need to see that read from keepers; None before all that are connected have said it."""
+        heard = any(follower.hot_standby_at > -inf for follower in self.followers)
+        if not heard or any(follower.owes_hot_standby for follower in self.followers):
+            return None
+        return merge_hot_standby(follower.still_needed(now) for follower in self.followers)
 
     # -- what to say to whom ----------------------------------------------------------------------------------
 
@@ -442,15 +444,21 @@ class Proposer:
         """The voters at these places."""
         return {self._quorum.voter(place, self.followers[place].node_id) for place in places}
 
+    # -- who is there -----------------------------------------------------------------------------------------
+
+    @property
+    def has_majority(self) -> bool:
+        """Whether we lead enough keepers right now for something to be committed."""
+        counting = [place for place, each in enumerate(self.followers) if each.counts]
+        return self._quorum.agree(self._voters_at(counting))
+
     # -- sync -------------------------------------------------------------------------------------------------
 
     @property
     def is_persisted_by_quorum(self) -> bool:
         """Whether a quorum has our term's start as *persisted* commit_lsn, so that even restarts remember it."""
         persisted = [
-            place
-            for place, each in enumerate(self.followers)
-            if self._has_persisted(each) and not each.is_doubted
+            place for place, each in enumerate(self.followers) if self._has_persisted(each) and not each.is_doubted
         ]
         return self._quorum.agree(self._voters_at(persisted))
 

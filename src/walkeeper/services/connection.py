@@ -30,6 +30,7 @@ from walkeeper.formats.backend import (
 from walkeeper.formats.commands import (
     INCOMPLETE,
     STANDING,
+    STATUS,
     WHOLE,
     Command,
     IdentifySystem,
@@ -287,7 +288,7 @@ class Connection:
                 value = PRIVATE_MODE
             case name if name == STANDING:
                 value = WHOLE if state.is_whole else INCOMPLETE
-            case status.STATUS_SETTING:
+            case name if name == STATUS:
                 value = status.describe_timeline(timeline.node_id, timeline.statistics(), state)
             case _:
                 raise BadCommand("unrecognized configuration parameter", name)

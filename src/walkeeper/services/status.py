@@ -5,15 +5,13 @@ Does not know HTTP, whose JSON is Neon's.
 """
 
 import json
-from typing import Any, Final
+from typing import Any
 
 from walkeeper.acceptor.state import AcceptorState
 from walkeeper.ids import NodeId
 from walkeeper.lsn import Lsn, format_lsn
 from walkeeper.timeline.registry import Client, Receiver, Sender
 from walkeeper.timeline.timeline import TimelineStatistics
-
-STATUS_SETTING: Final = "walkeeper_status"
 
 
 def describe_timeline(node_id: NodeId, statistics: TimelineStatistics, state: AcceptorState) -> str:
@@ -23,6 +21,7 @@ def describe_timeline(node_id: NodeId, statistics: TimelineStatistics, state: Ac
             "node_id": node_id,
             "term": state.term,
             "last_log_term": state.last_log_term,
+            "is_whole": state.is_whole,
             "timeline_start_lsn": format_lsn(state.kept.timeline_start_lsn),
             "local_start_lsn": format_lsn(state.kept.local_start_lsn),
             "flush_lsn": format_lsn(state.wal.flush_lsn),

@@ -13,10 +13,8 @@ the window is let in whole, since nothing can be acknowledged before its end.
 Nothing survives a session but the term: whatever fails is tried again from the beginning, with all its proofs.
 """
 
-import time
 from collections.abc import Sequence
-from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import inf
 from typing import Final
 
@@ -24,7 +22,6 @@ import trio
 
 from walkeeper.errors import ConfigError, Malformed, ServerError, Unreachable, leaves
 from walkeeper.formats.commands import encode_start_replication
-from walkeeper.formats.replication import StandbyStatusUpdate, encode_standby_message, postgres_microseconds
 from walkeeper.formats.xlog import LONG_HEADER_BYTES, PAGE_BYTES, first_record_header
 from walkeeper.links.ensemble import Ensemble
 from walkeeper.links.keeper import KeptTimeline
@@ -35,7 +32,7 @@ from walkeeper.links.wal_stream import WalStream
 from walkeeper.links.window import Window
 from walkeeper.lsn import Lsn, format_lsn
 from walkeeper.membership import NO_CONFIGURATION
-from walkeeper.messages import HotStandbyFeedback, ProposerGreeting, Slice
+from walkeeper.messages import ProposerGreeting, Slice
 from walkeeper.proposer.election import Election
 from walkeeper.proposer.proposer import Proposer, Stage
 from walkeeper.sidecar.config import ProposeConfig
@@ -50,6 +47,7 @@ from walkeeper.sidecar.primary import (
     first_lsn_to_keep,
     warn_if_useless,
 )
+from walkeeper.sidecar.reports import Reports
 from walkeeper.sidecar.slot import Slot
 from walkeeper.sidecar.survey import ask_commit_lsn
 from walkeeper.terms import Term
@@ -121,7 +119,7 @@ class _Session:
         self._committed = trio.Event()
         self._stream: WalStream | None = None
         self._heard_at = inf
-        self._told_hot_standby: HotStandbyFeedback | None = None
+        self._reports = Reports(connection)
         self._proposer = Proposer(
             [str(address) for address in config.keepers],
             ProposerGreeting(self._ttid, NO_CONFIGURATION, primary.server),
@@ -298,38 +296,27 @@ class _Session:
             return
         # Behind an XLOG_SWITCH keepers are at the next segment before its padding has come.
         lsn = min(self._proposer.commit_lsn, self._stream.next_lsn)
-        update = StandbyStatusUpdate(lsn, lsn, lsn, _postgres_time(), reply_requested)
-        with suppress(Unreachable):  # whoever reads from the connection learns it too
-            self._connection.send_copy_soon(encode_standby_message(update))
+        self._reports.status(lsn, reply_requested=reply_requested)
 
     async def _report_regularly(self) -> None:
         """Raises Unreachable when the primary has said nothing for long, although asked to."""
         while True:
             await trio.sleep(STATUS_SECONDS)
+            with trio.move_on_after(STATUS_SECONDS):
+                await self._connection.wait_sent()  # what the kernel has no room for goes before the next report
             self._report(reply_requested=True)
             self._pass_on_hot_standby()
             if trio.current_time() - self._heard_at > PRIMARY_SILENCE_SECONDS:
                 raise Unreachable(self._connection.name, f"it has said nothing for {PRIMARY_SILENCE_SECONDS:g} s")
 
     def _pass_on_hot_standby(self) -> None:
-        """Tell the primary what standbys behind the keepers still need to see, when that has changed.
-
-        At first in any case: the slot may remember what nobody needs any more.
-        """
-        needed = self._proposer.hot_standby
-        if self._stream is None or self._told_hot_standby == needed:
-            return
-        self._told_hot_standby = needed
-        with suppress(Unreachable):  # whoever reads from the connection learns it too
-            self._connection.send_copy_soon(encode_standby_message(replace(needed, timestamp=_postgres_time())))
+        """Tell the primary what standbys behind the keepers need, once the keepers have told us."""
+        needed = self._proposer.hot_standby(trio.current_time())
+        if needed is not None:
+            self._reports.hot_standby(needed)
 
 
 def _longest(record_bytes: int) -> int:
     """The most WAL that a record of so many bytes can take, headers of the pages it crosses included."""
     pages = record_bytes // (PAGE_BYTES - LONG_HEADER_BYTES) + 2
     return record_bytes + pages * LONG_HEADER_BYTES
-
-
-def _postgres_time() -> int:
-    """Now, in microseconds since 2000-01-01."""
-    return postgres_microseconds(time.time_ns())

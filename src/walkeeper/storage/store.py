@@ -5,7 +5,7 @@ Rules:
 * DiskFull leaves everything as it was.  After any other error the timeline must be read again (``recover``).
 * After a failed sync nothing is done and nothing reported as done until then (invariant 29).
 
-One thread at a time, under the timeline's lock, except ``read``, ``wants_spare`` and ``prepare_spare``.
+One thread at a time, under the timeline's lock, except ``open_segment``, ``wants_spare`` and ``prepare_spare``.
 Does not decide anything and does not know records: order and content of effects are the acceptor's.
 """
 
@@ -144,14 +144,6 @@ class TimelineStore:
         if self._tli == NO_TLI:
             raise WalNotAvailable(lsn, "there is no WAL yet")
         return WalReader(self._disk, self._directory, self._control_file.server.wal_seg_size).open(lsn, self._tli)
-
-    def read(self, lsn: Lsn, length: int) -> bytes:
-        """WAL at ``lsn``, at most ``length`` bytes, never beyond its segment.  On any thread, without the lock.
-
-        Raises as ``open_segment``, and Corrupt if the segment is too short.
-        """
-        with self.open_segment(lsn) as segment:
-            return segment.read(lsn, length)
 
     @property
     def wants_spare(self) -> bool:

@@ -14,42 +14,16 @@ Source: PostgreSQL ``access/transam/xlogarchive.c`` (RestoreArchivedFile); its d
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Final
 
 from walkeeper.errors import ConfigError, NotKept
 from walkeeper.formats.segments import WAL_SEG_SIZE_MIN, parse_segment_name
-from walkeeper.ids import TenantTimelineId
-from walkeeper.links.address import Address
-from walkeeper.messages import ServerInfo
 from walkeeper.storage.disk import OsDisk
+from walkeeper.tools.fetch_config import FetchConfig
 from walkeeper.tools.spool import Spool
-
-APPLICATION_NAME: Final = "walkeeper_fetch"
 
 _NOT_WAL: Final = re.compile(r"[0-9A-F]{8}\.history|[0-9A-F]{24}\.[0-9A-F]{8}\.backup")
 """What else PostgreSQL asks an archive for."""
-
-
-@dataclass(frozen=True, slots=True)
-class FetchConfig:
-    """The file that is wanted, and from whom.
-
-    ``server`` and ``system_id`` are what the operator knows, None if nothing was said.  ``ahead_bytes``: how much WAL
-    to read ahead.  ``may_be_unfinished``: whether the segment in which the WAL ends goes by its plain name too.
-    ``timeout_seconds``: for a majority to answer.
-    """
-
-    keepers: tuple[Address, ...]
-    ttid: TenantTimelineId
-    file: str
-    path: Path
-    server: ServerInfo | None
-    system_id: int | None
-    ahead_bytes: int
-    may_be_unfinished: bool
-    timeout_seconds: float
 
 
 def fetch(config: FetchConfig, *, warn: Callable[[str], None]) -> None:

@@ -21,8 +21,8 @@ from walkeeper.links.keeper import ask_server
 from walkeeper.links.postgres import Connection
 from walkeeper.lsn import Lsn, format_lsn
 from walkeeper.messages import ServerInfo
-from walkeeper.tools.fetch import APPLICATION_NAME, FetchConfig
-from walkeeper.tools.poll import Answer, Poll, poll, unknown_timeline
+from walkeeper.tools.fetch_config import APPLICATION_NAME, FetchConfig
+from walkeeper.tools.poll import Answer, Poll, Trouble, poll, unknown_timeline
 
 PATIENCE_SECONDS: Final = 1.0
 """For the minority to answer as well.  While a keeper hangs, every segment that was not read ahead waits that long."""
@@ -32,7 +32,8 @@ PATIENCE_SECONDS: Final = 1.0
 class Wanted:
     """A segment that exists.  ``commit_lsn`` is where the WAL ends that a majority knows to be committed.
 
-    ``sources``: the keepers that know of all of it, those that know of most WAL first.
+    ``sources``: the keepers that may have it, those that know of most WAL first.  ``silent``: those that have not said
+    whether they do.
     """
 
     tli: TimelineNumber
@@ -41,6 +42,7 @@ class Wanted:
     commit_lsn: Lsn
     server: ServerInfo
     sources: Sequence[Answer[ServerInfo]]
+    silent: Sequence[Trouble]
 
     @property
     def stop_lsn(self) -> Lsn:
@@ -103,9 +105,9 @@ class Search:
         if self._must_wait(found, min(end_lsn, commit_lsn), min(end_lsn, found.highest_commit_lsn)):
             return None
         self._require(name, begin_lsn, end_lsn, commit_lsn)
-        enough = [each for each in found.answers if each.kept.end_lsn >= min(end_lsn, commit_lsn)]
-        sources = sorted(enough, key=lambda each: each.kept.end_lsn, reverse=True)
-        return Wanted(name.tli, begin_lsn, end_lsn, commit_lsn, server, sources)
+        sources = sorted(found.answers, key=lambda each: each.kept.end_lsn, reverse=True)
+        silent = [each for each in found.troubles if not each.is_ignorant]
+        return Wanted(name.tli, begin_lsn, end_lsn, commit_lsn, server, sources, silent)
 
     def _must_wait(self, found: Poll[ServerInfo], majority_lsn: Lsn, highest_lsn: Lsn) -> bool:
         """Whether a majority does not know yet of what a single keeper knew when it was asked first."""

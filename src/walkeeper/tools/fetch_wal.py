@@ -2,8 +2,8 @@
 
 Rules:
 * A keeper that fails or stops is left for the next one, which goes on where it ended.
-* A segment that keepers have removed, or never had, does not exist if every one that should have it says so; if one of
-  them fails instead, nobody can tell.
+* WAL that is committed but that keepers have removed, or never had, does not exist if every keeper listed says so: one
+  that is down may be the one that has it.  If any of them fails instead, nobody can tell.
 * Whatever goes wrong with reading ahead is told, and harms nobody.
 
 Does not decide whether the segment exists: ``fetch_search``.  Does not know exit codes.
@@ -19,8 +19,9 @@ from walkeeper.formats.segments import segment_name
 from walkeeper.lsn import Lsn
 from walkeeper.storage.disk import Disk
 from walkeeper.tools.committed_wal import CommittedWal, read_committed
-from walkeeper.tools.fetch import APPLICATION_NAME, FetchConfig
+from walkeeper.tools.fetch_config import APPLICATION_NAME, FetchConfig
 from walkeeper.tools.fetch_search import Wanted, find
+from walkeeper.tools.poll import Trouble
 from walkeeper.tools.segment_file import SegmentFile
 from walkeeper.tools.spool import Spool
 
@@ -57,7 +58,7 @@ async def fetch_wal(config: FetchConfig, disk: Disk, spool: Spool, warn: Callabl
                 troubles.append(error)
             except (Unreachable, ServerError, ConfigError) as error:
                 troubles.append(error)
-    raise _nobody_gives(config.file, troubles)
+    raise _nobody_gives(config.file, troubles, wanted.silent)
 
 
 async def _make(file: SegmentFile, wal: CommittedWal, stop_lsn: Lsn) -> None:
@@ -66,9 +67,9 @@ async def _make(file: SegmentFile, wal: CommittedWal, stop_lsn: Lsn) -> None:
     file.finish()
 
 
-def _nobody_gives(file: str, troubles: Sequence[WalkeeperError]) -> WalkeeperError:
-    why = "; ".join(map(str, troubles))
-    if all(isinstance(each, ServerError) and each.sqlstate == UNDEFINED_FILE for each in troubles):
+def _nobody_gives(file: str, troubles: Sequence[WalkeeperError], silent: Sequence[Trouble]) -> WalkeeperError:
+    why = "; ".join([*map(str, troubles), *(each.why for each in silent)])
+    if not silent and all(isinstance(each, ServerError) and each.sqlstate == UNDEFINED_FILE for each in troubles):
         return NotKept(f"no keeper has {file}: {why}")
     return Unreachable(f"no keeper gives {file}", why)
 

@@ -13,6 +13,7 @@ from typing import Annotated, Final
 import msgspec
 
 from walkeeper.errors import Malformed, ServerError
+from walkeeper.formats.commands import STATUS
 from walkeeper.ids import TenantTimelineId
 from walkeeper.links.address import Address
 from walkeeper.links.postgres import Connection
@@ -53,6 +54,7 @@ class KeeperStatus(msgspec.Struct, frozen=True):
     node_id: int | None = None
     term: int | None = None
     last_log_term: int | None = None
+    is_whole: bool | None = None
     timeline_start_lsn: LsnText | None = None
     local_start_lsn: LsnText | None = None
     receivers: list[ReceiverStatus] = []
@@ -86,14 +88,14 @@ async def ask_status(keepers: Sequence[Address], ttid: TenantTimelineId) -> Stat
 
 async def _ask_keeper(connection: Connection) -> KeeperStatus:
     try:
-        rows = await connection.query("SHOW walkeeper_status")
+        rows = await connection.query(f"SHOW {STATUS}")
     except ServerError:
         return await _ask_plainly(connection)
     try:
         ((text,),) = rows
         return msgspec.json.decode(text or "", type=KeeperStatus)
     except (ValueError, msgspec.MsgspecError) as error:
-        raise Malformed(f"{connection.name}: walkeeper_status cannot be read: {error}") from error
+        raise Malformed(f"{connection.name}: {STATUS} cannot be read: {error}") from error
 
 
 async def _ask_plainly(connection: Connection) -> KeeperStatus:

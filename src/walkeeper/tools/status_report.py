@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 
+from walkeeper.formats.commands import INCOMPLETE, WHOLE
 from walkeeper.lsn import format_lsn
 from walkeeper.membership import majority
 from walkeeper.tools.poll import Answer, Trouble
@@ -16,7 +17,7 @@ from walkeeper.tools.status import KeeperStatus, SenderStatus, Status
 
 Row = Sequence[object]
 
-KEEPER_COLUMNS = ("keeper", "node", "term", "flushed", "committed", "behind (bytes)")
+KEEPER_COLUMNS = ("keeper", "node", "standing", "term", "flushed", "committed", "behind (bytes)")
 STREAM_COLUMNS = ("keeper", "stream", "application", "peer", "sent", "flushed", "applied")
 
 
@@ -75,7 +76,16 @@ def _quorum_line(status: Status) -> str:
 
 def _keeper_row(status: Status, answer: Answer[KeeperStatus]) -> Row:
     told = answer.told
-    return answer.address, told.node_id, told.term, told.flush_lsn, told.commit_lsn, status.lag_bytes(told)
+    lag_bytes = status.lag_bytes(told)
+    return answer.address, told.node_id, _standing(told), told.term, told.flush_lsn, told.commit_lsn, lag_bytes
+
+
+def _standing(told: KeeperStatus) -> str | None:
+    match told.is_whole:
+        case None:
+            return None
+        case is_whole:
+            return WHOLE if is_whole else INCOMPLETE
 
 
 def _stream_rows(answer: Answer[KeeperStatus]) -> Iterator[Row]:

@@ -1,8 +1,18 @@
 """What the daemon can be told: Neon's names and defaults."""
 
+import math
 from pathlib import Path
 
-from walkeeper.daemon.config import ListenConfig, LogConfig, PlaceConfig, ServeConfig, TimingConfig
+from walkeeper.daemon.config import (
+    CommitLsnOptions,
+    ListenConfig,
+    LogConfig,
+    PlaceConfig,
+    ServeConfig,
+    StatusOptions,
+    SyncOptions,
+    TimingConfig,
+)
 from walkeeper.daemon.options import FlagParser, add_flags, options_of, read_flags, settle
 from walkeeper.ids import NodeId
 from walkeeper.links.address import Address
@@ -46,6 +56,21 @@ def test_every_flag_reaches_its_part() -> None:
         init=True,
         dump_control_file=Path("f"),
     )
+
+
+def test_a_timeout_of_readers_of_0_is_off() -> None:
+    assert serve().timing.wal_sender_timeout_seconds == 600.0
+    assert serve("--wal-sender-timeout", "0s").timing.wal_sender_timeout_seconds == math.inf
+
+
+def test_no_command_takes_what_it_does_not_use() -> None:
+    of_all = {"keepers", "tenant", "timeline", "system-id"}
+    of_sync = {"pg-version", "wal-segment-size", "log-format", "timeout"}
+    assert {each.name for each in options_of(StatusOptions)} == of_all | {"json"}
+    assert {each.name for each in options_of(SyncOptions)} == of_all | of_sync
+    assert {each.name for each in options_of(CommitLsnOptions)} == of_all | of_sync | {"sync"}
+    for_sync = {each.name for each in options_of(CommitLsnOptions) if each.help.startswith("with --sync: ")}
+    assert for_sync == of_sync
 
 
 def test_names_are_neons_except_for_our_own() -> None:

@@ -16,6 +16,7 @@ from walkeeper.daemon.options import (
     argument,
     option,
     options_of,
+    part,
     read_environment,
     read_flags,
     read_toml,
@@ -70,6 +71,17 @@ def test_what_nobody_set_has_its_default() -> None:
 
 def test_options_of_parts_come_with_those_of_the_whole() -> None:
     assert [each.name for each in OPTIONS] == ["pause", "the-target", "name", "quiet"]
+
+
+def test_options_of_a_part_that_is_not_always_used_say_when() -> None:
+    @dataclass(frozen=True, slots=True)
+    class Both:
+        always: Part
+        sometimes: Whole = part("with --rare")
+
+    helps = {each.name: each.help for each in options_of(Both)}
+    assert helps["name"] == "with --rare: who"
+    assert settle(Both, flags("-t", "x"), {}).sometimes.target == "x"
 
 
 @given(st.sets(st.sampled_from(["flag", "environment", "toml"])))

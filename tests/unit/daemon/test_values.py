@@ -1,5 +1,6 @@
 """What operators write, as values."""
 
+import math
 from collections.abc import Callable
 
 import pytest
@@ -7,6 +8,7 @@ import pytest
 from walkeeper.daemon.values import (
     one_of,
     parse_duration_seconds,
+    parse_limit_seconds,
     parse_node_id,
     parse_path,
     parse_size_bytes,
@@ -35,6 +37,11 @@ from walkeeper.daemon.values import (
 )
 def test_a_duration_is_numbers_with_units(text: str, seconds: float) -> None:
     assert parse_duration_seconds(text) == pytest.approx(seconds)
+
+
+def test_a_limit_of_nothing_is_none_as_in_postgresql() -> None:
+    assert parse_limit_seconds("0s") == parse_limit_seconds("0 h 0min") == math.inf
+    assert parse_limit_seconds("1ms") == pytest.approx(0.001)
 
 
 @pytest.mark.parametrize("text", ["", "300", "s", "1.5s", "-1s", "1 fortnight", "5s!", "1h,30m", "s5"])

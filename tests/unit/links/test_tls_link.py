@@ -3,11 +3,12 @@
 import socket
 import ssl
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 import pytest
 import trio
 import trustme
+from trio.testing import MockClock
 
 from walkeeper.links.link import Link, SocketLink
 from walkeeper.links.tls_link import TlsLink
@@ -31,7 +32,7 @@ async def plain_pair() -> AsyncIterator[tuple[Link, Link]]:
 
 
 @asynccontextmanager
-async def tls_pair(authority: trustme.CA) -> AsyncIterator[tuple[Link, Link]]:
+async def tls_pair(authority: trustme.CA) -> AsyncIterator[tuple[TlsLink, "TlsServerLink"]]:
     """Our link, and the server's end as one too."""
     server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     authority.issue_cert("db").configure_cert(server)
@@ -56,6 +57,12 @@ class TlsServerLink(TlsLink):
         client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         super().__init__(plain, client, "unused")
         self._tls = context.wrap_bio(self._received, self._to_send, server_side=True)
+
+    def say_close_notify(self) -> None:
+        """End TLS, as servers do before they close, but leave the connection open."""
+        with suppress(ssl.SSLWantReadError):  # nobody waits for the other's
+            self._tls.unwrap()
+        self._send_encrypted()
 
 
 @pytest.fixture(params=["plain", "tls"])
@@ -125,6 +132,25 @@ async def test_the_end_of_the_stream_is_an_empty_receive(pair: tuple[Link, Link]
     await theirs.aclose()
     assert await receive_all(ours, 4) == b"last"
     assert await ours.receive() == b""
+
+
+async def test_an_announced_end_of_tls_is_the_end_of_the_stream(
+    autojump_clock: MockClock, authority: trustme.CA
+) -> None:
+    async with tls_pair(authority) as (ours, theirs):
+        theirs.send_soon(b"last")
+        theirs.say_close_notify()
+        with trio.fail_after(1):
+            assert await receive_all(ours, 4) == b"last"
+            assert await ours.receive() == b""
+        assert ours.try_receive() == b""
+
+
+async def test_sending_after_the_end_of_tls_breaks_the_link(authority: trustme.CA) -> None:
+    async with tls_pair(authority) as (_, theirs):
+        theirs.say_close_notify()
+        with pytest.raises(trio.BrokenResourceError):
+            theirs.send_soon(b"more")
 
 
 async def test_sending_to_a_closed_peer_breaks_the_link() -> None:

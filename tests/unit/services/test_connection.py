@@ -219,8 +219,10 @@ async def test_a_keeper_tells_whether_it_is_whole() -> None:
         await scene.start_up()
         timeline = await scene.timelines.create(TTID, SERVER)
         assert await scene.show("walkeeper_standing") == "incomplete"
+        assert json.loads(await scene.show("walkeeper_status") or "")["is_whole"] is False
         leader = Leader(timeline)
         await leader.be_elected()
         await timeline.process(leader.next_run())
         await timeline.process(leader.next_run(commit=leader.wal.lsn))
         assert await scene.show("walkeeper_standing") == "whole"
+        assert json.loads(await scene.show("walkeeper_status") or "")["is_whole"] is True

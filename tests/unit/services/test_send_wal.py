@@ -1,5 +1,6 @@
 """What a reader of WAL gets, when, and how its stream ends."""
 
+import math
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from dataclasses import replace
@@ -390,12 +391,12 @@ async def test_replies_are_read_and_not_answered(stage: Stage, autojump_clock: M
     end = await stage.commit()
     client = stage.connect(end)
     status = StandbyStatusUpdate(end, end, end, 0, reply_requested=True)
-    await client.report(status, HotStandbyFeedback(1, 2, 3))
+    await client.report(status, HotStandbyFeedback(1, 5, 4))
     await client.say(b"", b"?")
     await hear_keepalive(client)
     assert client.said is None
     (sender,) = stage.timeline.registry.senders()
-    assert (sender.status, sender.hot_standby) == (status, HotStandbyFeedback(1, 2, 3))
+    assert (sender.status, sender.hot_standby) == (status, HotStandbyFeedback(1, 5, 4))
 
 
 async def test_how_far_a_reader_was_sent_can_be_seen(stage: Stage, autojump_clock: MockClock) -> None:
@@ -533,6 +534,17 @@ async def test_a_client_that_reads_and_says_nothing_is_dropped_in_the_end(
     began = trio.current_time()
     assert await end_of(client) is CopyEnd.GONE
     assert trio.current_time() - began == pytest.approx(SILENCE_SECONDS_MAX)
+
+
+async def test_a_client_that_may_be_silent_for_ever_is_never_dropped(
+    stage: Stage, autojump_clock: MockClock
+) -> None:
+    client = stage.connect(await stage.commit(), seconds_max=math.inf)
+    for _ in range(3):
+        await trio.sleep(100 * SILENCE_SECONDS_MAX)
+        end = await stage.commit()
+        await client.report(StandbyStatusUpdate(end, end, end, 0))
+    assert client.said is None
 
 
 async def test_a_timeline_that_closes_ends_its_streams(stage: Stage, autojump_clock: MockClock) -> None:

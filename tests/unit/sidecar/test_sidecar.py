@@ -14,6 +14,7 @@ from walkeeper.formats.segments import segment_start
 from walkeeper.ids import TenantTimelineId
 from walkeeper.lsn import Lsn
 from walkeeper.messages import NO_HOT_STANDBY, HotStandbyFeedback, ServerInfo
+from walkeeper.proposer.follower import HOT_STANDBY_SECONDS
 from walkeeper.terms import Term
 from walkeeper.testing.wal import WalGenerator
 
@@ -45,6 +46,7 @@ async def test_nothing_is_confirmed_while_only_a_minority_is_there(
 async def test_whom_commits_wait_for_is_said_once_and_when_they_do_not_any_more_too(
     autojump_clock: MockClock, world: World
 ) -> None:
+    await kept_before(world)
     first, second, third = world.keepers
     async with world.sidecar():
         with first.hold(), second.hold():
@@ -55,11 +57,67 @@ async def test_whom_commits_wait_for_is_said_once_and_when_they_do_not_any_more_
         with second.hold(), third.hold():
             await trio.sleep(60)
         await world.commit()
+        await trio.sleep(60)
     told = [str(fields["missing"]) for fields in world.log.said("no majority: commits wait")]
     assert len(told) == 2
     assert [str(keeper.address) in told[0] for keeper in world.keepers] == [True, True, False]
     assert [str(keeper.address) in told[1] for keeper in world.keepers] == [False, True, True]
     assert len(world.log.said("majority is back")) == 2
+
+
+async def test_a_keeper_that_lost_its_disk_is_named_among_those_whom_commits_wait_for(
+    autojump_clock: MockClock, world: World
+) -> None:
+    await kept_before(world)
+    down, _, wiped = world.keepers
+    async with world.sidecar():
+        await world.commit()
+        with down.hold():
+            await until(lambda: bool(world.log.said("keeper lost")))
+            wiped.wipe()
+            await until(lambda: bool(world.log.said("no majority: commits wait")))
+            await trio.sleep(60)
+        await world.commit()
+        await until(lambda: bool(world.log.said("majority is back")))
+    (told,) = world.log.said("no majority: commits wait")
+    doubted, _, missing = str(told["missing"]).partition("Bring back")
+    assert f"keeper {wiped.address} cannot vouch" in doubted
+    assert f"keeper {down.address}: " in missing
+
+
+async def test_keepers_that_come_only_to_go_are_no_majority(autojump_clock: MockClock, world: World) -> None:
+    first, second, _ = world.keepers
+    async with world.sidecar():
+        await world.commit()
+        first.drops_appends = second.drops_appends = True
+        await trio.sleep(120)
+        assert len(world.log.said("no majority: commits wait")) == 1
+        assert not world.log.said("majority is back")
+        first.drops_appends = second.drops_appends = False
+        await world.commit()
+        await until(lambda: bool(world.log.said("majority is back")))
+
+
+async def test_a_first_start_says_that_it_waits_for_every_keeper(autojump_clock: MockClock, world: World) -> None:
+    new, also_new, down = world.keepers
+    async with world.sidecar():
+        with down.hold():
+            await until(lambda: bool(world.log.said("no majority: commits wait")))
+        await world.commit()
+    (told,) = world.log.said("no majority: commits wait")
+    doubted, _, missing = str(told["missing"]).partition("Bring back")
+    assert f"keeper {new.address}, keeper {also_new.address} cannot vouch" in doubted
+    assert "all of them for a first start" in missing
+    assert f"keeper {down.address}: " in missing
+    assert str(new.address) not in missing
+
+
+async def test_a_start_without_any_trouble_is_not_talked_about(autojump_clock: MockClock, world: World) -> None:
+    async with world.sidecar():
+        await world.commit()
+        await trio.sleep(60)
+    assert not world.log.said("no majority: commits wait")
+    assert not world.log.said("majority is back")
 
 
 async def test_a_majority_that_is_away_for_a_moment_is_not_talked_about(
@@ -225,16 +283,56 @@ async def test_the_primary_hears_what_standbys_behind_keepers_need_when_that_cha
     assert world.primary.heard_needs == [(0, 0), (30, 0), (20, 0), (30, 0)]
 
 
-async def test_what_standbys_behind_a_lost_keeper_need_is_not_held_for_ever(
+async def test_what_standbys_behind_a_lost_keeper_need_is_kept_for_a_while_but_not_for_ever(
+    autojump_clock: MockClock, world: World
+) -> None:
+    """They may never have lost their keeper; what they can see would be removed under them."""
+    async with world.sidecar():
+        world.keepers[0].hot_standby = HotStandbyFeedback(1, 30, 0)
+        await world.commit()
+        await trio.sleep(3)
+        world.primary.heard_needs.clear()
+        with world.keepers[0].hold():
+            await trio.sleep(HOT_STANDBY_SECONDS - 10)
+            assert world.primary.heard_needs == []
+            await trio.sleep(20)
+            assert world.primary.heard_needs == [(0, 0)]
+
+
+async def test_a_keeper_that_blinks_lets_nothing_go_of_what_standbys_behind_it_need(
     autojump_clock: MockClock, world: World
 ) -> None:
     async with world.sidecar():
         world.keepers[0].hot_standby = HotStandbyFeedback(1, 30, 0)
         await world.commit()
         await trio.sleep(3)
-        with world.keepers[0].hold():
-            await trio.sleep(30)
-            assert world.primary.heard_needs[-2:] == [(30, 0), (0, 0)]
+        world.primary.heard_needs.clear()
+        for _ in range(20):
+            world.keepers[0].cut()
+            await trio.sleep(0.7)
+        world.keepers[0].hot_standby = HotStandbyFeedback(2, 40, 0)
+        await trio.sleep(5)
+    assert world.primary.heard_needs == [(40, 0)]
+
+
+async def test_a_restarted_sidecar_says_nothing_of_standbys_before_its_keepers_have(
+    autojump_clock: MockClock, world: World
+) -> None:
+    """The slot remembers what they needed; a moment without is enough for vacuum."""
+    read_from = world.keepers[2]  # not the first, which is asked for its WAL as well
+    async with world.sidecar():
+        read_from.hot_standby = HotStandbyFeedback(1, 30, 0)
+        await world.commit()
+        await trio.sleep(3)
+    world.primary.heard_needs.clear()
+    read_from.dies_after_voting = True
+    async with world.sidecar():
+        await until(lambda: read_from.held)
+        await trio.sleep(5)
+        assert world.primary.heard_needs == []
+        read_from.dies_after_voting = read_from.held = False
+        await until(lambda: bool(world.primary.heard_needs))
+    assert world.primary.heard_needs == [(30, 0)]
 
 
 async def test_idle_keepers_hear_heartbeats(autojump_clock: MockClock, world: World) -> None:

@@ -5,7 +5,19 @@ from pathlib import Path
 
 import pytest
 
-from crash_points import DIRECTORY, SEGMENT, SERVER, START, TLI, Keeper, Ledger, new_timeline, new_wal, read_file
+from crash_points import (
+    DIRECTORY,
+    SEGMENT,
+    SERVER,
+    START,
+    TLI,
+    Keeper,
+    Ledger,
+    new_timeline,
+    new_wal,
+    read_file,
+    read_stored,
+)
 from walkeeper.acceptor.effects import (
     BecomeWhole,
     InitializeFirstSegment,
@@ -67,13 +79,13 @@ def test_what_was_written_can_be_read_at_once(keeper: Keeper) -> None:
     keeper.elect(START, keeper.recover().tli)
     wal = new_wal(START, SEGMENT, fill=0x12)
     keeper.append(wal)
-    assert keeper.store.read(START, 1000) == wal.wal[:1000]
-    assert keeper.store.read(Lsn(START + 5000), 1000) == wal.wal[5000:6000]
+    assert read_stored(keeper.store, START, 1000) == wal.wal[:1000]
+    assert read_stored(keeper.store, Lsn(START + 5000), 1000) == wal.wal[5000:6000]
 
 
 def test_before_there_is_wal_none_is_available(keeper: Keeper) -> None:
     with pytest.raises(WalNotAvailable):
-        keeper.store.read(START, 1000)
+        read_stored(keeper.store, START, 1000)
 
 
 def test_after_a_failed_sync_nothing_is_done_until_the_timeline_is_read_again(

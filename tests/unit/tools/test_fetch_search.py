@@ -12,7 +12,7 @@ from walkeeper.links.address import Address
 from walkeeper.links.keeper import KeptTimeline
 from walkeeper.lsn import Lsn
 from walkeeper.messages import ServerInfo
-from walkeeper.tools.fetch import FetchConfig
+from walkeeper.tools.fetch_config import FetchConfig
 from walkeeper.tools.fetch_search import Search
 from walkeeper.tools.poll import Answer, Poll, Trouble
 
@@ -55,10 +55,17 @@ def test_a_segment_ends_where_the_wal_of_a_majority_does() -> None:
     assert whole.stop_lsn == END
 
 
-def test_the_keepers_that_know_of_enough_give_it_and_the_first_knows_of_most() -> None:
+def test_the_keepers_that_know_of_most_are_asked_first() -> None:
     wanted = Search(config()).look(found(END, BEGIN + 5, END + 100))
     assert wanted is not None
-    assert [each.address for each in wanted.sources] == [KEEPERS[2], KEEPERS[0]]
+    assert [each.address for each in wanted.sources] == [KEEPERS[2], KEEPERS[0], KEEPERS[1]]
+
+
+def test_a_keeper_that_is_away_has_not_said_that_it_has_nothing() -> None:
+    for is_ignorant, silent in [(False, [KEEPERS[2]]), (True, [])]:
+        wanted = Search(config()).look(Poll([answer(0, END), answer(1, END), away(2, is_ignorant=is_ignorant)]))
+        assert wanted is not None
+        assert [each.address for each in wanted.silent] == silent
 
 
 def test_a_segment_behind_the_end_does_not_exist() -> None:

@@ -16,7 +16,7 @@ from walkeeper.lsn import Lsn
 from walkeeper.testing.memory_disk import Fault, MemoryDisk
 from walkeeper.testing.wal import WalGenerator
 from walkeeper.tools.committed_wal import STALL_SECONDS_MAX
-from walkeeper.tools.fetch import FetchConfig
+from walkeeper.tools.fetch_config import FetchConfig
 from walkeeper.tools.fetch_wal import AHEAD_SECONDS_MAX, fetch_wal
 from walkeeper.tools.spool import Spool
 
@@ -134,13 +134,52 @@ async def test_if_nobody_gives_it_to_the_end_nobody_can_tell_and_nothing_is_left
     assert scene.names() == []
 
 
-async def test_what_all_who_should_have_it_do_not_have_does_not_exist(scene: Scene) -> None:
+async def test_what_every_keeper_says_it_does_not_have_does_not_exist(scene: Scene) -> None:
     for keeper in scene.keepers:
         keeper.removed_below = Lsn(18 * SEGMENT_BYTES)
     with pytest.raises(NotKept):
         await scene.fetch(17)
     await scene.fetch(18)
     assert scene.content() == scene.segment(18)
+
+
+async def test_while_a_keeper_is_away_nobody_can_tell_that_what_the_others_removed_does_not_exist(
+    autojump_clock: MockClock, scene: Scene
+) -> None:
+    for keeper in scene.keepers[:2]:
+        keeper.removed_below = Lsn(18 * SEGMENT_BYTES)
+    absent = scene.keepers[2]
+    with absent.hold(), pytest.raises(Unreachable) as hanging:
+        await scene.fetch(17)
+    assert str(absent.address) in str(hanging.value)
+    scene.keepers = [*scene.keepers[:2], FakeKeeper()]
+    with pytest.raises(Unreachable) as down:
+        await scene.fetch(17)
+    assert "127.0.0.1:0" in str(down.value)
+
+
+async def test_a_keeper_that_never_heard_of_the_timeline_does_not_have_the_segment_either(scene: Scene) -> None:
+    for keeper in scene.keepers[:2]:
+        keeper.removed_below = Lsn(18 * SEGMENT_BYTES)
+    scene.keepers[2].wipe()
+    with pytest.raises(NotKept):
+        await scene.fetch(17)
+
+
+async def test_a_keeper_that_does_not_know_of_all_commits_is_asked_last_and_may_have_the_segment(
+    autojump_clock: MockClock, scene: Scene
+) -> None:
+    late = scene.keepers[0]
+    late.commit_lsn = Lsn(17 * SEGMENT_BYTES + CHUNK_BYTES)
+    await scene.fetch(17)
+    assert not any(query.startswith("START") for query in late.queries)
+    for keeper in scene.keepers[1:]:
+        keeper.removed_below = Lsn(18 * SEGMENT_BYTES)
+    with pytest.raises(Unreachable):
+        await scene.fetch(17)
+    late.removed_below = Lsn(18 * SEGMENT_BYTES)
+    with pytest.raises(NotKept):
+        await scene.fetch(17)
 
 
 async def test_what_one_keeper_still_has_exists_and_if_it_fails_nobody_can_tell(scene: Scene) -> None:

@@ -21,7 +21,7 @@ TTID = TenantTimelineId.of_system(SYSTEM_ID)
 
 TOLD: dict[str, Any] = {
     "node_id": 7, "term": 5, "last_log_term": 4, "timeline_start_lsn": "0/1000000", "local_start_lsn": "0/1000000",
-    "flush_lsn": "0/1000900", "commit_lsn": "0/1000800", "something_newer": [1],
+    "flush_lsn": "0/1000900", "commit_lsn": "0/1000800", "something_newer": [1], "is_whole": False,
     "receivers": [
         {"connection": 3, "peer": "10.0.0.1:4711", "application_name": "walkeeper", "status": "Streaming"},
     ],
@@ -70,7 +70,8 @@ async def test_the_json_has_all_that_keepers_tell_and_each_ones_trouble(keepers:
     telling, plain, absent = document["keepers"]
     known = {key: value for key, value in TOLD.items() if key != "something_newer"}
     assert telling == known | {"address": str(keepers[0].address), "trouble": None, "lag_bytes": 0}
-    assert (plain["node_id"], plain["commit_lsn"], plain["senders"]) == (None, "0/1000800", [])
+    assert (plain["node_id"], plain["commit_lsn"], plain["is_whole"]) == (None, "0/1000800", None)
+    assert plain["senders"] == []
     assert plain["lag_bytes"] == 0x1000900
     assert str(keepers[2].address) in absent["trouble"]
 
@@ -80,6 +81,16 @@ async def test_the_table_shows_every_keeper_and_every_stream(keepers: Sequence[T
     assert all(str(keeper.address) in text for keeper in keepers)
     for shown in ("0/1000900", "0/1000700", "walkeeper", "10.0.0.1:4711", "committed on a quorum: 0/1000800"):
         assert shown in text
+
+
+@pytest.mark.parametrize(("is_whole", "word"), [(True, "whole"), (False, "incomplete"), (None, "-")])
+async def test_the_table_says_whether_a_keeper_is_whole(
+    keepers: Sequence[TellingKeeper], is_whole: bool | None, word: str
+) -> None:
+    keepers[0].told = json.dumps(TOLD | {"is_whole": is_whole})
+    columns, telling, plain = (line.split() for line in as_text(await ask(keepers)).splitlines()[:3])
+    standing = columns.index("standing")
+    assert (telling[standing], plain[standing]) == (word, "-")
 
 
 async def test_a_name_that_a_client_gave_itself_cannot_write_on_the_screen(
