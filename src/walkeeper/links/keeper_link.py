@@ -138,10 +138,6 @@ class KeeperLink:
     def __str__(self) -> str:
         return f"keeper {self.address}"
 
-    @property
-    def is_connected(self) -> bool:
-        return self._connection is not None
-
     # -- the life of a connection -----------------------------------------------------------------------------
 
     async def run(self) -> None:
