@@ -69,7 +69,7 @@ class Connection:
         while True:
             match await self._next_event():
                 case DataRow(values):
-                    rows.append(tuple(None if value is None else value.decode() for value in values))
+                    rows.append(self._as_text(values))
                 case ErrorResponse() as error:
                     failure = self._server_error(error)
                 case ReadyForQuery():
@@ -81,6 +81,12 @@ class Connection:
         if failure is not None:
             raise failure
         return rows
+
+    def _as_text(self, values: Sequence[bytes | None]) -> Row:
+        try:
+            return tuple(None if value is None else value.decode() for value in values)
+        except UnicodeDecodeError as error:
+            raise Malformed(f"{self.name}: a value that is no UTF-8: {error}") from error
 
     async def ask(self, question: str, read: Callable[[Row], T]) -> T:
         """What ``read`` makes of the one row that answers ``question``.

@@ -7,6 +7,7 @@ import trio
 
 from fake_servers import Client, Server
 from walkeeper.errors import Malformed, ServerError
+from walkeeper.formats.backend import CommandComplete, DataRow, ReadyForQuery
 from walkeeper.ids import TenantId, TenantTimelineId, TimelineId
 from walkeeper.links.address import Address
 from walkeeper.links.keeper import KeptTimeline, ask_server, connect_keeper, identify
@@ -100,3 +101,15 @@ async def test_a_keeper_that_says_nonsense_about_itself_is_malformed(
     async with server.asked() as connection:
         with pytest.raises(Malformed):
             await identify(connection)
+
+
+async def test_a_value_that_is_no_text_is_malformed(
+    server: ScriptedServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def babble(client: Client, _text: str) -> None:
+        await client.send(DataRow((b"\xff\xfe",)), CommandComplete("SHOW"), ReadyForQuery())
+
+    monkeypatch.setattr(server, "answer", babble)
+    async with server.asked() as connection:
+        with pytest.raises(Malformed):
+            await connection.query("SHOW server_version_num")

@@ -31,6 +31,7 @@ from walkeeper.services.goodbye import GOODBYE_SECONDS_MAX, CaughtUp, Goodbye
 from walkeeper.services.send_wal import (
     MESSAGE_WAL_BYTES_MAX,
     RECOVERY_APPLICATION_NAME,
+    REPORTS_PER_TURN,
     STRETCH_BYTES_MAX,
     Bounds,
     require_start,
@@ -399,6 +400,30 @@ async def test_replies_are_read_and_not_answered(stage: Stage, autojump_clock: M
     assert (sender.status, sender.hot_standby) == (status, HotStandbyFeedback(1, 5, 4))
 
 
+async def test_a_reader_that_chatters_lets_others_run(stage: Stage, autojump_clock: MockClock) -> None:
+    end = await stage.commit()
+    turns = 0
+
+    async def count_turns() -> None:
+        nonlocal turns
+        while True:
+            await trio.lowlevel.checkpoint()
+            turns += 1
+
+    client = stage.connect(end)
+    await hear_keepalive(client)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(count_turns)
+        await client.report(
+            *[StandbyStatusUpdate(end, end, end, number) for number in range(100 * REPORTS_PER_TURN)]
+        )
+        (sender,) = stage.timeline.registry.senders()
+        while sender.status is None or sender.status.client_time < 100 * REPORTS_PER_TURN - 1:
+            await trio.lowlevel.checkpoint()
+        nursery.cancel_scope.cancel()
+    assert turns >= 100
+
+
 async def test_how_far_a_reader_was_sent_can_be_seen(stage: Stage, autojump_clock: MockClock) -> None:
     end = await stage.commit()
     client = stage.connect(START)
@@ -541,7 +566,7 @@ async def test_a_client_that_may_be_silent_for_ever_is_never_dropped(
 ) -> None:
     client = stage.connect(await stage.commit(), seconds_max=math.inf)
     for _ in range(3):
-        await trio.sleep(100 * SILENCE_SECONDS_MAX)
+        await trio.sleep(2 * SILENCE_SECONDS_MAX)
         end = await stage.commit()
         await client.report(StandbyStatusUpdate(end, end, end, 0))
     assert client.said is None
