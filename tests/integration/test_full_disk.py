@@ -20,10 +20,11 @@ from writer import Writer
 DISK_FULL = "53100"
 
 MIB = 1 << 20
-DISK_BYTES = 8 * MIB
-BALLAST_BYTES = 3 * MIB
 MORE_BYTES = MIB + MIB // 2
 """What must fit when the ballast is gone: more than a segment, so that a new one has to be made."""
+BALLAST_BYTES = 8 * MIB
+"""Room for ``MORE_BYTES`` in each of two timelines: three segments at most for each, and the spare that one may have."""
+DISK_BYTES = BALLAST_BYTES + 5 * MIB
 
 TTID = TenantTimelineId(TenantId(b"\x0c" * 16), TimelineId(b"\x0d" * 16))
 OTHER_TTID = TenantTimelineId(TenantId(b"\x0e" * 16), TimelineId(b"\x0f" * 16))
