@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
 from fuzz.target import Target
-from recorded import connections
+from recorded import Connection, connections
 from walkeeper.errors import BadCommand, Malformed, PeerError
 from walkeeper.formats.authentication import parse_authentication
 from walkeeper.formats.backend import (
@@ -58,6 +58,8 @@ from walkeeper.messages import (
 )
 
 FRAME_HEAD_BYTES = 5
+BEGINNING_BYTES_MAX = 1200
+"""Of what one side said: startup, and some messages of every kind."""
 BROKEN = b"", b""
 CLIENT_KINDS = ("ProposerGreeting", "VoteRequest", "ProposerElected", "AppendRequest")
 KEEPER_KINDS = ("AcceptorGreeting", "VoteResponse", "AppendResponse")
@@ -104,6 +106,15 @@ def payloads(*, client: bool, version: int) -> list[bytes]:
     """Recorded proposer or acceptor messages, without the frames of their CopyData."""
     kinds = CLIENT_KINDS if client else KEEPER_KINDS
     return [raw[FRAME_HEAD_BYTES:] for raw in recorded(client=client, kinds=kinds, version=version)]
+
+
+def beginning(connection: Connection, *, client: bool) -> bytes:
+    """The first messages of one side: whole ones, since what ends inside a message is malformed."""
+    said = b""
+    for message in connection.messages:
+        if message.from_client is client and len(said) + len(message.raw) <= BEGINNING_BYTES_MAX:
+            said += message.raw
+    return said
 
 
 # -- frames and startup ---------------------------------------------------------------------------------------
@@ -174,9 +185,9 @@ def startup_seeds() -> list[bytes]:
 
 
 def frame_seeds() -> list[bytes]:
-    """Whole recorded connections, from behind their startup packets."""
-    said = [one.bytes_from(client=False)[1:] for one in connections()]
-    return [bytes([size]) + stream[:1500] for size in (0, 7, 200) for stream in said]
+    """How recorded connections begin, from behind their startup packets."""
+    said = [beginning(one, client=False)[1:] for one in connections()]
+    return [bytes([size]) + stream for size in (0, 7, 200) for stream in said]
 
 
 # -- messages of a session ------------------------------------------------------------------------------------
@@ -262,9 +273,9 @@ def authentication_seeds() -> list[bytes]:
 
 
 def session_seeds(*, client: bool) -> list[bytes]:
-    """All that one side said, at once and in pieces."""
+    """How one side began, at once and in pieces."""
     refused = b"".join(message.encode() for message in (*TRUST_REPLIES, *BACKEND[5:8], ReadyForQuery()))
-    said = [one.bytes_from(client=client)[0 if client else 1 :][:900] for one in connections()]
+    said = [beginning(one, client=client)[0 if client else 1 :] for one in connections()]
     return [bytes([size]) + stream for size in (0, 50) for stream in (*said, *([] if client else [refused]))]
 
 

@@ -13,6 +13,7 @@ from unit.formats import test_xlog as xlog_scenes
 from unit.proposer import test_proposer as proposer_scenes
 from unit.proposer import test_rivals as rivals
 from walkeeper.acceptor.acceptor import Acceptor, Intent
+from walkeeper.errors import Malformed
 from walkeeper.formats import proposer as codec
 from walkeeper.formats.proposer import _parse_append, _Wire
 from walkeeper.formats.xlog import LONG_HEADER_BYTES, SHORT_HEADER_BYTES, _Walk
@@ -188,7 +189,7 @@ def test_a_decoder_that_is_off_by_a_page_header_is_caught(
     method: str, broken: Callable[..., object], layout: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(_Walk, method, broken)
-    with pytest.raises((*CAUGHT, xlog_scenes.Malformed)):
+    with pytest.raises((*CAUGHT, Malformed)):
         xlog_scenes.test_the_record_end_is_right_at_every_cut(layout)
 
 

@@ -25,9 +25,11 @@ def parse_size(text: str) -> int:
 
 def parse_unsigned(text: str, bits: int) -> int:
     """Digits, and nothing else, of a number that ``bits`` hold.  Raises Malformed."""
-    if not (text.isascii() and text.isdigit() and len(text) <= bits and int(text) < 1 << bits):
-        raise Malformed(f"expected a number of {bits} bits, got {text!r}")
-    return int(text)
+    significant = text.lstrip("0") or text[-1:]
+    readable = significant.isascii() and significant.isdigit() and len(significant) <= len(str(1 << bits))
+    if not readable or int(significant) >> bits:
+        raise Malformed(f"not an unsigned number of {bits} bits: {text!r}")
+    return int(significant)
 
 
 def format_size(size_bytes: int) -> str:
