@@ -2,7 +2,8 @@
 
 import signal
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -111,6 +112,41 @@ def test_postgresql_stops_when_a_majority_of_the_keepers_is_down(
     assert scene.keepers[1].address in command.calls[-1].said
     assert "FATAL" in restored.log
     assert not list(restored.wal.glob("*.history"))
+
+
+@pytest.fixture
+def promoted(work_directory: Path, new_cluster: NewCluster) -> Iterator[Replicated]:
+    """As `scene`, but the primary is on its second timeline id."""
+    primary = new_cluster("primary")
+    primary.initdb(segment_mib=1)
+    primary.configure(max_slot_wal_keep_size="1GB", wal_keep_size="1GB", max_wal_size="2GB", autovacuum="off")
+    primary.start()
+    primary.stop()
+    (work_directory / "empty").mkdir()
+    primary.recover_from(work_directory / "empty")
+    primary.start()
+    primary.wait_until_promoted()
+    primary.sql("SELECT pg_switch_wal(); CHECKPOINT")
+    with ExitStack() as stack:
+        yield Replicated.begin(work_directory, primary, stack)
+
+
+def test_a_restore_on_a_later_timeline_id_needs_no_history_file(
+    promoted: Replicated, new_cluster: NewCluster
+) -> None:
+    backup = promoted.primary.base_backup(promoted.directory / "backup", with_wal=False)
+    promoted.primary.sql("CREATE TABLE t AS SELECT generate_series(1, 30000) n")
+    promoted.wait_everywhere()
+    end_lsn = lose_primary(promoted)
+    restored = new_cluster("restored")
+    restored.adopt_backup(backup)
+    with RestoreCommand(restored, fetch_arguments(promoted)) as command:
+        command.recover()
+    assert end_of_replay(restored) == end_lsn
+    assert restored.sql("SELECT count(*) FROM t") == "30000"
+    asked = {call.file: call.code for call in command.calls}
+    assert asked["00000002.history"] == asked["00000003.history"] == NO_SUCH_FILE
+    assert any(file.startswith("00000002") and code == 0 for file, code in asked.items())
 
 
 # -- damage --------------------------------------------------------------------------------------------------
