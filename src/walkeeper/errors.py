@@ -289,6 +289,10 @@ class DiskFull(StorageError):
     """No space left; what had been begun was undone, so the timeline goes on as it was."""
 
 
+class Superseded(StorageError):
+    """Another call has begun to make the same file, and only the last one gives it its name."""
+
+
 class PartlyKept(StorageError):
     """Some effects of an operation are on disk and others are not: the timeline must be read again."""
 

@@ -25,9 +25,12 @@ from types import TracebackType
 from typing import Final, NoReturn, Self
 
 from walkeeper.messages import Slice
-from walkeeper.storage.disk import naming_errors, naming_lost_durability, write_all
+from walkeeper.storage.disk import Space, naming_errors, naming_lost_durability, write_all
 
 SECTOR_BYTES: Final = 512
+
+MEMORY_DISK_BYTES: Final = 1 << 40
+"""What it says of its size and of its free space, until somebody sets ``total_bytes`` or ``free_bytes``."""
 
 
 class PowerCut(BaseException):
@@ -162,6 +165,7 @@ class MemoryDisk:
         self.operations = 0
         self.faults: dict[int, Fault] = {}
         self.is_cold = False
+        self.total_bytes = self.free_bytes = MEMORY_DISK_BYTES
         self.on_operation: Callable[[str, Path], None] = unwatched
         self.cuts = 0
         self._root = _DirectoryNode()
@@ -351,6 +355,12 @@ class MemoryDisk:
             for node in _walk(self._root, durable=False):
                 if isinstance(node, _FileNode):
                     node.sync()
+
+
+    def space(self, path: Path) -> Space:
+        with naming_errors("stat the file system of", path), self.operating("stat", path):
+            self._find(path)
+            return Space(self.total_bytes, self.free_bytes)
 
 
 class MemoryFile:
