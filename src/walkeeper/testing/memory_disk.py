@@ -356,7 +356,6 @@ class MemoryDisk:
                 if isinstance(node, _FileNode):
                     node.sync()
 
-
     def space(self, path: Path) -> Space:
         with naming_errors("stat the file system of", path), self.operating("stat", path):
             self._find(path)

@@ -16,7 +16,15 @@ from typing import Final
 
 import trio
 
-from walkeeper.errors import ConfigError, NotKept, PeerError, ServerError, StorageError, Unreachable, WalkeeperError
+from walkeeper.errors import (
+    ConfigError,
+    NotKept,
+    PeerError,
+    ServerError,
+    StorageError,
+    Unreachable,
+    WalkeeperError,
+)
 from walkeeper.formats.segments import segment_name
 from walkeeper.lsn import Lsn
 from walkeeper.tools.committed_wal import CommittedWal, read_committed

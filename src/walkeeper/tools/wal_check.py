@@ -15,7 +15,13 @@ Pure: does not know where WAL comes from, or what becomes of it.
 
 from walkeeper.errors import Malformed
 from walkeeper.formats.segments import next_segment_start
-from walkeeper.formats.xlog import LONG_HEADER_BYTES, PAGE_BYTES, SHORT_HEADER_BYTES, DoubtfulSwitch, RecordVerifier
+from walkeeper.formats.xlog import (
+    LONG_HEADER_BYTES,
+    PAGE_BYTES,
+    SHORT_HEADER_BYTES,
+    DoubtfulSwitch,
+    RecordVerifier,
+)
 from walkeeper.formats.xlog_pages import PageLayout, first_segment_headers, server_of_segment
 from walkeeper.ids import TimelineNumber
 from walkeeper.lsn import Lsn

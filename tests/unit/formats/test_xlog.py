@@ -104,7 +104,9 @@ def test_a_cut_anywhere_changes_nothing_later(name: str) -> None:
 
 @pytest.mark.parametrize("name", LAYOUTS)
 @pytest.mark.parametrize("piece_bytes", [1, 7, 600, 131072])
-def test_the_verifier_yields_every_record_however_the_wal_is_cut_and_is_the_same_if_nobody_wants_them(name: str, piece_bytes: int) -> None:
+def test_the_verifier_yields_every_record_however_the_wal_is_cut_and_is_the_same_if_nobody_wants_them(
+    name: str, piece_bytes: int
+) -> None:
     generated = LAYOUTS[name]
     wal = generated.wal if piece_bytes > 7 else generated.wal[: 4 * PAGE_BYTES]
     verified, checked, seen = verifier(generated.start), verifier(generated.start), []

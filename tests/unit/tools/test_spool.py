@@ -124,14 +124,15 @@ def test_a_segment_that_has_no_name_yet_is_not_taken(spool: Spool, name: str) ->
 
 
 def test_a_segment_that_another_call_takes_meanwhile_is_not_there(spool: Spool) -> None:
-    assert isinstance(spool.disk, MemoryDisk)
+    disk = spool.disk
+    assert isinstance(disk, MemoryDisk)
 
     def hear(operation: str, _path: Path) -> None:
         if operation == "rename":
-            spool.disk.on_operation = unwatched
+            disk.on_operation = unwatched
             spool.clear()
 
-    spool.disk.on_operation = hear
+    disk.on_operation = hear
     assert not take(spool, 3)
     assert spool.disk.names(WHERE) == []
 

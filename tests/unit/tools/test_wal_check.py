@@ -141,7 +141,9 @@ def check_behind(generated: WalGenerator, wal: bytes) -> None:
 
 
 def test_where_a_record_began_before_the_segment_it_is_checked_if_that_is_there() -> None:
-    generated = generate(lambda wal: to_the_end_but(wal, 100), lambda wal: wal.record(bytes(20_000)), some, start=BEFORE)
+    generated = generate(
+        lambda wal: to_the_end_but(wal, 100), lambda wal: wal.record(bytes(20_000)), some, start=BEFORE
+    )
     check_behind(generated, generated.wal)
     wal = bytearray(generated.wal)
     wal[PAGE_BYTES + 3000] ^= 1
