@@ -217,7 +217,7 @@ def test_runs_are_the_appends_joined_where_each_continues_the_one_before(
     stream: list[AppendRequest], version: int
 ) -> None:
     payloads = [memoryview(encode_proposer_message(request, version)) for request in stream]
-    found = coalesce(payloads, version)
+    found = list(coalesce(payloads, version))
     expected = runs_one_by_one(stream)
     assert all(isinstance(run, AppendRun) for run in found)
     assert [run_fields(run) for run in found if isinstance(run, AppendRun)] == list(map(run_fields, expected))
@@ -321,7 +321,7 @@ def test_garbage_from_a_proposer_is_malformed_or_a_message(drawn: tuple[int, byt
         message = parse_proposer_message(memoryview(payload), version)
     except Malformed:
         with pytest.raises(Malformed):
-            coalesce([memoryview(payload)], version)
+            list(coalesce([memoryview(payload)], version))
         return
     (batch,) = coalesce([memoryview(payload)], version)
     if isinstance(message, AppendRequest):

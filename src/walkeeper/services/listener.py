@@ -18,6 +18,7 @@ import trio
 
 from walkeeper.links.link import SocketLink
 from walkeeper.services.connection import Connection, Instruments
+from walkeeper.services.turnstile import Turnstile
 from walkeeper.timeline.registry import Client
 from walkeeper.timeline.timelines import Timelines
 
@@ -90,10 +91,13 @@ async def accept_connections(
     reader_seconds_max: float,
 ) -> None:
     """Start a task for every client, until cancelled."""
+    turnstile = Turnstile()
     for number in itertools.count(1):
         sock = await accept(listener)
         client = Client(number, peer_of(sock))
-        connection = Connection(client, SocketLink(sock), timelines, draining, instruments, reader_seconds_max)
+        connection = Connection(
+            client, SocketLink(sock), timelines, draining, turnstile, instruments, reader_seconds_max
+        )
         connections.start_soon(connection.serve, name=f"connection {number}")
 
 

@@ -2,13 +2,14 @@
 
 import socket
 from collections.abc import AsyncIterator
+from threading import Thread
 
 import pytest
 import trio
 import trio.testing
 
-from streaming import StreamLink
-from walkeeper.links.link import RECEIVE_BYTES_MAX, TRIES_MAX, Link, SocketLink, send_all
+from streaming import StreamLink, Turns
+from walkeeper.links.link import FLOOD_BYTES_MAX, RECEIVE_BYTES_MAX, TRIES_MAX, Link, SocketLink, send_all
 
 MANY = bytes(range(256)) * 20_000
 """More than the buffers of a socket hold."""
@@ -49,18 +50,6 @@ async def receive_all(link: Link) -> bytes:
     return bytes(received)
 
 
-class Turns:
-    """Counts the turns that other tasks get."""
-
-    def __init__(self) -> None:
-        self.count = 0
-
-    async def take(self) -> None:
-        while True:
-            await trio.lowlevel.checkpoint()
-            self.count += 1
-
-
 # -- the contract --------------------------------------------------------------------------------------------
 
 
@@ -89,6 +78,12 @@ async def test_a_receive_brings_no_more_than_its_limit(pair: Pair) -> None:
             data = await theirs.receive()
             assert 0 < len(data) <= RECEIVE_BYTES_MAX
             left -= len(data)
+
+
+async def test_a_receive_brings_no_more_than_was_asked_for(pair: Pair) -> None:
+    ours, theirs = pair
+    await send_all(ours, b"abcdef")
+    assert [await theirs.receive(4), await theirs.receive(4)] == [b"abcd", b"ef"]
 
 
 async def test_nothing_is_there_before_something_was_sent(pair: Pair) -> None:
@@ -211,6 +206,26 @@ async def test_trying_gives_up_after_a_while_so_that_others_run(sockets: tuple[S
         await send_all(ours, b"x")
     assert tries == TRIES_MAX
     assert await theirs.receive() == b"x"
+
+
+async def test_in_a_flood_others_run_every_few_megabytes() -> None:
+    size = 64_000_000
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        there = socket.create_connection(server.getsockname())
+        ours = SocketLink(server.accept()[0])
+    sender = Thread(target=there.sendall, args=(bytes(size),))
+    sender.start()
+    received = in_a_row = 0
+    with Turns.counted() as turns:
+        while received < size:
+            before = turns.count
+            data = await ours.receive()
+            received += len(data)
+            in_a_row = in_a_row + len(data) if turns.count == before else len(data)
+            assert in_a_row <= TRIES_MAX * RECEIVE_BYTES_MAX + FLOOD_BYTES_MAX
+    sender.join()
+    there.close()
+    await ours.aclose()
 
 
 async def test_a_connection_that_was_reset_breaks() -> None:
