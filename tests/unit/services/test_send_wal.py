@@ -363,6 +363,7 @@ async def test_a_segment_that_was_removed_and_written_anew_is_opened_anew(
     client = stage.connect(START, term=2, lockstep=True)
     await hear_until(client, Lsn(SEGMENT_START + SEGMENT))
     await hear_wal(client)  # of the second segment, which is open now
+    await trio.testing.wait_all_tasks_blocked()  # the next one is under way
     replaced = await stage.replace_wal(2, common, SEGMENT + 4 * MESSAGE_WAL_BYTES_MAX)
     await hear_wal(client)  # was on its way
     rest = await hear_until(client, Lsn(common + len(replaced)))
