@@ -40,7 +40,7 @@ class StreamLink:
         self._stream = stream
         self._pending = b""
 
-    def try_receive(self) -> bytes | None:
+    def try_receive(self, bytes_max: int = RECEIVE_BYTES_MAX) -> bytes | None:
         return None
 
     async def receive(self, bytes_max: int = RECEIVE_BYTES_MAX) -> bytes:
@@ -58,6 +58,9 @@ class StreamLink:
         with closed_is_broken():
             pending, self._pending = self._pending, b""
             await self._stream.send_all(pending)
+
+    def give_up_after(self, seconds: float) -> None:
+        """There is no kernel that could."""
 
     async def send_eof(self) -> None:
         with closed_is_broken():
@@ -165,9 +168,8 @@ class Connection:
         return cls(StreamLink(keeper), Client(trio.StapledStream(to_keeper, client_receives)))
 
     @classmethod
-    def of_sockets(cls) -> "Connection":
+    def of_sockets(cls, here: socket.socket, there: socket.socket) -> "Connection":
         """One whose sends and receives take no turn of the scheduler where the kernel is ready for them."""
-        here, there = socket.socketpair()
         stream = trio.SocketStream(trio.socket.from_stdlib_socket(there))
         return cls(SocketLink(here), Client(trio.StapledStream(stream, stream)))
 

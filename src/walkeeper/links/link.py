@@ -15,6 +15,7 @@ import socket
 from collections import deque
 from collections.abc import Awaitable, Callable
 from itertools import islice
+from math import inf
 from types import TracebackType
 from typing import Final, Protocol
 
@@ -31,6 +32,9 @@ receives costs more than fresh pages."""
 
 TRIES_MAX: Final = 16
 """Receives of that size in a row without a turn of the scheduler: some 2 MiB, well under a millisecond."""
+
+USER_TIMEOUT_MAX: Final = 2**31 - 1
+"""TCP_USER_TIMEOUT is an int of milliseconds."""
 
 SLICES_PER_SEND_MAX: Final = 1024
 """IOV_MAX on Linux."""
@@ -66,6 +70,12 @@ class Link(Protocol):
         Cancellation: at any time, the rest stays pending.
         """
 
+    def give_up_after(self, seconds: float) -> None:
+        """How long the peer may acknowledge nothing, or have no room for more, before the connection is broken.
+
+        Infinity leaves it to the kernel, for which only a peer that acknowledges nothing is gone.
+        """
+
     async def send_eof(self) -> None:
         """End our side; the peer may still send."""
 
@@ -90,7 +100,8 @@ class SocketLink:
 
     def __init__(self, sock: socket.socket) -> None:
         sock.setblocking(False)
-        if sock.family in (socket.AF_INET, socket.AF_INET6):
+        self._is_tcp = sock.family in (socket.AF_INET, socket.AF_INET6)
+        if self._is_tcp:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._socket = sock
         self._tries = 0
@@ -148,6 +159,11 @@ class SocketLink:
             sent -= len(self._pending.popleft())
         if sent:
             self._pending[0] = self._pending[0][sent:]
+
+    def give_up_after(self, seconds: float) -> None:
+        if self._is_tcp:
+            milliseconds = 0 if seconds == inf else min(int(seconds * 1000), USER_TIMEOUT_MAX)
+            self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, milliseconds)
 
     async def send_eof(self) -> None:
         try:

@@ -105,6 +105,9 @@ class TlsLink:
         self._send_encrypted()  # a change of keys may have to be answered
         return b"".join(pieces) or None
 
+    def give_up_after(self, seconds: float) -> None:
+        self._plain.give_up_after(seconds)
+
     async def send_eof(self) -> None:
         await self._plain.send_eof()
 

@@ -343,6 +343,8 @@ class Connection:
             )
         timeline = self._timeline()
         await self._send(CopyBothResponse())
+        # A standby that pauses has no room for more: the kernel must not give it up before its time.
+        self._link.give_up_after(self._reader_seconds_max)
         source = CopyReader(self._link, self._session, self._reader_seconds_max, self._turnstile)
         said = Goodbye(CopyEnd.GONE)
         with self._draining.while_serving():

@@ -1,5 +1,6 @@
 """One contract for every link, and what only sockets promise."""
 
+import math
 import socket
 from collections.abc import AsyncIterator
 from threading import Thread
@@ -237,6 +238,26 @@ async def test_a_connection_that_was_reset_breaks() -> None:
     with pytest.raises(trio.BrokenResourceError):
         await ours.receive()
     await ours.aclose()
+
+
+@pytest.mark.parametrize(("seconds", "milliseconds"), [(90, 90_000), (0.25, 250), (math.inf, 0), (1e9, 2**31 - 1)])
+async def test_how_long_the_kernel_waits_for_a_peer_that_takes_nothing_is_what_was_asked_for(
+    seconds: float, milliseconds: int
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server, socket.create_connection(server.getsockname()):
+        accepted, _ = server.accept()
+        ours = SocketLink(accepted)
+        ours.give_up_after(1)
+        ours.give_up_after(seconds)
+        assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == milliseconds
+        await ours.aclose()
+
+
+async def test_a_link_that_is_no_tcp_waits_as_it_did(sockets: tuple[SocketLink, SocketLink]) -> None:
+    ours, theirs = sockets
+    ours.give_up_after(1)
+    await send_all(ours, b"x")
+    assert await theirs.receive() == b"x"
 
 
 async def test_small_messages_over_tcp_are_not_held_back() -> None:

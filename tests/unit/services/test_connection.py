@@ -1,6 +1,8 @@
 """A client of the keeper from its first byte on: who is let in, for how long, and what is counted."""
 
 import json
+import math
+import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -12,10 +14,10 @@ from keeping import SERVER, TTID, Leader, new_disk, timelines_on
 from streaming import Client, Connection, Turns
 from walkeeper.control.metrics import Metrics
 from walkeeper.errors import BadCommand, NotFound
-from walkeeper.formats.backend import BackendMessage, DataRow, ErrorResponse, ReadyForQuery
+from walkeeper.formats.backend import BackendMessage, CopyBothResponse, DataRow, ErrorResponse, ReadyForQuery
 from walkeeper.formats.frames import encode_frame
 from walkeeper.formats.frontend import Query
-from walkeeper.formats.replication import StandbyStatusUpdate
+from walkeeper.formats.replication import PrimaryKeepalive, StandbyStatusUpdate
 from walkeeper.formats.startup import SslRequest, StartupMessage, encode_options
 from walkeeper.lsn import format_lsn
 from walkeeper.services.connection import LINGER_SECONDS_MAX, STARTUP_SECONDS_MAX
@@ -72,12 +74,16 @@ class Scene:
 
 
 @asynccontextmanager
-async def serving(pair: Connection | None = None) -> AsyncIterator[Scene]:
+async def serving(
+    pair: Connection | None = None, reader_seconds_max: float = SILENCE_SECONDS_MAX
+) -> AsyncIterator[Scene]:
     pair = pair or Connection.new()
 
     async def serve() -> None:
-        client = ServedClient(1, "db1:4711")
-        await Service(client, pair.link, timelines, scene.draining, Turnstile(), scene.metrics).serve()
+        client, turnstile = ServedClient(1, "db1:4711"), Turnstile()
+        await Service(
+            client, pair.link, timelines, scene.draining, turnstile, scene.metrics, reader_seconds_max
+        ).serve()
         scene.ended_at = trio.current_time()
         scene.ended.set()
 
@@ -137,7 +143,7 @@ async def test_an_idle_client_is_sent_away_when_the_keeper_stops(autojump_clock:
 
 
 async def test_a_stranger_that_chatters_lets_others_run() -> None:
-    async with serving(Connection.of_sockets()) as scene:
+    async with serving(Connection.of_sockets(*socket.socketpair())) as scene:
         with Turns.counted() as turns:
             await scene.client.stream.send_all(SslRequest().encode() * 1000 + STARTUP.encode())
             answers = b""
@@ -148,7 +154,7 @@ async def test_a_stranger_that_chatters_lets_others_run() -> None:
 
 
 async def test_a_client_that_does_not_wait_for_answers_lets_others_run() -> None:
-    async with serving(Connection.of_sockets()) as scene:
+    async with serving(Connection.of_sockets(*socket.socketpair())) as scene:
         with Turns.counted() as turns:
             await scene.start_up()
             await scene.client.send(*[Query("")] * 1000)
@@ -159,13 +165,32 @@ async def test_a_client_that_does_not_wait_for_answers_lets_others_run() -> None
 
 async def test_a_client_whose_queries_are_skipped_lets_others_run() -> None:
     """Nothing is answered before the end of it, which may be far."""
-    async with serving(Connection.of_sockets()) as scene:
+    async with serving(Connection.of_sockets(*socket.socketpair())) as scene:
         with Turns.counted() as turns:
             await scene.start_up()
             await scene.client.stream.send_all(encode_frame(b"P", b"") * 50_000 + encode_frame(b"S", b""))
             while not isinstance(await scene.client.next_message(), ReadyForQuery):
                 pass
             assert turns.count >= 50_000 / 300
+
+
+@pytest.mark.parametrize(("seconds", "milliseconds"), [(1800.0, 1_800_000), (math.inf, 0)], ids=str)
+async def test_the_kernel_gives_a_reader_up_no_sooner_than_the_keeper_does(
+    seconds: float, milliseconds: int
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        there = socket.create_connection(server.getsockname())
+        here, _ = server.accept()
+    here.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 60_000)
+    async with serving(Connection.of_sockets(here, there), seconds) as scene:
+        leader = Leader(await scene.timelines.create(TTID, SERVER))
+        await leader.be_elected()
+        await leader.append()
+        await scene.start_up()
+        await scene.client.send(Query(f"START_REPLICATION PHYSICAL {format_lsn(leader.wal.start)}"))
+        assert isinstance(await scene.client.next_message(), CopyBothResponse)
+        assert isinstance(await scene.client.hear_sender(), PrimaryKeepalive)
+        assert here.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == milliseconds
 
 
 async def test_a_client_cannot_invent_names_to_be_counted() -> None:
