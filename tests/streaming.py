@@ -1,9 +1,10 @@
 """Both ends of a COPY stream in memory: the keeper's link and session, and a client that says what it likes."""
 
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, Self
 
 import trio
 from trio.testing import lockstep_stream_one_way_pair, memory_stream_one_way_pair
@@ -20,11 +21,12 @@ from walkeeper.formats.replication import (
 )
 from walkeeper.formats.session import TRUST_REPLIES, ServerSession
 from walkeeper.formats.startup import StartupMessage
-from walkeeper.links.link import RECEIVE_BYTES_MAX
+from walkeeper.links.link import RECEIVE_BYTES_MAX, Link, SocketLink
 from walkeeper.messages import Slice
 from walkeeper.services.copy_in import CopyReader
 from walkeeper.services.goodbye import Goodbye
 from walkeeper.services.send_wal import send_wal
+from walkeeper.services.turnstile import Turnstile
 from walkeeper.timeline.registry import Client as ServedClient
 from walkeeper.timeline.timeline import Timeline
 
@@ -38,12 +40,12 @@ class StreamLink:
         self._stream = stream
         self._pending = b""
 
-    def try_receive(self) -> bytes | None:
+    def try_receive(self, bytes_max: int = RECEIVE_BYTES_MAX) -> bytes | None:
         return None
 
-    async def receive(self) -> bytes:
+    async def receive(self, bytes_max: int = RECEIVE_BYTES_MAX) -> bytes:
         with closed_is_broken():
-            return bytes(await self._stream.receive_some(RECEIVE_BYTES_MAX))
+            return bytes(await self._stream.receive_some(bytes_max))
 
     def send_soon(self, *pieces: Slice) -> None:
         self._pending += b"".join(pieces)
@@ -56,6 +58,9 @@ class StreamLink:
         with closed_is_broken():
             pending, self._pending = self._pending, b""
             await self._stream.send_all(pending)
+
+    def give_up_after(self, seconds: float) -> None:
+        """There is no kernel that could."""
 
     async def send_eof(self) -> None:
         with closed_is_broken():
@@ -72,6 +77,24 @@ def closed_is_broken() -> Iterator[None]:
         yield
     except trio.ClosedResourceError as closed:
         raise trio.BrokenResourceError("connection closed on this side") from closed
+
+
+class Turns(trio.abc.Instrument):
+    """Counts the turns of the scheduler: in each of them all other tasks run."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    @classmethod
+    @contextmanager
+    def counted(cls) -> Iterator[Self]:
+        turns = cls()
+        trio.lowlevel.add_instrument(turns)
+        yield turns
+        trio.lowlevel.remove_instrument(turns)
+
+    def before_io_wait(self, timeout: float) -> None:
+        self.count += 1
 
 
 class Encodable(Protocol):
@@ -117,14 +140,14 @@ class Client:
 
     async def serve(
         self,
-        link: StreamLink,
+        link: Link,
         timeline: Timeline,
         command: StartReplication,
         client: ServedClient,
         seconds_max: float,
     ) -> None:
         """What the keeper does for this client."""
-        source = CopyReader(link, copying_session(), seconds_max)
+        source = CopyReader(link, copying_session(), seconds_max, Turnstile())
         self.said = await send_wal(link, source, timeline, command, client, seconds_max)
         await link.send_eof()
 
@@ -133,7 +156,7 @@ class Client:
 class Connection:
     """A connection and its two ends."""
 
-    link: StreamLink
+    link: Link
     client: Client
 
     @classmethod
@@ -143,6 +166,12 @@ class Connection:
         to_keeper, keeper_receives = one_way(lockstep=client_in_lockstep)
         keeper = trio.StapledStream(to_client, keeper_receives)
         return cls(StreamLink(keeper), Client(trio.StapledStream(to_keeper, client_receives)))
+
+    @classmethod
+    def of_sockets(cls, here: socket.socket, there: socket.socket) -> "Connection":
+        """One whose sends and receives take no turn of the scheduler where the kernel is ready for them."""
+        stream = trio.SocketStream(trio.socket.from_stdlib_socket(there))
+        return cls(SocketLink(here), Client(trio.StapledStream(stream, stream)))
 
 
 def one_way(*, lockstep: bool) -> tuple[trio.abc.SendStream, trio.abc.ReceiveStream]:

@@ -289,7 +289,7 @@ def feed_proposer_message(version: int, data: bytes) -> None:
         message = parse_proposer_message(view, version)
     except Malformed:
         try:
-            coalesce([view], version)
+            list(coalesce([view], version))
         except Malformed:
             raise
         raise AssertionError("malformed alone, but not in a batch") from None
@@ -321,7 +321,7 @@ def feed_batch(version: int, data: bytes) -> None:
     parser = FrameParser()
     parser.feed(data)
     payloads = parser.copy_payloads()
-    batches = coalesce(payloads, version)
+    batches = list(coalesce(payloads, version))
     held = [parse_proposer_message(each, version) for each in payloads]
     others = [message for message in held if not isinstance(message, AppendRequest)]
     runs = [batch for batch in batches if isinstance(batch, AppendRun)]

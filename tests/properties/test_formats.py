@@ -211,7 +211,7 @@ def test_runs_are_the_appends_joined_where_each_continues_the_one_before(
     stream: list[AppendRequest], version: int
 ) -> None:
     payloads = [memoryview(encode_proposer_message(request, version)) for request in stream]
-    found = coalesce(payloads, version)
+    found = list(coalesce(payloads, version))
     expected = runs_one_by_one(stream)
     assert all(isinstance(run, AppendRun) for run in found)
     assert [run_fields(run) for run in found if isinstance(run, AppendRun)] == list(map(run_fields, expected))

@@ -22,6 +22,8 @@ from walkeeper.terms import Term
 DEFAULT_PROTO_VERSION: Final = 2
 """What a bare START_WAL_PUSH means: clients older than the option speak protocol 2."""
 
+COMMAND_LENGTH_MAX: Final = 4096
+"""Longest text, in characters, that is looked at; those of clients have some hundred."""
 
 STATUS: Final = "walkeeper_status"
 """The setting, shown by SHOW, that tells an operator all about a timeline, as JSON."""
@@ -82,6 +84,8 @@ _SHOW: Final = re.compile(r"SHOW\s+([A-Za-z_][\w.]*)", re.IGNORECASE)
 
 def parse_command(text: str) -> Command:
     """What a simple query asks for.  Raises BadCommand."""
+    if len(text) > COMMAND_LENGTH_MAX:
+        raise BadCommand(f"a command has {COMMAND_LENGTH_MAX} characters at most:", text)
     if text.lower().startswith("set datestyle to "):
         return SetDateStyle()
     if text.startswith("START_WAL_PUSH"):

@@ -25,6 +25,10 @@ term histories, 16 bytes for each election a timeline has ever seen: room for 65
 STARTUP_BYTES_MAX: Final = 10_000
 """Longest startup packet (MAX_STARTUP_PACKET_LENGTH), accepted from strangers."""
 
+PAYLOADS_MAX: Final = 256
+"""Most payloads that are taken at once.  One receive can bring hundreds of thousands, and the scheduler has no turn
+meanwhile; so many take under a millisecond, appends among them included."""
+
 _STARTUP_LENGTHS: Final = range(8, STARTUP_BYTES_MAX + 1)
 _TLS_HANDSHAKE: Final = 0x16
 _COPY_DATA: Final = b"d"
@@ -114,7 +118,7 @@ class FrameParser:
         return None if whole is None else Frame(tag, whole[_HEADER.size :])
 
     def copy_payloads(self) -> list[memoryview]:
-        """The payloads of all complete CopyData frames up to the first frame of another kind.
+        """The payloads of all complete CopyData frames up to the first frame of another kind, ``PAYLOADS_MAX`` at most.
 
         An empty list says to look at ``next_frame``.  This is the hot path: one call per receive.
         Raises Malformed for an impossible length.
@@ -131,7 +135,9 @@ class FrameParser:
     def _cut_copy_data(self, payloads: list[memoryview]) -> None:
         view, at, end = self._view, self._at, len(self._view)
         unpack, header_bytes = _HEADER.unpack_from, _HEADER.size
-        while end - at >= header_bytes:
+        for _ in range(PAYLOADS_MAX - len(payloads)):
+            if end - at < header_bytes:
+                break
             tag, length = unpack(view, at)
             if tag != _COPY_DATA:
                 break

@@ -14,7 +14,7 @@ Does not decide anything.  Source: Neon's walproposer.h and the safekeeper's mes
 """
 
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from struct import Struct
 from typing import Any, Final, Self, TypeVar, assert_never
@@ -428,30 +428,32 @@ class _OpenRun:
         )
 
 
-def coalesce(payloads: Sequence[Slice], version: int) -> list[Batch]:
-    """The messages of one receive, with consecutive contiguous AppendRequests of one term and generation as one run.
+def coalesce(payloads: Sequence[Slice], version: int) -> Iterator[Batch]:
+    """Messages as they come, with consecutive contiguous AppendRequests of one term and generation as one run.
 
-    Heartbeats join runs too.  Raises Malformed at the first payload that is.
+    Heartbeats join runs too.  Raises Malformed at the first payload that is; the run before it is dropped.
     """
     layout = _wire(version).append_head
     unpack, head_bytes = layout.unpack, layout.size
-    found: list[_OpenRun | Batch] = []
     run: _OpenRun | None = None
     for payload in payloads:  # thousands in a flood: nothing is called here that need not be
         room = len(payload) - head_bytes
         if room < 0 or payload[0] != _APPEND:
-            run = None
+            if run is not None:
+                yield run.close()
+                run = None
             message = parse_proposer_message(payload, version)
             assert not isinstance(message, AppendRequest)
-            found.append(message)
+            yield message
             continue
         generation, term, begin_lsn, end_lsn, commit_lsn, truncate_lsn = unpack(payload)
         wal_bytes = end_lsn - begin_lsn
         if not 0 <= wal_bytes <= APPEND_BYTES_MAX or wal_bytes > room:
             raise _wrong_size(payload, wal_bytes)
         if run is None or begin_lsn != run.end_lsn or term != run.term or generation != run.generation:
+            if run is not None:
+                yield run.close()
             run = _OpenRun(generation, term, begin_lsn)
-            found.append(run)
         run.end_lsn = end_lsn
         # A later request may know less: what was once committed stays so.
         if commit_lsn > run.commit_lsn:
@@ -460,4 +462,5 @@ def coalesce(payloads: Sequence[Slice], version: int) -> list[Batch]:
             run.truncate_lsn = truncate_lsn
         if wal_bytes:
             run.slices.append(payload[head_bytes : head_bytes + wal_bytes])
-    return [item.close() if isinstance(item, _OpenRun) else item for item in found]
+    if run is not None:
+        yield run.close()

@@ -174,7 +174,10 @@ class _Session(ABC, Generic[_State, _Received, _Sent]):
         return message
 
     def copy_payloads(self) -> list[memoryview]:
-        """The payloads of all CopyData that have arrived; none: look at ``next_event``.  Raises Malformed."""
+        """The payloads of CopyData that have arrived, some hundreds at most; none: look at ``next_event``.
+
+        Raises Malformed.
+        """
         assert CopyData in self._receives.get(self.state, {}), f"no stream while {self.state.name}"
         try:
             return self._parser.copy_payloads()

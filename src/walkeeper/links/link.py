@@ -15,6 +15,7 @@ import socket
 from collections import deque
 from collections.abc import Awaitable, Callable
 from itertools import islice
+from math import inf
 from types import TracebackType
 from typing import Final, Protocol
 
@@ -30,7 +31,10 @@ FLOOD_BYTES_MAX: Final = 1024 * 1024
 receives costs more than fresh pages."""
 
 TRIES_MAX: Final = 16
-"""Receives in a row without a turn of the scheduler: some 2 MiB, well under a millisecond."""
+"""Receives of that size in a row without a turn of the scheduler: some 2 MiB, well under a millisecond."""
+
+USER_TIMEOUT_MAX: Final = 2**31 - 1
+"""TCP_USER_TIMEOUT is an int of milliseconds."""
 
 SLICES_PER_SEND_MAX: Final = 1024
 """IOV_MAX on Linux."""
@@ -39,15 +43,15 @@ SLICES_PER_SEND_MAX: Final = 1024
 class Link(Protocol):
     """What the services need of a connection."""
 
-    async def receive(self) -> bytes:
-        """At least one byte, or ``b""`` when the peer has ended its side.
+    async def receive(self, bytes_max: int = FLOOD_BYTES_MAX) -> bytes:
+        """At least one byte and at most ``bytes_max``, or ``b""`` when the peer has ended its side.
 
         Raises trio.BrokenResourceError when the connection is gone.
 
         Cancellation: at any time, nothing is lost.
         """
 
-    def try_receive(self) -> bytes | None:
+    def try_receive(self, bytes_max: int = FLOOD_BYTES_MAX) -> bytes | None:
         """What is there right now, ``b""`` at the end of the stream, None when waiting would be needed."""
 
     @property
@@ -64,6 +68,12 @@ class Link(Protocol):
         """Send what is pending.  Raises trio.BrokenResourceError when the connection is gone.
 
         Cancellation: at any time, the rest stays pending.
+        """
+
+    def give_up_after(self, seconds: float) -> None:
+        """How long the peer may acknowledge nothing, or have no room for more, before the connection is broken.
+
+        Infinity leaves it to the kernel, for which only a peer that acknowledges nothing is gone.
         """
 
     async def send_eof(self) -> None:
@@ -90,7 +100,8 @@ class SocketLink:
 
     def __init__(self, sock: socket.socket) -> None:
         sock.setblocking(False)
-        if sock.family in (socket.AF_INET, socket.AF_INET6):
+        self._is_tcp = sock.family in (socket.AF_INET, socket.AF_INET6)
+        if self._is_tcp:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._socket = sock
         self._tries = 0
@@ -99,25 +110,25 @@ class SocketLink:
         self._pending: deque[memoryview] = deque()
         self.pending_bytes = 0
 
-    def try_receive(self) -> bytes | None:
+    def try_receive(self, bytes_max: int = FLOOD_BYTES_MAX) -> bytes | None:
         if self._tries >= TRIES_MAX:
             return None
-        wanted = FLOOD_BYTES_MAX if self._is_flooded else RECEIVE_BYTES_MAX
+        wanted = min(FLOOD_BYTES_MAX if self._is_flooded else RECEIVE_BYTES_MAX, bytes_max)
         try:
             data = self._socket.recv(wanted)
         except (BlockingIOError, InterruptedError):
             return None
         except OSError as error:
             raise _broken(error) from error
-        self._tries += 1
+        self._tries += 1 + len(data) // RECEIVE_BYTES_MAX
         self._is_drained = 0 < len(data) < wanted  # asking again would only cost a system call
         self._is_flooded = len(data) >= RECEIVE_BYTES_MAX
         return data
 
-    async def receive(self) -> bytes:
+    async def receive(self, bytes_max: int = FLOOD_BYTES_MAX) -> bytes:
         if self._is_drained or self._tries >= TRIES_MAX:
             await self._wait(trio.lowlevel.wait_readable)
-        while (data := self.try_receive()) is None:
+        while (data := self.try_receive(bytes_max)) is None:
             await self._wait(trio.lowlevel.wait_readable)
         return data
 
@@ -148,6 +159,11 @@ class SocketLink:
             sent -= len(self._pending.popleft())
         if sent:
             self._pending[0] = self._pending[0][sent:]
+
+    def give_up_after(self, seconds: float) -> None:
+        if self._is_tcp:
+            milliseconds = 0 if seconds == inf else min(int(seconds * 1000), USER_TIMEOUT_MAX)
+            self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, milliseconds)
 
     async def send_eof(self) -> None:
         try:

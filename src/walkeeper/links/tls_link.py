@@ -8,7 +8,7 @@ import ssl
 
 import trio
 
-from walkeeper.links.link import RECEIVE_BYTES_MAX, SocketLink
+from walkeeper.links.link import FLOOD_BYTES_MAX, RECEIVE_BYTES_MAX, SocketLink
 from walkeeper.messages import Slice
 
 
@@ -71,26 +71,27 @@ class TlsLink:
     async def wait_sent(self) -> None:
         await self._plain.wait_sent()
 
-    def try_receive(self) -> bytes | None:
-        while (data := self._decrypt()) is None:
+    def try_receive(self, bytes_max: int = FLOOD_BYTES_MAX) -> bytes | None:
+        while (data := self._decrypt(bytes_max)) is None:
             raw = self._plain.try_receive()
             if raw is None:
                 return None
             self._take(raw)
         return data
 
-    async def receive(self) -> bytes:
-        while (data := self._decrypt()) is None:
+    async def receive(self, bytes_max: int = FLOOD_BYTES_MAX) -> bytes:
+        while (data := self._decrypt(bytes_max)) is None:
             self._take(await self._plain.receive())
         return data
 
-    def _decrypt(self) -> bytes | None:
+    def _decrypt(self, bytes_max: int) -> bytes | None:
         """What has arrived in whole TLS records, ``b""`` at the end of the stream, None if there is nothing."""
+        bytes_max = min(bytes_max, RECEIVE_BYTES_MAX)
         pieces: list[bytes] = []
         size = 0
         try:
-            while size < RECEIVE_BYTES_MAX:
-                piece = self._tls.read(RECEIVE_BYTES_MAX)
+            while size < bytes_max:
+                piece = self._tls.read(bytes_max - size)
                 if not piece:  # the peer has announced the end; it is found again by the next look
                     return b"".join(pieces)
                 pieces.append(piece)
@@ -103,6 +104,9 @@ class TlsLink:
             raise _broken(error) from error
         self._send_encrypted()  # a change of keys may have to be answered
         return b"".join(pieces) or None
+
+    def give_up_after(self, seconds: float) -> None:
+        self._plain.give_up_after(seconds)
 
     async def send_eof(self) -> None:
         await self._plain.send_eof()

@@ -66,6 +66,7 @@ from walkeeper.services.goodbye import GOODBYE_SECONDS_MAX, CaughtUp, Goodbye
 from walkeeper.services.receive_wal import read_greeting, serve_proposer
 from walkeeper.services.send_wal import RECOVERY_APPLICATION_NAME, send_wal
 from walkeeper.services.sqlstate import FEATURE_NOT_SUPPORTED, SUCCESSFUL_COMPLETION, error_response
+from walkeeper.services.turnstile import MORSEL_BYTES, Turnstile
 from walkeeper.timeline.registry import Client
 from walkeeper.timeline.timeline import Timeline
 from walkeeper.timeline.timelines import Timelines
@@ -122,6 +123,7 @@ class Connection:
         link: Link,
         timelines: Timelines,
         draining: Serving,
+        turnstile: Turnstile,
         instruments: Instruments,
         reader_seconds_max: float = SILENCE_SECONDS_MAX,
     ) -> None:
@@ -130,6 +132,7 @@ class Connection:
         self._link = link
         self._timelines = timelines
         self._draining = draining
+        self._turnstile = turnstile
         self._instruments = instruments
         self._session = ServerSession()
         self._options = ConnectionOptions()
@@ -340,7 +343,9 @@ class Connection:
             )
         timeline = self._timeline()
         await self._send(CopyBothResponse())
-        source = CopyReader(self._link, self._session, self._reader_seconds_max)
+        # A standby that pauses has no room for more: the kernel must not give it up before its time.
+        self._link.give_up_after(self._reader_seconds_max)
+        source = CopyReader(self._link, self._session, self._reader_seconds_max, self._turnstile)
         said = Goodbye(CopyEnd.GONE)
         with self._draining.while_serving():
             said = await send_wal(self._link, source, timeline, command, self._client, self._reader_seconds_max)
@@ -372,9 +377,11 @@ class Connection:
     # -- words ------------------------------------------------------------------------------------------------
 
     async def _next_event(self) -> StartupPacket | FrontendMessage | EndOfStream:
-        while (event := self._session.next_event()) is None:
-            self._session.feed(await self._link.receive())
-        return event
+        while True:
+            await self._turnstile.go_through()  # whoever does not wait for answers lets others run
+            if (event := self._session.next_event()) is not None:
+                return event
+            self._session.feed(await self._link.receive(MORSEL_BYTES))
 
     async def _send(self, *messages: BackendMessage) -> None:
         await send_all(self._link, self._session.send(*messages))

@@ -13,9 +13,11 @@ from typing import Final
 import trio
 
 from walkeeper.errors import OutOfTurn
+from walkeeper.formats.frames import PAYLOADS_MAX
 from walkeeper.formats.frontend import CopyData, CopyDone, CopyFail, Terminate
 from walkeeper.formats.session import EndOfStream, ServerSession
-from walkeeper.links.link import Link
+from walkeeper.links.link import FLOOD_BYTES_MAX, Link
+from walkeeper.services.turnstile import MORSEL_BYTES, Turnstile
 
 SILENCE_SECONDS_MAX: Final = 600.0
 """A client that has sent nothing for this long is gone; idle proposers send a heartbeat every second."""
@@ -36,18 +38,24 @@ class CopyEnd(Enum):
 class CopyReader:
     """The payloads of CopyData, as many at a time as one receive brought.  To be read in a ``listening`` block.
 
-    ``silence_seconds_max``: how long the client may say nothing.
+    ``silence_seconds_max``: how long the client may say nothing.  ``turnstile``: where it is let in morsel by
+    morsel; a proposer has none.
     """
 
     def __init__(
-        self, link: Link, session: ServerSession, silence_seconds_max: float = SILENCE_SECONDS_MAX
+        self,
+        link: Link,
+        session: ServerSession,
+        silence_seconds_max: float = SILENCE_SECONDS_MAX,
+        turnstile: Turnstile | None = None,
     ) -> None:
         self._link = link
         self._session = session
         self._silence_seconds_max = silence_seconds_max
+        self._turnstile = turnstile
+        self._payloads_in_turn = 0
         self._patience = trio.CancelScope()
-        self.received_bytes = 0
-        """Size of the receive buffer that the newest payloads are views into."""
+        self._received_bytes = 0
 
     @contextmanager
     def listening(self) -> Iterator[None]:
@@ -62,6 +70,11 @@ class CopyReader:
         """Until the next payloads are asked for, it is not the client that is waited for."""
         self._patience.deadline = inf
 
+    def take_received_bytes(self) -> int:
+        """How much was received since this was asked last: the buffers that the payloads since then are views into."""
+        taken, self._received_bytes = self._received_bytes, 0
+        return taken
+
     async def next_payloads(self) -> list[memoryview] | CopyEnd:
         """At least one payload, or how the copy ended.  Payloads are views: keeping one pins its receive buffer.
 
@@ -72,7 +85,9 @@ class CopyReader:
         while True:
             if self._session.is_starved and not await self._feed():
                 return CopyEnd.GONE
+            await self._let_others_run()
             if payloads := self._session.copy_payloads():
+                self._payloads_in_turn += len(payloads)
                 return payloads
             match self._session.next_event():
                 case None:
@@ -92,14 +107,22 @@ class CopyReader:
         """Receive; False when there is nobody any more, even in the middle of a frame."""
         self._be_patient()
         try:
-            received = await self._link.receive()
+            received = await self._link.receive(MORSEL_BYTES if self._turnstile else FLOOD_BYTES_MAX)
         except trio.BrokenResourceError:
             return False
         if not received:
             return False
-        self.received_bytes = len(received)
+        self._received_bytes += len(received)
         self._session.feed(received)
         return True
+
+    async def _let_others_run(self) -> None:
+        """Before more of what has been received is taken."""
+        if self._turnstile:
+            await self._turnstile.go_through()
+        elif self._payloads_in_turn >= PAYLOADS_MAX:
+            self._payloads_in_turn = 0
+            await trio.lowlevel.checkpoint()
 
     def _be_patient(self) -> None:
         """The silence begins now, or has begun a moment ago."""

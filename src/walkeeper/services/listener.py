@@ -18,11 +18,12 @@ import trio
 
 from walkeeper.links.link import SocketLink
 from walkeeper.services.connection import Connection, Instruments
+from walkeeper.services.turnstile import Turnstile
 from walkeeper.timeline.registry import Client
 from walkeeper.timeline.timelines import Timelines
 
-VANISHED_SECONDS: Final = 60
-"""How long sent data may stay unacknowledged before the kernel gives a peer up (TCP_USER_TIMEOUT)."""
+VANISHED_SECONDS: Final = 60.0
+"""How long a peer may acknowledge nothing before it is given up; readers have a limit of their own."""
 
 OUT_OF_FILES_SECONDS: Final = 0.1
 """Pause after accept has failed for want of descriptors or memory; connections that end give some back."""
@@ -90,10 +91,13 @@ async def accept_connections(
     reader_seconds_max: float,
 ) -> None:
     """Start a task for every client, until cancelled."""
+    turnstile = Turnstile()
     for number in itertools.count(1):
         sock = await accept(listener)
         client = Client(number, peer_of(sock))
-        connection = Connection(client, SocketLink(sock), timelines, draining, instruments, reader_seconds_max)
+        link = SocketLink(sock)
+        link.give_up_after(VANISHED_SECONDS)
+        connection = Connection(client, link, timelines, draining, turnstile, instruments, reader_seconds_max)
         connections.start_soon(connection.serve, name=f"connection {number}")
 
 
@@ -113,7 +117,6 @@ async def accept(listener: socket.socket) -> socket.socket:
             continue  # the client has gone again, or another process was faster
         if sock.family != socket.AF_UNIX:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, VANISHED_SECONDS * 1000)
         return sock
 
 

@@ -14,7 +14,7 @@ where data rests.  A peer that has gone does not stop what it had sent from bein
 Does not decide and does not know files.  Source: the START_WAL_PUSH side of Neon's walproposer protocol.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, suppress
 from dataclasses import replace
 from typing import Final
@@ -176,28 +176,29 @@ async def _read_to_the_end(
 
 
 async def _pass_on(
-    messages: list[Batch],
+    messages: Iterable[Batch],
     source: CopyReader,
     to_acceptor: "trio.MemorySendChannel[Inbox]",
     pinned: PinnedBytes,
 ) -> None:
-    """Queue the messages of one receive; the last one carries the weight of the buffer they all point into.
+    """Queue messages as they are parsed; the first carries the weight of all that was received since the last ones.
 
-    A message that came in several receives was joined in a buffer of its own, and its last part may be small.
+    Messages are kept in order, so that of a buffer whose first message is kept and whose weight is given back there is
+    one at a time.  Appends join before they get here; whatever else there is of takes its own turn of the scheduler.
     """
-    for count, message in enumerate(messages, start=1):
-        weight = 0
-        if count == len(messages):
-            weight = max(source.received_bytes, message.wal_bytes if isinstance(message, AppendRun) else 0)
-            if not pinned.try_take(weight):
-                source.stop_listening()
-                await pinned.take(weight)
+    for message in messages:
+        weight = source.take_received_bytes()
+        if weight and not pinned.try_take(weight):
+            source.stop_listening()
+            await pinned.take(weight)
         item: Inbox = Received(message, weight)
         try:  # try, then wait: a channel with room costs no turn of the scheduler
             to_acceptor.send_nowait(item)
         except trio.WouldBlock:
             source.stop_listening()
             await to_acceptor.send(item)
+        if not isinstance(message, AppendRun):
+            await trio.lowlevel.checkpoint()
 
 
 async def accept_messages(

@@ -54,10 +54,6 @@ MESSAGE_WAL_BYTES_MAX: Final = 16 * PAGE_BYTES
 STRETCH_BYTES_MAX: Final = 4 * MESSAGE_WAL_BYTES_MAX
 """Most committed WAL in one read and one send: what a message costs besides its bytes is shared; more gains nothing."""
 
-REPORTS_PER_TURN: Final = 64
-"""Messages of a client that are taken in without a turn of the scheduler: under a millisecond.  One receive can bring
-tens of thousands, and whoever chatters must not hold up the keeper."""
-
 KEEPALIVE_SECONDS: Final = 1.0
 """How long a client without new WAL waits for a sign of life, and between two of them."""
 
@@ -357,11 +353,9 @@ class WalSender:
         """How the client ends, after everything else that it says."""
         try:
             while not isinstance(payloads := await source.next_payloads(), CopyEnd):
-                for count, payload in enumerate(payloads):
+                for payload in payloads:
                     if message := parse_standby_message(payload):
                         self._timeline.registry.record(self._registered, message)
-                    if count % REPORTS_PER_TURN == 0:
-                        await trio.lowlevel.checkpoint()
         except PeerError as error:
             return error
         return payloads

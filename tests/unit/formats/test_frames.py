@@ -7,6 +7,7 @@ import pytest
 from walkeeper.errors import Malformed
 from walkeeper.formats.frames import (
     FRAME_BYTES_MAX,
+    PAYLOADS_MAX,
     STARTUP_BYTES_MAX,
     Frame,
     FrameParser,
@@ -56,6 +57,16 @@ def test_copy_payloads_stop_at_a_frame_of_another_kind() -> None:
     assert parser.copy_payloads() == []
     assert taken(parser.next_frame()) == (b"c", b"")
     assert parser.copy_payloads() == [b"2"]
+
+
+def test_so_many_payloads_are_taken_at_once_and_no_more() -> None:
+    numbers = [b"%d" % number for number in range(2 * PAYLOADS_MAX + 1)]
+    stream = b"".join(encode_frame(b"d", number) for number in numbers)
+    parser = parser_of(stream[:3], stream[3:])
+    taken = [parser.copy_payloads() for _ in range(3)]
+    assert [len(payloads) for payloads in taken] == [PAYLOADS_MAX, PAYLOADS_MAX, 1]
+    assert [bytes(payload) for payloads in taken for payload in payloads] == numbers
+    assert parser.is_starved
 
 
 def test_a_straddling_frame_of_another_kind_is_left_alone_by_copy_payloads() -> None:

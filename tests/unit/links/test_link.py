@@ -1,14 +1,16 @@
 """One contract for every link, and what only sockets promise."""
 
+import math
 import socket
 from collections.abc import AsyncIterator
+from threading import Thread
 
 import pytest
 import trio
 import trio.testing
 
-from streaming import StreamLink
-from walkeeper.links.link import RECEIVE_BYTES_MAX, TRIES_MAX, Link, SocketLink, send_all
+from streaming import StreamLink, Turns
+from walkeeper.links.link import FLOOD_BYTES_MAX, RECEIVE_BYTES_MAX, TRIES_MAX, Link, SocketLink, send_all
 
 MANY = bytes(range(256)) * 20_000
 """More than the buffers of a socket hold."""
@@ -49,18 +51,6 @@ async def receive_all(link: Link) -> bytes:
     return bytes(received)
 
 
-class Turns:
-    """Counts the turns that other tasks get."""
-
-    def __init__(self) -> None:
-        self.count = 0
-
-    async def take(self) -> None:
-        while True:
-            await trio.lowlevel.checkpoint()
-            self.count += 1
-
-
 # -- the contract --------------------------------------------------------------------------------------------
 
 
@@ -89,6 +79,12 @@ async def test_a_receive_brings_no_more_than_its_limit(pair: Pair) -> None:
             data = await theirs.receive()
             assert 0 < len(data) <= RECEIVE_BYTES_MAX
             left -= len(data)
+
+
+async def test_a_receive_brings_no_more_than_was_asked_for(pair: Pair) -> None:
+    ours, theirs = pair
+    await send_all(ours, b"abcdef")
+    assert [await theirs.receive(4), await theirs.receive(4)] == [b"abcd", b"ef"]
 
 
 async def test_nothing_is_there_before_something_was_sent(pair: Pair) -> None:
@@ -213,6 +209,26 @@ async def test_trying_gives_up_after_a_while_so_that_others_run(sockets: tuple[S
     assert await theirs.receive() == b"x"
 
 
+async def test_in_a_flood_others_run_every_few_megabytes() -> None:
+    size = 64_000_000
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        there = socket.create_connection(server.getsockname())
+        ours = SocketLink(server.accept()[0])
+    sender = Thread(target=there.sendall, args=(bytes(size),))
+    sender.start()
+    received = in_a_row = 0
+    with Turns.counted() as turns:
+        while received < size:
+            before = turns.count
+            data = await ours.receive()
+            received += len(data)
+            in_a_row = in_a_row + len(data) if turns.count == before else len(data)
+            assert in_a_row <= TRIES_MAX * RECEIVE_BYTES_MAX + FLOOD_BYTES_MAX
+    sender.join()
+    there.close()
+    await ours.aclose()
+
+
 async def test_a_connection_that_was_reset_breaks() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         there = socket.create_connection(server.getsockname())
@@ -222,6 +238,26 @@ async def test_a_connection_that_was_reset_breaks() -> None:
     with pytest.raises(trio.BrokenResourceError):
         await ours.receive()
     await ours.aclose()
+
+
+@pytest.mark.parametrize(("seconds", "milliseconds"), [(90, 90_000), (0.25, 250), (math.inf, 0), (1e9, 2**31 - 1)])
+async def test_how_long_the_kernel_waits_for_a_peer_that_takes_nothing_is_what_was_asked_for(
+    seconds: float, milliseconds: int
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server, socket.create_connection(server.getsockname()):
+        accepted, _ = server.accept()
+        ours = SocketLink(accepted)
+        ours.give_up_after(1)
+        ours.give_up_after(seconds)
+        assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == milliseconds
+        await ours.aclose()
+
+
+async def test_a_link_that_is_no_tcp_waits_as_it_did(sockets: tuple[SocketLink, SocketLink]) -> None:
+    ours, theirs = sockets
+    ours.give_up_after(1)
+    await send_all(ours, b"x")
+    assert await theirs.receive() == b"x"
 
 
 async def test_small_messages_over_tcp_are_not_held_back() -> None:

@@ -1,6 +1,8 @@
 """A client of the keeper from its first byte on: who is let in, for how long, and what is counted."""
 
 import json
+import math
+import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -9,18 +11,20 @@ import trio
 from trio.testing import MockClock
 
 from keeping import SERVER, TTID, Leader, new_disk, timelines_on
-from streaming import Client, Connection
+from streaming import Client, Connection, Turns
 from walkeeper.control.metrics import Metrics
 from walkeeper.errors import BadCommand, NotFound
-from walkeeper.formats.backend import BackendMessage, DataRow, ErrorResponse, ReadyForQuery
+from walkeeper.formats.backend import BackendMessage, CopyBothResponse, DataRow, ErrorResponse, ReadyForQuery
+from walkeeper.formats.frames import encode_frame
 from walkeeper.formats.frontend import Query
-from walkeeper.formats.replication import StandbyStatusUpdate
-from walkeeper.formats.startup import StartupMessage, encode_options
+from walkeeper.formats.replication import PrimaryKeepalive, StandbyStatusUpdate
+from walkeeper.formats.startup import SslRequest, StartupMessage, encode_options
 from walkeeper.lsn import format_lsn
 from walkeeper.services.connection import LINGER_SECONDS_MAX, STARTUP_SECONDS_MAX
 from walkeeper.services.connection import Connection as Service
 from walkeeper.services.copy_in import SILENCE_SECONDS_MAX
 from walkeeper.services.listener import Draining
+from walkeeper.services.turnstile import Turnstile
 from walkeeper.timeline.registry import Client as ServedClient
 from walkeeper.timeline.timelines import Timelines
 
@@ -70,11 +74,16 @@ class Scene:
 
 
 @asynccontextmanager
-async def serving() -> AsyncIterator[Scene]:
-    pair = Connection.new()
+async def serving(
+    pair: Connection | None = None, reader_seconds_max: float = SILENCE_SECONDS_MAX
+) -> AsyncIterator[Scene]:
+    pair = pair or Connection.new()
 
     async def serve() -> None:
-        await Service(ServedClient(1, "db1:4711"), pair.link, timelines, scene.draining, scene.metrics).serve()
+        client, turnstile = ServedClient(1, "db1:4711"), Turnstile()
+        await Service(
+            client, pair.link, timelines, scene.draining, turnstile, scene.metrics, reader_seconds_max
+        ).serve()
         scene.ended_at = trio.current_time()
         scene.ended.set()
 
@@ -83,6 +92,7 @@ async def serving() -> AsyncIterator[Scene]:
         nursery.start_soon(serve)  # noqa: ASYNC113 - it waits for what the test sends
         yield scene
         nursery.cancel_scope.cancel()
+        await pair.client.stream.aclose()
 
 
 @pytest.mark.parametrize("beginning", [b"", b"\x00", STARTUP.encode()[:-1]], ids=["nothing", "a byte", "most"])
@@ -130,6 +140,57 @@ async def test_an_idle_client_is_sent_away_when_the_keeper_stops(autojump_clock:
         await scene.start_up()
         scene.draining.begin()
         assert await scene.seconds_until_end() <= LINGER_SECONDS_MAX
+
+
+async def test_a_stranger_that_chatters_lets_others_run() -> None:
+    async with serving(Connection.of_sockets(*socket.socketpair())) as scene:
+        with Turns.counted() as turns:
+            await scene.client.stream.send_all(SslRequest().encode() * 1000 + STARTUP.encode())
+            answers = b""
+            while not answers.endswith(ReadyForQuery().encode()):
+                answers += await scene.client.stream.receive_some()
+            assert answers.startswith(b"N" * 1000 + b"R")
+            assert turns.count >= 1000
+
+
+async def test_a_client_that_does_not_wait_for_answers_lets_others_run() -> None:
+    async with serving(Connection.of_sockets(*socket.socketpair())) as scene:
+        with Turns.counted() as turns:
+            await scene.start_up()
+            await scene.client.send(*[Query("")] * 1000)
+            for _ in range(2 * 1000):
+                await scene.client.next_message()
+            assert turns.count >= 1000
+
+
+async def test_a_client_whose_queries_are_skipped_lets_others_run() -> None:
+    """Nothing is answered before the end of it, which may be far."""
+    async with serving(Connection.of_sockets(*socket.socketpair())) as scene:
+        with Turns.counted() as turns:
+            await scene.start_up()
+            await scene.client.stream.send_all(encode_frame(b"P", b"") * 50_000 + encode_frame(b"S", b""))
+            while not isinstance(await scene.client.next_message(), ReadyForQuery):
+                pass
+            assert turns.count >= 50_000 / 300
+
+
+@pytest.mark.parametrize(("seconds", "milliseconds"), [(1800.0, 1_800_000), (math.inf, 0)], ids=str)
+async def test_the_kernel_gives_a_reader_up_no_sooner_than_the_keeper_does(
+    seconds: float, milliseconds: int
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        there = socket.create_connection(server.getsockname())
+        here, _ = server.accept()
+    here.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 60_000)
+    async with serving(Connection.of_sockets(here, there), seconds) as scene:
+        leader = Leader(await scene.timelines.create(TTID, SERVER))
+        await leader.be_elected()
+        await leader.append()
+        await scene.start_up()
+        await scene.client.send(Query(f"START_REPLICATION PHYSICAL {format_lsn(leader.wal.start)}"))
+        assert isinstance(await scene.client.next_message(), CopyBothResponse)
+        assert isinstance(await scene.client.hear_sender(), PrimaryKeepalive)
+        assert here.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == milliseconds
 
 
 async def test_a_client_cannot_invent_names_to_be_counted() -> None:

@@ -10,8 +10,9 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from keeping import START
 from proposing import GREETING, VERSION, Keeper, Proposer, open_keeper
-from streaming import Connection, copying_session
+from streaming import Connection, Turns, copying_session
 from walkeeper.errors import Malformed, OutOfTurn, WalGap
+from walkeeper.formats.frames import PAYLOADS_MAX
 from walkeeper.formats.frontend import CopyDone, CopyFail, Query
 from walkeeper.formats.proposer import encode_proposer_message
 from walkeeper.lsn import INVALID_LSN
@@ -164,6 +165,21 @@ async def test_several_proposers_are_served_at_once_and_the_newest_term_wins(
     reply = await old.hear_append()
     assert (reply.term, reply.flush_lsn) == (2, INVALID_LSN)
     assert len(keeper.timeline.registry.receivers()) == 2
+
+
+async def test_a_proposer_that_chatters_lets_others_run(keeper: Keeper, autojump_clock: MockClock) -> None:
+    """Votes are read one by one; of appends, which join, hundreds."""
+    proposer = keeper.connect()
+    await proposer.be_elected()
+    with Turns.counted() as turns:
+        await proposer.say(*[VoteRequest(NO_GENERATION, Term(1))] * 2000)
+        for _ in range(2000):
+            await proposer.hear()
+        assert turns.count >= 2000
+        turns.count = 0
+        await proposer.say(*[proposer.heartbeat()] * 10 * PAYLOADS_MAX, proposer.next_append())
+        await proposer.hear_flushed(proposer.wal.lsn)
+    assert turns.count >= 10
 
 
 # -- the end -------------------------------------------------------------------------------------------------

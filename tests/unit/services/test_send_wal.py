@@ -14,6 +14,7 @@ from trio.testing import MockClock
 
 from keeping import DATA, SEGMENT, SERVER, START, TTID
 from staged import SEGMENT_START, Stage, end_of, hear_keepalive, hear_until, hear_wal, joined, last_words, on_stage
+from streaming import Turns
 from walkeeper.errors import Closing, Malformed, OutOfTurn, StorageError, TermChanged, WalNotAvailable
 from walkeeper.formats.frontend import CopyDone, CopyFail, Query, Terminate
 from walkeeper.formats.replication import PrimaryKeepalive, StandbyStatusUpdate
@@ -31,7 +32,6 @@ from walkeeper.services.goodbye import GOODBYE_SECONDS_MAX, CaughtUp, Goodbye
 from walkeeper.services.send_wal import (
     MESSAGE_WAL_BYTES_MAX,
     RECOVERY_APPLICATION_NAME,
-    REPORTS_PER_TURN,
     STRETCH_BYTES_MAX,
     Bounds,
     require_start,
@@ -363,6 +363,7 @@ async def test_a_segment_that_was_removed_and_written_anew_is_opened_anew(
     client = stage.connect(START, term=2, lockstep=True)
     await hear_until(client, Lsn(SEGMENT_START + SEGMENT))
     await hear_wal(client)  # of the second segment, which is open now
+    await trio.testing.wait_all_tasks_blocked()  # the next one is under way
     replaced = await stage.replace_wal(2, common, SEGMENT + 4 * MESSAGE_WAL_BYTES_MAX)
     await hear_wal(client)  # was on its way
     rest = await hear_until(client, Lsn(common + len(replaced)))
@@ -401,27 +402,16 @@ async def test_replies_are_read_and_not_answered(stage: Stage, autojump_clock: M
 
 
 async def test_a_reader_that_chatters_lets_others_run(stage: Stage, autojump_clock: MockClock) -> None:
+    """What it says at once is read in morsels, each in a turn of its own."""
     end = await stage.commit()
-    turns = 0
-
-    async def count_turns() -> None:
-        nonlocal turns
-        while True:
-            await trio.lowlevel.checkpoint()
-            turns += 1
-
     client = stage.connect(end)
     await hear_keepalive(client)
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(count_turns)
-        await client.report(
-            *[StandbyStatusUpdate(end, end, end, number) for number in range(100 * REPORTS_PER_TURN)]
-        )
-        (sender,) = stage.timeline.registry.senders()
-        while sender.status is None or sender.status.client_time < 100 * REPORTS_PER_TURN - 1:
-            await trio.lowlevel.checkpoint()
-        nursery.cancel_scope.cancel()
-    assert turns >= 100
+    (sender,) = stage.timeline.registry.senders()
+    with Turns.counted() as turns:
+        await client.report(*[StandbyStatusUpdate(end, end, end, number) for number in range(5000)])
+        await trio.testing.wait_all_tasks_blocked()
+    assert sender.status == StandbyStatusUpdate(end, end, end, 4999)
+    assert turns.count >= 5000 / 40
 
 
 async def test_how_far_a_reader_was_sent_can_be_seen(stage: Stage, autojump_clock: MockClock) -> None:
