@@ -3,6 +3,8 @@
 A blocking call that the kernel never finishes cannot be recalled; a task waits for it, a lock is held, and nothing
 fails.  So every call through the offload is remembered while it runs, and the oldest says how the disk is.
 
+A brief job that the event loop does itself hangs with all that could tell of it: then ``/livez`` does not answer.
+
 Does not end anything: ``/livez`` tells whoever can.
 """
 

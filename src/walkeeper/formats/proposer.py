@@ -313,14 +313,14 @@ def _wrong_size(payload: Slice, wal_bytes: int) -> Malformed:
 def parse_acceptor_message(payload: Slice, version: int) -> AcceptorMessage:
     """Raises Malformed."""
     wire = _wire(version)
+    if payload and payload[0] == _APPEND:  # nearly always
+        return _parse_append_response(payload, wire)
     reader = _MessageReader(payload, "acceptor message", wire)
     match reader.tag():
         case b"g":
             message: AcceptorMessage = _parse_acceptor_greeting(reader)
         case b"v":
             message = _parse_vote_response(reader)
-        case b"a":
-            return _parse_append_response(payload, wire)
         case tag:
             raise Malformed(f"unknown acceptor-proposer message tag: {tag!r}")
     reader.finish()

@@ -22,6 +22,7 @@ from walkeeper.lsn import Lsn
 from walkeeper.messages import HotStandbyFeedback, PageserverFeedback, Slice
 
 _XLOG_DATA_HEAD: Final = Struct(">cQQq")
+_STANDBY_STATUS: Final = Struct(">cQQQqB")
 _EPOCH_UNIX_SECONDS: Final = 946_684_800
 """2000-01-01 00:00 UTC, where PostgreSQL's time begins."""
 
@@ -118,10 +119,8 @@ def _parse_xlog_data(payload: memoryview) -> XLogData:
 
 def encode_standby_message(message: StandbyMessage) -> bytes:
     match message:
-        case StandbyStatusUpdate():
-            body = Writer().raw(b"r")
-            body.u64(message.write_lsn).u64(message.flush_lsn).u64(message.apply_lsn)
-            body.i64(message.client_time).u8(message.reply_requested)
+        case StandbyStatusUpdate(write_lsn, flush_lsn, apply_lsn, client_time, asks):  # one for each commit
+            return _STANDBY_STATUS.pack(b"r", write_lsn, flush_lsn, apply_lsn, client_time, asks)
         case HotStandbyFeedback():
             body = Writer().raw(b"h").i64(message.timestamp)
             body.u64(_swap_halves(message.xmin)).u64(_swap_halves(message.catalog_xmin))

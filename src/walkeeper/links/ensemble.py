@@ -60,7 +60,7 @@ class Ensemble:
         self._on_commit = on_commit
         self._elected = trio.Event()
         self._lost = trio.Event()
-        self._news = trio.lowlevel.ParkingLot()
+        self._awaited: dict[trio.Event, Callable[[], bool]] = {}
         self._sooner = trio.Event()
         self._next_look_at = 0.0
         self._stranded_since: float | None = None
@@ -82,9 +82,23 @@ class Ensemble:
         return self.proposer.election
 
     async def wait_until(self, condition: Callable[[], bool]) -> None:
-        """Return when ``condition`` holds; it is looked at whenever a keeper has said something."""
+        """Return when ``condition`` holds; it is looked at whenever a keeper has said something.
+
+        By whoever has the news: nobody is woken on the path of every commit only to see that it does not.
+        """
         while not condition():
-            await self._news.park()
+            holds = trio.Event()
+            self._awaited[holds] = condition
+            try:
+                await holds.wait()
+            finally:
+                del self._awaited[holds]
+
+    def _look_again(self) -> None:
+        """There is news."""
+        for holds, condition in self._awaited.items():
+            if condition():
+                holds.set()
 
     def lead(self, first_lsn: Lsn = INVALID_LSN) -> None:
         """Announce the election; see ``Proposer.lead``."""
@@ -141,8 +155,8 @@ class Ensemble:
                 assert_never(stage)
 
     def keeper_came_or_went(self) -> None:
-        """A connection was made or lost: whoever waits for that looks."""
-        self._news.unpark_all()
+        """A connection was made or lost."""
+        self._look_again()
 
     def misplaced(self, error: BaseException) -> None:
         """A keeper was found to be of another cluster, or another keeper's double: it belongs elsewhere.
@@ -177,7 +191,7 @@ class Ensemble:
             self._on_commit(self.proposer.commit_lsn)
         if happened:
             self._look_sooner()
-        self._news.unpark_all()
+        self._look_again()
 
     def strand(self) -> None:
         """A keeper needs WAL that no connected one gives.  Raises StartOver if that lasts and no quorum can form.

@@ -136,6 +136,8 @@ class Connection:
         """
         while True:
             try:
+                if self._session.is_starved:
+                    self._session.feed(await self._receive())
                 if payloads := self._session.copy_payloads():
                     return payloads
             except PeerError as broken:
@@ -227,17 +229,21 @@ class Connection:
         try:
             event = self._session.next_event()
             if event is None:
-                self._session.feed(await self.link.receive())
+                self._session.feed(await self._receive())
                 return None
         except PeerError as error:
             raise self._named(error) from error
-        except trio.BrokenResourceError as error:
-            raise Unreachable(self.name, str(error)) from error
         if isinstance(event, EndOfStream):
             raise Unreachable(self.name, "the server closed the connection")
         if isinstance(event, ParameterStatus):
             self.parameters[event.name] = event.value
         return event
+
+    async def _receive(self) -> bytes:
+        try:
+            return await self.link.receive()
+        except trio.BrokenResourceError as error:
+            raise Unreachable(self.name, str(error)) from error
 
     def _named(self, error: PeerError) -> PeerError:
         return type(error)(f"{self.name}: {error}")

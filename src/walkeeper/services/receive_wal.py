@@ -17,6 +17,7 @@ Does not decide and does not know files.  Source: the START_WAL_PUSH side of Neo
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, suppress
 from dataclasses import replace
+from enum import Enum, auto
 from typing import Final
 
 import trio
@@ -80,7 +81,16 @@ class PinnedBytes:
 
 
 Inbox = Received[Batch | Goodbye]
-Outbox = AcceptorMessage | PageserverFeedback | Goodbye
+
+
+class Unsent(Enum):
+    """In the place of a reply: the link has it, but not the kernel."""
+
+    REPLY = auto()
+
+
+Reply = AcceptorMessage | Goodbye
+Outbox = Reply | Unsent | PageserverFeedback
 
 
 async def read_greeting(source: CopyReader, version: int) -> tuple[ProposerGreeting, list[memoryview]] | CopyEnd:
@@ -133,7 +143,7 @@ async def serve_proposer(
         to_acceptor.send_nowait(Received(first, 0))
         async with trio.open_nursery() as nursery:
             nursery.start_soon(read_messages, source, early, version, to_acceptor, pinned, while_serving)
-            nursery.start_soon(accept_messages, timeline, receiver, inbox, to_writer, pinned)
+            nursery.start_soon(accept_messages, timeline, receiver, inbox, writer, to_writer, pinned)
             await writer.write_replies(outbox)
             if writer.said is not None:
                 nursery.cancel_scope.cancel(reason="the proposer was sent away")
@@ -205,6 +215,7 @@ async def accept_messages(
     timeline: Timeline,
     receiver: Receiver,
     inbox: "trio.MemoryReceiveChannel[Inbox]",
+    writer: "ReplyWriter",
     to_writer: "trio.MemorySendChannel[Outbox]",
     pinned: PinnedBytes,
 ) -> None:
@@ -214,8 +225,8 @@ async def accept_messages(
         while (received := await gatherer.next_batch()) is not None:
             reply = await _answer(timeline, receiver, received.message)
             pinned.give_back(received.pinned_bytes)
-            if reply is not None:
-                await _pass_back(reply, to_writer)
+            if reply is not None and (unsaid := writer.say_now(reply)) is not None:
+                await _pass_back(unsaid, to_writer)
             if isinstance(reply, Goodbye):
                 return
 
@@ -227,7 +238,7 @@ async def _pass_back(reply: Outbox, to_writer: "trio.MemorySendChannel[Outbox]")
         await to_writer.send(reply)
 
 
-async def _answer(timeline: Timeline, receiver: Receiver, message: Batch | Goodbye) -> Outbox | None:
+async def _answer(timeline: Timeline, receiver: Receiver, message: Batch | Goodbye) -> Reply | None:
     if isinstance(message, Goodbye):
         return message
     if isinstance(message, ProposerElected):
@@ -251,6 +262,22 @@ class ReplyWriter:
         self._encode_goodbye = encode_goodbye
         self.said: Goodbye | None = None
         self._answered: AppendResponse | None = None
+        self._queued = 0  # what the acceptor has put into the outbox, until it is with the kernel
+
+    def say_now(self, reply: Reply) -> Reply | Unsent | None:
+        """Hand ``reply`` to the kernel in the turn in which it was decided, unless something has to go before it.
+
+        Returns what the outbox has to hold then: ``reply`` itself, what is left to do of it, or nothing.
+        """
+        unsaid: Reply | Unsent = reply
+        if not self._queued and not self._link.pending_bytes and not isinstance(reply, Goodbye):
+            unsaid = Unsent.REPLY
+            with suppress(trio.BrokenResourceError):  # write_replies will see that too
+                self._link.send_soon(self._encode(reply))
+                if not self._link.pending_bytes:
+                    return None
+        self._queued += 1
+        return unsaid
 
     async def write_replies(self, outbox: "trio.MemoryReceiveChannel[Outbox]") -> None:
         """Send until the outbox ends or a goodbye has been said.
@@ -265,6 +292,7 @@ class ReplyWriter:
                 waiting = [first, *_waiting_in(outbox)]
                 if is_listening:
                     is_listening = await self._send(waiting)
+                self._queued -= sum(not isinstance(each, PageserverFeedback) for each in waiting)
                 if isinstance(waiting[-1], Goodbye):
                     self.said = waiting[-1]
                     return
@@ -295,6 +323,8 @@ class ReplyWriter:
                 if self._answered is None:
                     return b""
                 reply = replace(self._answered, pageserver=reply)
+            case Unsent.REPLY:
+                return b""
             case _:
                 pass
         return encode_frame(b"d", encode_acceptor_message(reply, self._version))

@@ -9,6 +9,9 @@ Rules:
   let go before the kernel is done (hazards W2, T6, C3).  So cancellation is refused until then, and Ctrl-C too.
 * Results and exceptions come back to the caller as they are.
 * No thread exists before ``async with``, and none after it.
+* A ``Brief`` job may run on the event loop itself: on a quick disk waking a thread and being woken cost more than it
+  does.  Only while a single task has such jobs and no thread works, so that syncs of different files still run in
+  parallel, and only while the disk is quick, by measurement: one that stalls stops the loop for one job, not again.
 
 Does not know what the jobs do, and does not order them: one caller has one job at a time.
 Source: eventfd(2); trio.lowlevel (wait_task_rescheduled, spawn_system_task).
@@ -17,11 +20,13 @@ Source: eventfd(2); trio.lowlevel (wait_task_rescheduled, spawn_system_task).
 import os
 from collections import deque
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from functools import partial
 from queue import SimpleQueue
-from threading import Thread
+from threading import Lock, Thread
+from time import perf_counter
 from types import TracebackType
-from typing import Any, Final, Protocol, Self, TypeVar, TypeVarTuple
+from typing import Any, Final, Generic, Protocol, Self, TypeVar, TypeVarTuple
 
 import outcome
 import trio
@@ -31,6 +36,22 @@ Ts = TypeVarTuple("Ts")
 
 THREADS: Final = 8
 """Syncs of different files run in parallel in the kernel; with fewer, sixteen busy timelines starve each other."""
+
+QUICK_SECONDS_MAX: Final = 0.001
+"""The longest that a brief job takes on a quick disk.  Parsing a full receive buffer holds up the loop as long."""
+
+QUICK_JOBS_MIN: Final = 100
+"""So many brief jobs in a row must have been quick before one runs on the loop: that few in a hundred are not."""
+
+
+@dataclass(frozen=True, slots=True)
+class Brief(Generic[*Ts, T]):
+    """A function for an ``Offload`` that is over at once on a quick disk: a small write and its sync, nothing more."""
+
+    function: Callable[[*Ts], T]
+
+    def __call__(self, *args: *Ts) -> T:
+        return self.function(*args)
 
 
 class Offload(Protocol):
@@ -49,10 +70,37 @@ Job = tuple[Callable[[], Any], trio.lowlevel.Task]
 Result = tuple[trio.lowlevel.Task, outcome.Outcome[Any]]
 
 
-class ThreadOffload:
-    """An ``Offload`` over ``threads`` threads of its own, from ``async with`` to its end."""
+class Quickness:
+    """How quick the disk is, by the brief jobs it was given.  ``clock`` gives seconds."""
 
-    def __init__(self, threads: int = THREADS) -> None:
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._lock = Lock()
+        self._quick_in_a_row = 0
+
+    @property
+    def is_enough(self) -> bool:
+        """Whether the loop may wait for a brief job."""
+        return self._quick_in_a_row >= QUICK_JOBS_MIN
+
+    def measure(self, job: Callable[[], T]) -> T:
+        """Call ``job``.  On any thread."""
+        began = self._clock()
+        try:
+            return job()
+        finally:
+            is_quick = self._clock() - began <= QUICK_SECONDS_MAX
+            with self._lock:
+                self._quick_in_a_row = self._quick_in_a_row + 1 if is_quick else 0
+
+
+class ThreadOffload:
+    """An ``Offload`` over ``threads`` threads of its own, from ``async with`` to its end.
+
+    ``clock`` gives seconds, by which brief jobs are measured.
+    """
+
+    def __init__(self, threads: int = THREADS, clock: Callable[[], float] = perf_counter) -> None:
         self._threads = [
             Thread(target=self._work, name=f"offload-{number}", daemon=True) for number in range(threads)
         ]
@@ -61,6 +109,9 @@ class ThreadOffload:
         self._wakeup = -1
         self._is_open = False
         self._closer: trio.lowlevel.Task | None = None
+        self._waiting = 0  # callers whose jobs are with the threads
+        self._quickness = Quickness(clock)
+        self._last_brief = 0  # the identity of the task that had the last brief job
 
     @trio.lowlevel.enable_ki_protection
     async def __aenter__(self) -> Self:
@@ -94,9 +145,21 @@ class ThreadOffload:
     async def __call__(self, function: Callable[[*Ts], T], *args: *Ts) -> T:
         """As ``Offload`` says; from any number of tasks at once."""
         assert self._is_open, "an Offload is used inside its async with block"
-        self._jobs.put((partial(function, *args), trio.lowlevel.current_task()))
+        task = trio.lowlevel.current_task()
+        call: Callable[[], T] = partial(function, *args)
+        if isinstance(function, Brief):
+            if self._may_run_here(task):
+                return self._quickness.measure(call)
+            call = partial(self._quickness.measure, call)
+        self._jobs.put((call, task))
+        self._waiting += 1
         result: T = await trio.lowlevel.wait_task_rescheduled(_refuse_cancellation)
         return result
+
+    def _may_run_here(self, task: trio.lowlevel.Task) -> bool:
+        """Whether nobody loses by it if the loop itself does a brief job of ``task``."""
+        was_last, self._last_brief = self._last_brief, id(task)
+        return was_last == id(task) and not self._waiting and self._quickness.is_enough
 
     def _work(self) -> None:
         """What each thread does."""
@@ -134,6 +197,7 @@ class ThreadOffload:
         ended = 0
         while self._results:
             if result := self._results.popleft():
+                self._waiting -= 1
                 trio.lowlevel.reschedule(*result)
             else:
                 ended += 1

@@ -31,9 +31,10 @@ from walkeeper.errors import (
 from walkeeper.ids import NodeId, TenantTimelineId
 from walkeeper.lsn import INVALID_LSN, Lsn
 from walkeeper.messages import AcceptorMessage, Batch
-from walkeeper.storage.offload import Offload
+from walkeeper.storage.offload import Brief, Offload
 from walkeeper.storage.reader import OpenSegment
 from walkeeper.storage.store import TimelineStore
+from walkeeper.timeline.batch import is_small_write
 from walkeeper.timeline.progress import Position, Progress
 from walkeeper.timeline.registry import Receiver, Registry, Sender
 
@@ -113,12 +114,15 @@ class Timeline:
         return kept.reply
 
     async def _process(self, request: Batch | AdminRequest) -> Kept:
-        intent = self._require_open().decide(request)  # pure: may refuse, changes nothing
+        acceptor = self._require_open()
+        intent = acceptor.decide(request)  # pure: may refuse, changes nothing
         if intent.effects:
             with trio.CancelScope(shield=True), self._fuse:  # from here to the end nobody can stop it
                 if intent.truncates_to is not None:
                     self.progress.withdraw(intent.truncates_to)  # readers lose sight of it before the disk does
-                kept = await self._offload(intent.keep, self._store)  # one hop: durable when it returns
+                is_small = is_small_write(intent.effects, acceptor.state.kept.server.wal_seg_size)
+                keep = Brief(intent.keep) if is_small else intent.keep
+                kept = await self._offload(keep, self._store)  # one hop at most: durable when it returns
                 self._acceptor = kept.acceptor  # no checkpoint since the hop
         else:  # heartbeats, refused votes, greetings: no thread, no sync
             kept = intent.keep(self._store)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import pytest
 import trio
-from trio.testing import MockClock
+from trio.testing import MockClock, wait_all_tasks_blocked
 
 from fake_servers import SEGMENT_BYTES, SYSTEM_ID, Client, FakeKeeper, RecordingLog, until
 from walkeeper.errors import StartOver
@@ -200,6 +200,46 @@ async def test_a_lost_campaign_that_is_over_before_it_could_be_repeated_is_not_r
             await trio.sleep(2 * max(RIVALRY_SECONDS))
             nursery.cancel_scope.cancel()
     assert proposer.stage is Stage.OVER
+
+
+async def test_whoever_waits_for_something_is_woken_when_it_holds_and_by_no_other_news(scene: Scene) -> None:
+    ensemble, holds = scene.gather(), False
+    looked: list[trio.lowlevel.Task] = []
+
+    def condition() -> bool:
+        looked.append(trio.lowlevel.current_task())
+        return holds
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(ensemble.wait_until, condition)
+        await wait_all_tasks_blocked()
+        looked.clear()
+        for _ in range(3):
+            ensemble.keeper_came_or_went()
+            await wait_all_tasks_blocked()
+        assert looked == 3 * [trio.lowlevel.current_task()]
+        holds = True
+        ensemble.keeper_came_or_went()
+
+
+async def test_what_has_held_for_a_moment_only_is_waited_for_again(scene: Scene) -> None:
+    ensemble, holds, seen = scene.gather(), False, []
+
+    async def wait() -> None:
+        await ensemble.wait_until(lambda: holds)
+        seen.append(holds)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(wait)
+        await wait_all_tasks_blocked()
+        holds = True
+        ensemble.keeper_came_or_went()
+        holds = False
+        await wait_all_tasks_blocked()
+        assert not seen
+        holds = True
+        ensemble.keeper_came_or_went()
+    assert seen == [True]
 
 
 async def test_a_keeper_that_is_back_is_not_in_trouble_any_more(autojump_clock: MockClock, scene: Scene) -> None:

@@ -1,5 +1,6 @@
 """A proposer's connection: what arrives is kept and answered in order, and the end travels the same way."""
 
+import socket
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from itertools import pairwise
@@ -12,25 +13,30 @@ from keeping import START
 from proposing import GREETING, VERSION, Keeper, Proposer, open_keeper
 from streaming import Connection, Turns, copying_session
 from walkeeper.errors import Malformed, OutOfTurn, WalGap
-from walkeeper.formats.frames import PAYLOADS_MAX
+from walkeeper.formats.frames import PAYLOADS_MAX, encode_frame
 from walkeeper.formats.frontend import CopyDone, CopyFail, Query
-from walkeeper.formats.proposer import encode_proposer_message
-from walkeeper.lsn import INVALID_LSN
+from walkeeper.formats.proposer import encode_acceptor_message, encode_proposer_message
+from walkeeper.links.link import SocketLink
+from walkeeper.lsn import INVALID_LSN, Lsn
 from walkeeper.membership import NO_GENERATION
 from walkeeper.messages import (
     AcceptorGreeting,
+    AppendResponse,
     HotStandbyFeedback,
     PageserverFeedback,
     VoteRequest,
     VoteResponse,
 )
 from walkeeper.services.copy_in import SILENCE_SECONDS_MAX, SILENCE_SLACK, CopyEnd, CopyReader
-from walkeeper.services.goodbye import GOODBYE_SECONDS_MAX
+from walkeeper.services.goodbye import GOODBYE_SECONDS_MAX, Goodbye
 from walkeeper.services.receive_wal import (
     INBOX_BYTES_MAX,
     INBOX_MESSAGES_MAX,
     OUTBOX_REPLIES_MAX,
+    Outbox,
     PinnedBytes,
+    Reply,
+    ReplyWriter,
     read_greeting,
 )
 from walkeeper.terms import Term
@@ -509,6 +515,134 @@ async def test_a_proposer_that_never_reads_its_replies_is_dropped_in_the_end(
         await talk()
     await proposer.has_ended.wait()
     assert keeper.flush_lsn == append.end_lsn
+
+
+# -- replies at once ------------------------------------------------------------------------------------------
+
+
+class Conversation:
+    """A writer on a real socket, and what its outbox would hold."""
+
+    def __init__(self) -> None:
+        ours, self.peer = socket.socketpair()
+        self.peer.setblocking(False)
+        self.link = SocketLink(ours)
+        self.writer = ReplyWriter(self.link, VERSION, lambda _: b"goodbye")
+        self.to_writer, self.outbox = trio.open_memory_channel[Outbox](100)
+        self.next_lsn = Lsn(1)
+
+    def next_reply(self) -> AppendResponse:
+        self.next_lsn = Lsn(self.next_lsn + 1)
+        return AppendResponse(NO_GENERATION, Term(1), self.next_lsn)
+
+    def say(self, reply: Reply) -> Outbox | None:
+        """What the acceptor does with a reply."""
+        unsaid = self.writer.say_now(reply)
+        if unsaid is not None:
+            self.to_writer.send_nowait(unsaid)
+        return unsaid
+
+    def fill_the_kernel(self) -> list[AppendResponse]:
+        """Say so much that not all of it is taken; returns all of it."""
+        said = [self.next_reply()]
+        while self.say(said[-1]) is None:
+            said.append(self.next_reply())
+        return said
+
+    async def write_to_the_end(self) -> None:
+        self.to_writer.close()
+        await self.writer.write_replies(self.outbox)
+        await self.link.aclose()
+
+    async def finish(self) -> bytes:
+        """Let the writer say everything, and hear it."""
+        heard = b""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self.write_to_the_end)
+            while data := await self.hear():
+                heard += data
+        return heard
+
+    async def hear(self) -> bytes:
+        await trio.lowlevel.wait_readable(self.peer)
+        return self.peer.recv(1 << 20)
+
+    async def close(self) -> None:
+        self.to_writer.close()
+        self.outbox.close()
+        self.peer.close()
+        await self.link.aclose()
+
+
+@pytest.fixture
+async def conversation() -> AsyncIterator[Conversation]:
+    conversation = Conversation()
+    yield conversation
+    await conversation.close()
+
+
+def encoded(*replies: AppendResponse) -> bytes:
+    return b"".join(encode_frame(b"d", encode_acceptor_message(reply, VERSION)) for reply in replies)
+
+
+async def test_a_reply_is_with_the_kernel_in_the_turn_in_which_it_was_decided(conversation: Conversation) -> None:
+    reply = conversation.next_reply()
+    assert conversation.say(reply) is None
+    assert conversation.peer.recv(1000) == encoded(reply)
+
+
+async def test_replies_that_the_kernel_does_not_take_at_once_are_said_whole_once_and_in_order(
+    conversation: Conversation,
+) -> None:
+    said = conversation.fill_the_kernel()
+    for _ in range(3):
+        said.append(conversation.next_reply())
+        assert conversation.say(said[-1]) is said[-1]
+    assert await conversation.finish() == encoded(*said)
+
+
+async def test_a_reply_does_not_overtake_one_that_still_is_in_the_outbox(conversation: Conversation) -> None:
+    said = conversation.fill_the_kernel()
+    said.append(conversation.next_reply())
+    conversation.say(said[-1])
+    heard = b""
+    while conversation.link.pending_bytes:
+        heard += conversation.peer.recv(1 << 20)
+        await conversation.link.wait_sent()
+    said.append(conversation.next_reply())
+    assert conversation.say(said[-1]) is said[-1]
+    assert heard + await conversation.finish() == encoded(*said)
+
+
+async def test_replies_are_said_at_once_again_when_the_outbox_has_been_emptied(conversation: Conversation) -> None:
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(conversation.writer.write_replies, conversation.outbox)
+        said = conversation.fill_the_kernel()
+        said.append(conversation.next_reply())
+        conversation.say(said[-1])
+        heard = b""
+        while len(heard) < len(encoded(*said)):
+            heard += await conversation.hear()
+        await wait_all_tasks_blocked()
+        assert heard == encoded(*said)
+        assert conversation.say(conversation.next_reply()) is None
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_goodbye_is_left_to_the_writer_which_ends_with_it(conversation: Conversation) -> None:
+    goodbye = Goodbye(CopyEnd.DONE)
+    assert conversation.say(goodbye) is goodbye
+    assert await conversation.finish() == b"goodbye"
+    assert conversation.writer.said is goodbye
+
+
+async def test_a_peer_that_has_gone_is_found_by_the_writer(conversation: Conversation) -> None:
+    conversation.peer.close()
+    for _ in range(3):
+        assert conversation.say(conversation.next_reply()) is not None
+    conversation.to_writer.close()
+    await conversation.writer.write_replies(conversation.outbox)
+    assert conversation.writer.said is None
 
 
 async def test_a_budget_lets_in_what_fits_and_makes_the_rest_wait(autojump_clock: MockClock) -> None:

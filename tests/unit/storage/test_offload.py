@@ -4,16 +4,27 @@ import gc
 import signal
 import threading
 import weakref
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from queue import SimpleQueue
+from typing import TypeVar, TypeVarTuple
 
 import pytest
 import trio
 import trio.testing
 
-from walkeeper.storage.offload import Job, Offload, ThreadOffload
+from walkeeper.storage.offload import (
+    QUICK_JOBS_MIN,
+    QUICK_SECONDS_MAX,
+    Brief,
+    Job,
+    Offload,
+    ThreadOffload,
+)
 from walkeeper.testing.offload import InlineOffload
+
+T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
 
 
 @asynccontextmanager
@@ -27,7 +38,49 @@ async def threads() -> AsyncIterator[Offload]:
         yield offload
 
 
-BOTH = pytest.mark.parametrize("open_offload", [inline, threads])
+class FakeDisk:
+    """Its jobs take the time that they say, by a clock of its own; it notes where they ran."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.ran_on: list[int] = []
+
+    def clock(self) -> float:
+        return self.now
+
+    def work(self, seconds: float = 0.0) -> None:
+        self.now += seconds
+        self.ran_on.append(threading.get_ident())
+
+    @property
+    def last_ran_on_the_loop(self) -> bool:
+        return self.ran_on[-1] == threading.get_ident()
+
+
+class Briefly:
+    """An offload for which every job is brief."""
+
+    def __init__(self, offload: Offload) -> None:
+        self.offload = offload
+
+    async def __call__(self, function: Callable[[*Ts], T], *args: *Ts) -> T:
+        return await self.offload(Brief(function), *args)
+
+
+async def work_quickly(offload: Offload, disk: FakeDisk, times: int = QUICK_JOBS_MIN) -> None:
+    for _ in range(times):
+        await offload(Brief(disk.work), QUICK_SECONDS_MAX / 2)
+
+
+@asynccontextmanager
+async def loop() -> AsyncIterator[Offload]:
+    disk = FakeDisk()
+    async with ThreadOffload(4, disk.clock) as offload:
+        await work_quickly(offload, disk)
+        yield Briefly(offload)
+
+
+EACH = pytest.mark.parametrize("open_offload", [inline, threads, loop])
 
 
 class Failed(Exception):
@@ -38,14 +91,14 @@ def fail(error: BaseException) -> None:
     raise error
 
 
-@BOTH
+@EACH
 async def test_a_result_comes_back(open_offload: type[ThreadOffload]) -> None:
     async with open_offload() as offload:
         assert await offload(divmod, 17, 5) == (3, 2)
         assert await offload(str) == ""
 
 
-@BOTH
+@EACH
 @pytest.mark.parametrize("kind", [Failed, KeyboardInterrupt])
 async def test_an_exception_comes_back_as_it_is(
     kind: type[BaseException], open_offload: type[ThreadOffload]
@@ -58,7 +111,7 @@ async def test_an_exception_comes_back_as_it_is(
         assert await offload(int, "7") == 7
 
 
-@BOTH
+@EACH
 async def test_many_callers_get_their_own_results(open_offload: type[ThreadOffload]) -> None:
     results: dict[int, int] = {}
 
@@ -71,7 +124,7 @@ async def test_many_callers_get_their_own_results(open_offload: type[ThreadOfflo
     assert results == {number: number**2 for number in range(100)}
 
 
-@BOTH
+@EACH
 async def test_a_caller_that_is_cancelled_already_gets_its_result_all_the_same(
     open_offload: type[ThreadOffload],
 ) -> None:
@@ -232,6 +285,120 @@ def test_an_interrupt_between_handing_over_and_waiting_does_not_abandon_the_job(
     with pytest.raises(KeyboardInterrupt):
         trio.run(main)
     assert order == ["the function has returned", "the caller goes on"]
+
+
+# -- brief jobs -----------------------------------------------------------------------------------------------
+
+
+async def test_a_brief_job_runs_on_the_loop_when_the_disk_has_been_quick_for_long_enough() -> None:
+    disk = FakeDisk()
+    async with ThreadOffload(1, disk.clock) as offload:
+        await work_quickly(offload, disk)
+        assert threading.get_ident() not in disk.ran_on
+        await work_quickly(offload, disk, 3)
+    assert disk.ran_on[-3:] == [threading.get_ident()] * 3
+
+
+async def test_no_other_job_ever_runs_on_the_loop() -> None:
+    disk = FakeDisk()
+    async with ThreadOffload(1, disk.clock) as offload:
+        await work_quickly(offload, disk)
+        await offload(disk.work)
+        assert not disk.last_ran_on_the_loop
+        await work_quickly(offload, disk, 1)
+        assert disk.last_ran_on_the_loop
+
+
+@pytest.mark.parametrize("slow_every", [1, 2, QUICK_JOBS_MIN])
+async def test_on_a_slow_disk_no_job_runs_on_the_loop(slow_every: int) -> None:
+    disk = FakeDisk()
+    async with ThreadOffload(1, disk.clock) as offload:
+        for number in range(4 * QUICK_JOBS_MIN):
+            await offload(Brief(disk.work), 0.010 if number % slow_every == 0 else 0.0)
+    assert threading.get_ident() not in disk.ran_on
+
+
+async def test_a_disk_that_gets_slow_holds_up_the_loop_for_one_job() -> None:
+    disk = FakeDisk()
+    async with ThreadOffload(1, disk.clock) as offload:
+        await work_quickly(offload, disk)
+        await offload(Brief(disk.work), 60.0)
+        assert disk.last_ran_on_the_loop
+        disk.ran_on.clear()
+        await work_quickly(offload, disk)
+        assert threading.get_ident() not in disk.ran_on
+        await work_quickly(offload, disk, 1)
+        assert disk.last_ran_on_the_loop
+
+
+async def test_a_brief_job_that_fails_slowly_was_slow() -> None:
+    disk = FakeDisk()
+
+    def fail_slowly() -> None:
+        disk.work(60.0)
+        raise Failed
+
+    async with ThreadOffload(1, disk.clock) as offload:
+        await work_quickly(offload, disk)
+        with pytest.raises(Failed):
+            await offload(Brief(fail_slowly))
+        await work_quickly(offload, disk, 1)
+        assert not disk.last_ran_on_the_loop
+
+
+async def test_no_job_runs_on_the_loop_while_a_thread_works() -> None:
+    disk, may_end = FakeDisk(), threading.Event()
+
+    async def wait() -> None:
+        await offload(may_end.wait)
+
+    async with ThreadOffload(2, disk.clock) as offload, trio.open_nursery() as nursery:
+        await work_quickly(offload, disk)
+        nursery.start_soon(wait)
+        await trio.testing.wait_all_tasks_blocked()
+        await work_quickly(offload, disk, 1)
+        assert not disk.last_ran_on_the_loop
+        may_end.set()
+    await trio.testing.wait_all_tasks_blocked()
+
+
+async def test_tasks_that_take_turns_do_not_run_their_jobs_on_the_loop() -> None:
+    disk = FakeDisk()
+
+    async def work_in_turn(mine: trio.Semaphore, others: trio.Semaphore) -> None:
+        for _ in range(QUICK_JOBS_MIN):
+            await mine.acquire()
+            await offload(Brief(disk.work), 0.0)
+            others.release()
+
+    async with ThreadOffload(2, disk.clock) as offload:
+        await work_quickly(offload, disk)
+        one, other = trio.Semaphore(1), trio.Semaphore(0)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(work_in_turn, one, other)
+            nursery.start_soon(work_in_turn, other, one)
+    assert threading.get_ident() not in disk.ran_on
+
+
+def test_an_interrupt_does_not_abandon_a_job_on_the_loop() -> None:
+    order = []
+
+    def job() -> None:
+        signal.raise_signal(signal.SIGINT)
+        order.append("the function has returned")
+
+    async def main() -> None:
+        async with loop() as offload:
+            await offload(job)
+            order.append("the caller goes on")
+            await trio.sleep_forever()
+
+    with pytest.raises(KeyboardInterrupt):
+        trio.run(main)
+    assert order == ["the function has returned", "the caller goes on"]
+
+
+# -- on the fake clock ----------------------------------------------------------------------------------------
 
 
 async def test_an_inline_job_takes_its_time_on_the_fake_clock(mock_clock: trio.testing.MockClock) -> None:

@@ -13,6 +13,7 @@ from walkeeper.errors import Blown, Closing, DiskFull, DurabilityLost, NotElecte
 from walkeeper.lsn import INVALID_LSN, Lsn
 from walkeeper.membership import NO_GENERATION
 from walkeeper.messages import AppendResponse, PageserverFeedback, VoteRequest, VoteResponse
+from walkeeper.storage.offload import Brief
 from walkeeper.storage.recovery import CONTROL_FILE
 from walkeeper.storage.spare import SPARE, SPARE_BEING_MADE
 from walkeeper.terms import Term, TermHistory
@@ -91,6 +92,27 @@ async def test_operations_of_one_timeline_never_overlap(autojump_clock: trio.tes
             for term in range(1, 6):
                 nursery.start_soon(timeline.process, VoteRequest(NO_GENERATION, Term(term)))
     assert timeline.progress.position.term == 5
+
+
+async def test_a_commit_is_a_brief_job_and_an_election_is_none() -> None:
+    jobs: list[bool] = []
+
+    class Noting(InlineOffload):
+        async def __call__(self, function: Callable[[*Ts], T], *args: *Ts) -> T:
+            jobs.append(isinstance(function, Brief))
+            return await super().__call__(function, *args)
+
+    async with timelines_on(new_disk(), Noting()) as timelines:
+        timeline = await timelines.create(TTID, SERVER)
+        leader = Leader(timeline)
+        await leader.be_elected()
+        assert not any(jobs)
+        jobs.clear()
+        await leader.append()
+        await leader.append()
+        assert jobs == [True, True]
+        await timeline.process(VoteRequest(NO_GENERATION, Term(2)))
+        assert jobs == [True, True, False]
 
 
 async def test_what_is_published_can_be_waited_for() -> None:
