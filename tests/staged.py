@@ -12,6 +12,7 @@ from keeping import SEGMENT, SERVER, START, TTID, Leader, new_disk, timelines_on
 from streaming import Client, Connection
 from walkeeper.formats.commands import StartReplication
 from walkeeper.formats.replication import PrimaryKeepalive, XLogData
+from walkeeper.ids import TimelineNumber
 from walkeeper.lsn import INVALID_LSN, Lsn
 from walkeeper.membership import NO_GENERATION
 from walkeeper.messages import (
@@ -90,12 +91,15 @@ class Stage:
         start: int,
         term: int | None = None,
         *,
+        tli: int | None = None,
         name: str | None = None,
         lockstep: bool = False,
         seconds_max: float = SILENCE_SECONDS_MAX,
     ) -> Client:
         connection = Connection.new(keeper_in_lockstep=lockstep)
-        command = StartReplication(Lsn(start), None if term is None else Term(term))
+        command = StartReplication(
+            Lsn(start), None if term is None else Term(term), None if tli is None else TimelineNumber(tli)
+        )
         self._nursery.start_soon(
             connection.client.serve,
             connection.link,

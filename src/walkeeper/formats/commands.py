@@ -16,6 +16,7 @@ from typing import Final
 
 from walkeeper.errors import BadCommand, Malformed
 from walkeeper.formats.sizes import parse_unsigned
+from walkeeper.ids import TimelineNumber
 from walkeeper.lsn import Lsn, format_lsn, parse_lsn
 from walkeeper.terms import Term
 
@@ -45,10 +46,14 @@ class StartWalPush:
 
 @dataclass(frozen=True, slots=True)
 class StartReplication:
-    """WAL from ``start_lsn`` on: what is committed, or with ``term`` all that the leader of that term has written."""
+    """WAL from ``start_lsn`` on: what is committed, or with ``term`` all that the leader of that term has written.
+
+    ``tli``: the only one of PostgreSQL's timeline ids that will do.
+    """
 
     start_lsn: Lsn
     term: Term | None = None
+    tli: TimelineNumber | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +82,8 @@ Command = StartWalPush | StartReplication | IdentifySystem | TimelineStatus | Sh
 
 _START_WAL_PUSH: Final = re.compile(r"START_WAL_PUSH(\s+?\((.*)\))?")
 _START_REPLICATION: Final = re.compile(
-    r"START_REPLICATION(?: SLOT [^ ]+)?(?: PHYSICAL)? ([0-9A-Fa-f]+/[0-9A-Fa-f]+)(?: \(term='([0-9]+)'\))?"
+    r"START_REPLICATION(?: SLOT [^ ]+)?(?: PHYSICAL)? ([0-9A-Fa-f]+/[0-9A-Fa-f]+)"
+    r"(?: \(term='([0-9]+)'\)| TIMELINE ([0-9]+))?"
 )
 _SHOW: Final = re.compile(r"SHOW\s+([A-Za-z_][\w.]*)", re.IGNORECASE)
 
@@ -131,9 +137,9 @@ def _parse_start_replication(text: str) -> StartReplication:
         start_lsn = parse_lsn(found[1])
     except ValueError as error:
         raise BadCommand("failed to parse the LSN of", text) from error
-    if found[2] is None:
-        return StartReplication(start_lsn)
-    return StartReplication(start_lsn, Term(_parse_unsigned(found[2], 64, text)))
+    term = None if found[2] is None else Term(_parse_unsigned(found[2], 64, text))
+    tli = None if found[3] is None else TimelineNumber(_parse_unsigned(found[3], 32, text))
+    return StartReplication(start_lsn, term, tli)
 
 
 def _unquoted(value: str) -> str:

@@ -37,6 +37,7 @@ from walkeeper.formats.replication import (
 )
 from walkeeper.formats.segments import segment_start
 from walkeeper.formats.xlog import PAGE_BYTES
+from walkeeper.ids import NO_TLI
 from walkeeper.links.link import Link, send_all
 from walkeeper.lsn import INVALID_LSN, Lsn, format_lsn
 from walkeeper.messages import Slice
@@ -82,13 +83,13 @@ async def send_wal(
         try:
             state = timeline.require_state()
             require_start(state, command.start_lsn)
+            require_tli(state, command)
         except WalkeeperError as error:
             return Goodbye(error)
         view = view_of(timeline.progress.position, command, client.application_name)
         bounds = Bounds(state.kept.server.wal_seg_size, state.kept.timeline_start_lsn)
-        said = await WalSender(link, timeline, registered, view, bounds, command.start_lsn, seconds_max).serve(
-            source
-        )
+        sender = WalSender(link, timeline, registered, view, bounds, command, seconds_max)
+        said = await sender.serve(source)
     return said  # noqa: RET504  the block ends early when the timeline closes
 
 
@@ -107,6 +108,18 @@ def require_start(state: AcceptorState, start_lsn: Lsn) -> None:
         asked, begin = format_lsn(start_lsn), format_lsn(kept.local_start_lsn)
         why = f"Requested streaming from {asked}, which is before the start of the timeline here, {begin}"
         raise WalNotAvailable(start_lsn, why)
+
+
+def require_tli(state: AcceptorState, command: StartReplication) -> None:
+    """Raises WalNotAvailable if the client would write the WAL here down under another of PostgreSQL's timeline ids.
+
+    Clients trust a server with that.  While there is no WAL nobody knows its id.
+    """
+    kept, asked = state.wal.tli, command.tli
+    if asked is not None and kept not in (NO_TLI, asked):
+        raise WalNotAvailable(
+            command.start_lsn, f"the WAL here is of PostgreSQL's timeline {kept}, and {asked} was asked for"
+        )
 
 
 # -- who may see what ----------------------------------------------------------------------------------------
@@ -222,7 +235,7 @@ class WalSender:
         registered: Sender,
         view: View,
         bounds: Bounds,
-        start_lsn: Lsn,
+        command: StartReplication,
         seconds_max: float,
     ) -> None:
         self._link = link
@@ -231,7 +244,8 @@ class WalSender:
         self._progress = timeline.progress
         self._view = view
         self._bounds = bounds
-        self._next_lsn = start_lsn
+        self._command = command
+        self._next_lsn = command.start_lsn
         self._seconds_max = seconds_max
         self._buffer = bytearray(view.stretch_bytes_max)
         self._segment: OpenSegment | None = None
@@ -336,6 +350,7 @@ class WalSender:
         """The segment of ``lsn``; the one that is open, if nothing was withdrawn since before that."""
         if self._segment is None or lsn not in self._segment or self._truncations != truncations:
             self._close()
+            require_tli(self._timeline.require_state(), self._command)
             self._segment, self._truncations = await self._timeline.open_segment(lsn), truncations
         return self._segment
 

@@ -130,7 +130,10 @@ class Registry:
                 sender.hot_standby, sender.pageserver = message, None
                 self._merge()
             case PageserverFeedback():
+                needed = sender.hot_standby
                 sender.pageserver, sender.status, sender.hot_standby = message, None, None
+                if needed:
+                    self._merge()
                 self.remote_consistent_lsn = max(self.remote_consistent_lsn, message.remote_consistent_lsn)
                 for receiver in self._receivers:
                     receiver.tell(message)

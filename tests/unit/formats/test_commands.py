@@ -17,6 +17,7 @@ from walkeeper.formats.commands import (
     encode_start_wal_push,
     parse_command,
 )
+from walkeeper.ids import TimelineNumber
 from walkeeper.lsn import Lsn
 from walkeeper.terms import Term
 
@@ -67,13 +68,11 @@ def test_start_wal_push_refuses_options_without_or_with_bad_values(options: str)
 @pytest.mark.parametrize(
     ("text", "lsn", "term"),
     [
-        ("START_REPLICATION 0/3000000 TIMELINE 1", 0x3000000, None),
-        ('START_REPLICATION SLOT "x" 0/3000000 TIMELINE 1', 0x3000000, None),
+        ("START_REPLICATION 0/3000000", 0x3000000, None),
         ("START_REPLICATION SLOT x PHYSICAL a/B", 0xA_0000_000B, None),
         ("START_REPLICATION PHYSICAL 0/1 (term='5')", 1, 5),
         ("START_REPLICATION 0/1 (term='18446744073709551615') and more", 1, 2**64 - 1),
         ("START_REPLICATION PHYSICAL 0/1  (term='5')", 1, None),
-        ("START_REPLICATION 0/1 TIMELINE 1 (term='5')", 1, None),
         ("START_REPLICATION 0/1 (TERM='5')", 1, None),
         ("START_REPLICATION 0/1 (term='5', x '1')", 1, None),
         ("START_REPLICATION nonsense START_REPLICATION 0/2", 2, None),
@@ -86,6 +85,23 @@ def test_start_replication_is_searched_for_and_a_strange_term_ignored(
 
 
 @pytest.mark.parametrize(
+    ("text", "tli"),
+    [
+        ("START_REPLICATION 0/1 TIMELINE 1", 1),
+        ('START_REPLICATION SLOT "x" PHYSICAL 0/1 TIMELINE 4294967295', 2**32 - 1),
+        ("START_REPLICATION 0/1 TIMELINE 1 (term='5')", 1),
+        ("START_REPLICATION 0/1  TIMELINE 1", None),
+        ("START_REPLICATION 0/1 timeline 1", None),
+        ("START_REPLICATION 0/1 TIMELINE x", None),
+    ],
+)
+def test_start_replication_may_say_which_timeline_id_the_client_writes_down_and_then_has_no_term(
+    text: str, tli: int | None
+) -> None:
+    assert parse_command(text) == StartReplication(Lsn(1), tli=None if tli is None else TimelineNumber(tli))
+
+
+@pytest.mark.parametrize(
     "text",
     [
         "START_REPLICATION",
@@ -95,6 +111,7 @@ def test_start_replication_is_searched_for_and_a_strange_term_ignored(
         "START_REPLICATION 1",
         "START_REPLICATION 123456789/1",
         "START_REPLICATION 0/1 (term='18446744073709551616')",
+        "START_REPLICATION 0/1 TIMELINE 4294967296",
         "start_replication 0/1",
     ],
 )
@@ -158,7 +175,9 @@ def test_our_commands_are_understood_by_ourselves() -> None:
     push = StartWalPush(2, False)
     assert parse_command(encode_start_wal_push(push)) == push
     assert parse_command(encode_start_recovery(Lsn(5), Term(7))) == StartReplication(Lsn(5), Term(7))
-    assert parse_command(encode_start_replication(Lsn(5), slot="s", tli=3)) == StartReplication(Lsn(5))
+    assert parse_command(encode_start_replication(Lsn(5), slot="s", tli=3)) == StartReplication(
+        Lsn(5), tli=TimelineNumber(3)
+    )
 
 
 def test_a_slot_is_quoted_for_postgresql() -> None:

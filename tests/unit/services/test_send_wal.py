@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from trio.testing import MockClock
 
-from keeping import DATA, SEGMENT, SERVER, START, TTID
+from keeping import DATA, SEGMENT, SERVER, START, TTID, Leader
 from staged import SEGMENT_START, Stage, end_of, hear_keepalive, hear_until, hear_wal, joined, last_words, on_stage
 from streaming import Turns
 from walkeeper.errors import Closing, Malformed, OutOfTurn, StorageError, TermChanged, WalNotAvailable
@@ -209,6 +209,28 @@ async def test_a_keeper_that_joined_later_serves_what_it_has_from_its_own_start(
     require_start(joined_later, joined_at)
     with pytest.raises(WalNotAvailable):
         require_start(joined_later, Lsn(joined_at - 1))
+
+
+async def test_wal_is_not_sent_to_whoever_would_write_it_down_under_another_timeline_id(
+    stage: Stage, autojump_clock: MockClock
+) -> None:
+    end = await stage.commit()
+    assert joined(await hear_until(stage.connect(START, tli=1), end)) == stage.wal
+    for lsn in (START, end, Lsn(end + 1000)):
+        assert isinstance(await last_words(stage.connect(lsn, tli=2)), WalNotAvailable)
+
+
+async def test_nor_is_wal_that_comes_when_the_client_is_already_there(autojump_clock: MockClock) -> None:
+    """The first page of a segment says its timeline id, and nobody knows it before."""
+    async with on_stage() as stage:
+        leader = Leader(stage.timeline, start=Lsn(SEGMENT_START + SEGMENT))
+        await leader.be_elected()
+        client = stage.connect(leader.wal.start, tli=2)
+        await hear_keepalive(client)
+        await leader.append()
+        await leader.append(commit=leader.wal.lsn)
+        await leader.append(commit=leader.wal.lsn)
+        assert isinstance(await last_words(client), WalNotAvailable)
 
 
 async def test_wal_that_is_gone_ends_the_stream(stage: Stage, autojump_clock: MockClock) -> None:
