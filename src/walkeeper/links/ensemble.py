@@ -214,11 +214,10 @@ class Ensemble:
         return min(self.proposer.wakes_at(link.place) for link in self.links)
 
     def _look_sooner(self) -> None:
-        """Something may have become due before the time that is waited for."""
-        due_at = self._due_at()
-        if due_at <= trio.current_time():
+        """Something may have become due before the time that is waited for; what cannot be said now is due again."""
+        if self._due_at() <= trio.current_time():
             self.pump()
-        elif due_at < self._next_look_at - CLOCK_TICK_SECONDS:
+        if self._due_at() < self._next_look_at - CLOCK_TICK_SECONDS:
             self._sooner.set()
 
     async def _drop_silent(self) -> None:

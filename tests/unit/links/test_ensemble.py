@@ -18,7 +18,7 @@ from walkeeper.links.wal_stream import REPORT_SECONDS
 from walkeeper.lsn import Lsn
 from walkeeper.membership import NO_CONFIGURATION, NO_GENERATION, Configuration, Generation, Member
 from walkeeper.messages import AcceptorGreeting, AppendResponse, ProposerGreeting, ServerInfo, VoteResponse
-from walkeeper.proposer.proposer import Outgoing, Proposer, Stage
+from walkeeper.proposer.proposer import Outgoing, Pace, Proposer, Stage
 from walkeeper.terms import Term, TermHistory
 from walkeeper.testing.wal import WalGenerator
 
@@ -213,3 +213,22 @@ async def test_a_keeper_that_is_back_is_not_in_trouble_any_more(autojump_clock: 
             assert ensemble.troubles() == link.trouble
         await until(lambda: not link.trouble)
         nursery.cancel_scope.cancel()
+
+
+async def test_keepers_hear_heartbeats_behind_news_that_could_not_be_told_at_once(
+    autojump_clock: MockClock, nursery: trio.Nursery
+) -> None:
+    """The first commit comes while one keeper is still fed by a donor; that must not stop the clock for the others."""
+    scene, donor = Scene(), SlowDonor(node_id=NodeId(1))
+    scene.keepers[0] = donor
+    donor.adopt(wal_of(9))
+    for keeper in scene.keepers:
+        await nursery.start(keeper.serve)
+    scene.keepers[1].adopt(wal_of(8))
+    async with scene.leading():
+        await until(lambda: scene.keepers[1].flush_lsn == wal_of(9).lsn)
+        assert scene.keepers[2].flush_lsn < wal_of(9).lsn
+        before = [keeper.appends for keeper in scene.keepers[:2]]
+        await trio.sleep(10 * Pace().heartbeat_seconds)
+        after = [keeper.appends for keeper in scene.keepers[:2]]
+    assert all(late >= early + 8 for early, late in zip(before, after, strict=True))
