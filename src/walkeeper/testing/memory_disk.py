@@ -7,7 +7,7 @@ It is meaner than real ones, within what POSIX allows:
 * after a failed sync the cache still shows what the disk does not have, and the next sync succeeds without it
   (as Linux does since pages are marked clean).
 
-``faults`` lets the operations with these numbers fail; ``cut_power`` ends everything at one of them.  Operations
+``faults`` lets the operations with these numbers fail, ``is_full`` all that take room; ``cut_power`` ends everything at one of them.  Operations
 are counted from 0, and ``on_operation`` hears of each before it happens.
 
 Does not model permissions, directories that are renamed over, or time.
@@ -32,6 +32,10 @@ SECTOR_BYTES: Final = 512
 
 class PowerCut(BaseException):
     """The machine went off.  Nothing can be done with the disk before ``crash`` has turned it on again."""
+
+
+_TAKES_ROOM: Final = frozenset({"create", "write", "mkdir"})
+"""What fails while the disk ``is_full``; writing what has room already as well, as where every write takes a new place."""
 
 
 def unwatched(_operation: str, _path: Path) -> None:
@@ -76,11 +80,11 @@ class _FileNode:
         self.dirty.update(range(begin // SECTOR_BYTES, -(-end // SECTOR_BYTES)))
 
     def sync_data(self) -> None:
-        self.durable = self._with_sectors(self.dirty, len(self.durable))
+        self._save(self.dirty, len(self.durable))
         self.dirty = {sector for sector in self.dirty if (sector + 1) * SECTOR_BYTES > len(self.durable)}
 
     def sync(self) -> None:
-        self.durable = self._with_sectors(self.dirty, len(self.cached))
+        self._save(self.dirty, len(self.cached))
         self.forget_dirt()
 
     def forget_dirt(self) -> None:
@@ -91,20 +95,19 @@ class _FileNode:
         """Become what a crash leaves, with ``keeping`` (0 to 1) as the chance of each thing that was not synced."""
         kept = {sector for sector in sorted(self.dirty) if random.random() < keeping}
         sizes = [len(self.durable), *(size for size in self.sizes if random.random() < keeping)]
-        self.durable = self._with_sectors(kept, sizes[-1] if keeping == 1 else random.choice(sizes))
+        self._save(kept, sizes[-1] if keeping == 1 else random.choice(sizes))
         self.cached = bytearray(self.durable)
         self.forget_dirt()
         self.is_locked = False
 
-    def _with_sectors(self, sectors: set[int], size: int) -> bytearray:
-        """The durable content at ``size`` bytes, with ``sectors`` taken from the cache."""
-        result = bytearray(self.durable[:size])
-        result.extend(bytes(size - len(result)))
+    def _save(self, sectors: set[int], size: int) -> None:
+        """Let the durable content have ``size`` bytes, with ``sectors`` taken from the cache."""
+        del self.durable[size:]
+        self.durable.extend(bytes(size - len(self.durable)))
         for begin, end in _runs(sectors):
             if begin < size:
                 fresh = self.cached[begin : min(end, size)]
-                result[begin : begin + len(fresh)] = fresh
-        return result
+                self.durable[begin : begin + len(fresh)] = fresh
 
 
 def _runs(sectors: set[int]) -> Iterator[tuple[int, int]]:
@@ -162,6 +165,7 @@ class MemoryDisk:
         self.operations = 0
         self.faults: dict[int, Fault] = {}
         self.is_cold = False
+        self.is_full = False
         self.on_operation: Callable[[str, Path], None] = unwatched
         self.cuts = 0
         self._root = _DirectoryNode()
@@ -191,6 +195,14 @@ class MemoryDisk:
         self.cuts += 1
         self._cut_at, self._is_off = None, False
 
+    def end_process(self) -> None:
+        """Let go of files and locks, as when whoever used them was killed; the cache stays as it is."""
+        for node in _walk(self._root, durable=False):
+            if isinstance(node, _FileNode):
+                node.is_locked = False
+        self.cuts += 1
+        self._cut_at, self._is_off = None, False
+
     def _keep_some_names(self, random: Random, keeping: float) -> None:
         kept = [change for change in self._changes if random.random() < keeping]
         if random.random() < 0.5:  # a journal keeps all that came before
@@ -210,6 +222,14 @@ class MemoryDisk:
             change.persist()
         self._changes = [change for change in self._changes if change not in chosen]
 
+    def durable_content(self, path: Path, offset: int = 0, length: int | None = None) -> bytes | None:
+        """What a power cut would certainly leave of the file, or of that part of it; None if not even its name."""
+        node: _Node | None = self._root
+        for name in path.parts[1:]:
+            node = node.durable.get(name) if isinstance(node, _DirectoryNode) else None
+        end = None if length is None else offset + length
+        return bytes(node.durable[offset:end]) if isinstance(node, _FileNode) else None
+
     # -- how operations happen ------------------------------------------------------------------------------
 
     @contextmanager
@@ -225,6 +245,8 @@ class MemoryDisk:
         if self._cut_at == (number, False):
             self._go_off()
         fault = self.faults.get(number)
+        if self.is_full and operation in _TAKES_ROOM:
+            fault = Fault.NO_SPACE
         if fault is Fault.SHORT_WRITE and operation != "write":
             fault = None
         if fault and operation not in ("write", "sync"):
