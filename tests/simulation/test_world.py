@@ -4,13 +4,16 @@ from random import Random
 
 import pytest
 
+from walkeeper.proposer import quorum
+from walkeeper.services.send_wal import CommittedWal
 from walkeeper.testing.faults import draw_faults
+from walkeeper.testing.memory_disk import MemoryDisk, MemoryFile
 from walkeeper.testing.simulate import plan_of, run_seed, without_parts
 from walkeeper.testing.world import run_world
 
 SEEDS = 200
 SEEDS_PER_TEST = 10
-STEPS = 12
+STEPS = 6
 
 
 @pytest.mark.parametrize("first", range(1, SEEDS + 1, SEEDS_PER_TEST))
@@ -37,3 +40,35 @@ def test_a_schedule_without_some_faults_keeps_the_times_of_the_others() -> None:
         missing_at_the_end = total - sum(fault.after_seconds for fault in shorter)
         assert missing_at_the_end == pytest.approx(0.0) or shorter == faults[:-1]
 
+
+
+# -- worlds in which somebody is careless --------------------------------------------------------------------
+
+
+def rule_violated(seeds: int = 12) -> str:
+    """The number of the rule that is violated first in one of so many worlds; nothing if none is."""
+    for seed in range(1, seeds + 1):
+        outcome = run_seed(seed, 2 * STEPS)
+        if outcome.violation is not None:
+            return str(outcome.violation).split(":")[0]
+    return ""
+
+
+def test_a_disk_that_does_not_sync_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(MemoryFile, "fdatasync", lambda _file: None)
+    assert rule_violated() == "7"
+
+
+def test_a_vote_under_a_name_that_was_not_synced_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(MemoryDisk, "fsync_dir", lambda _disk, _path: None)
+    assert rule_violated() == "3"
+
+
+def test_a_quorum_of_less_than_a_majority_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(quorum, "majority", lambda size: size // 2)
+    assert rule_violated() in ("35", "37", "39")
+
+
+def test_wal_that_is_given_to_readers_before_it_is_committed_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(CommittedWal, "end_lsn", lambda _view, position: position.flush_lsn)
+    assert rule_violated() == "37"

@@ -22,8 +22,9 @@ Does not know walkeeper: any Trio program can be treated like that.
 import os
 import signal
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -36,6 +37,7 @@ MOMENTS_MAX: Final = 20_000
 """More are a scenario that should be cut in two: every moment is a run."""
 
 _DESCRIPTORS: Final = Path("/proc/self/fd")
+_TRIO: Final = Path(trio.__file__).parent
 
 
 class Uncancelled(AssertionError):
@@ -68,15 +70,15 @@ class Victim:
         self._watch = watch
 
     @contextmanager
-    def exposed(self, scope: trio.CancelScope | None = None) -> Iterator[trio.CancelScope]:
-        """A block that is cancelled; or, given the ``scope`` of something else, that is, while the block runs.
+    def exposed(self, strike: Callable[[], None] | None = None) -> Iterator[None]:
+        """A block that is cancelled; or ``strike`` is called instead, which may cancel whatever it likes.
 
         Once per scenario: it is left when the block ends.
         """
-        with trio.CancelScope() as own:
-            self._watch.begin(own if scope is None else scope)
+        with trio.CancelScope() as scope:
+            self._watch.begin(strike or partial(scope.cancel, reason="cancelled everywhere"))
             try:
-                yield own
+                yield
             finally:
                 self._watch.end()
 
@@ -87,35 +89,29 @@ Scenario = Callable[[Victim], Awaitable[None]]
 class _Watch(trio.abc.Instrument):
     """Counts moments, and strikes at one of them."""
 
-    def __init__(self, strike_at: int | None, strike: Callable[[trio.CancelScope], None]) -> None:
+    def __init__(self, strike_at: int | None, strike: Callable[[], None] | None) -> None:
         self.moments = 0
         self.struck: Moment | None = None
         self._strike_at = strike_at
         self._strike = strike
-        self._scope: trio.CancelScope | None = None
+        self._is_exposed = False
 
-    def begin(self, scope: trio.CancelScope) -> None:
-        assert self._scope is None and not self.moments, "a scenario exposes something once"
-        self._scope = scope
+    def begin(self, strike: Callable[[], None]) -> None:
+        assert not self.moments, "a scenario exposes something once"
+        self._strike = self._strike or strike
+        self._is_exposed = True
 
     def end(self) -> None:
-        self._scope = None
+        self._is_exposed = False
 
     def before_task_step(self, task: trio.lowlevel.Task) -> None:
-        if self._scope is None:
+        if not self._is_exposed:
             return
         self.moments += 1
         if self.moments == self._strike_at:
+            assert self._strike is not None
             self.struck = Moment(self.moments, task.name, _place_of(task))
-            self._strike(self._scope)
-
-
-def _cancel(scope: trio.CancelScope) -> None:
-    scope.cancel(reason="cancelled everywhere")
-
-
-def _interrupt(_scope: trio.CancelScope) -> None:
-    signal.raise_signal(signal.SIGINT)
+            self._strike()
 
 
 def cancel_everywhere(scenario: Scenario, *, seed: int = 0) -> Report:
@@ -124,23 +120,19 @@ def cancel_everywhere(scenario: Scenario, *, seed: int = 0) -> Report:
     Raises what the scenario raises, with a note that says at which moment; AssertionError when a run leaves file
     descriptors behind, and Uncancelled for a scenario that runs differently each time.
     """
-    return _strike_everywhere(scenario, _cancel, seed)
+    return _strike_everywhere(scenario, None, seed)
 
 
 def interrupt_everywhere(scenario: Scenario, *, seed: int = 0) -> Report:
-    """The same with Ctrl-C (SIGINT) in place of a cancellation: KeyboardInterrupt ends the run wherever Trio raises it.
+    """The same with Ctrl-C (SIGINT) in place of a cancellation.
 
-    The scenario is not there any more to check anything then; ``finally`` blocks are.  Main thread only.
+    Trio raises KeyboardInterrupt in the scenario itself, or wherever the program is not protected from it; it may
+    leave the scenario, or be caught there so that checks can follow.  Main thread only.
     """
-
-    async def interrupted(victim: Victim) -> None:
-        with suppress(KeyboardInterrupt):
-            await scenario(victim)
-
-    return _strike_everywhere(interrupted, _interrupt, seed)
+    return _strike_everywhere(scenario, partial(signal.raise_signal, signal.SIGINT), seed)
 
 
-def _strike_everywhere(scenario: Scenario, strike: Callable[[trio.CancelScope], None], seed: int) -> Report:
+def _strike_everywhere(scenario: Scenario, strike: Callable[[], None] | None, seed: int) -> Report:
     calm = _Watch(None, strike)
     _run(scenario, calm, seed)
     assert 0 < calm.moments <= MOMENTS_MAX, f"{calm.moments} moments: nothing was exposed, or too much"
@@ -170,7 +162,7 @@ def _run(scenario: Scenario, watch: _Watch, seed: int) -> None:
 
 
 def _place_of(task: trio.lowlevel.Task) -> str:
-    """The innermost function of the package under test, or else the outermost."""
-    places = [f"{Path(frame.f_code.co_filename).name}:{line} {frame.f_code.co_name}" for frame, line in task.iter_await_frames()]
-    ours = [place for place, (frame, _) in zip(places, task.iter_await_frames(), strict=True) if "trio" not in frame.f_code.co_filename]
-    return (ours or places or ["its beginning"])[-1]
+    """Where the task waits, outside of Trio if it waits for something of Trio's."""
+    frames = [(frame.f_code, line) for frame, line in task.iter_await_frames()]
+    outside = [each for each in frames if not Path(each[0].co_filename).is_relative_to(_TRIO)] or frames
+    return " ".join(f"{Path(code.co_filename).name}:{line} ({code.co_name})" for code, line in outside[-1:])

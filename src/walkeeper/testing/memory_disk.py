@@ -4,8 +4,9 @@ It is meaner than real ones, within what POSIX allows:
 * unsynced content survives a crash by sectors of 512 bytes, in any combination;
 * unsynced names (creations, renames, removals) survive in any combination, or as a prefix, as journals keep them;
 * ``fdatasync`` does not save a changed size, and ``fsync`` of a file does not save its name;
-* after a failed sync the cache still shows what the disk does not have, and the next sync succeeds without it
-  (as Linux does since pages are marked clean).
+* after a failed sync of a file the cache still shows what the disk does not have, and the next sync succeeds without
+  it (as Linux does since pages are marked clean).  Names stay pending when a directory's sync fails: a file system
+  whose journal fails stops, and does not go on without what was in it.
 
 ``faults`` lets the operations with these numbers fail, ``is_full`` all that take room; ``cut_power`` ends everything at one of them.  Operations
 are counted from 0, and ``on_operation`` hears of each before it happens.
@@ -357,11 +358,9 @@ class MemoryDisk:
         with naming_errors("open", path):
             directory = self._directory(path)
         with naming_lost_durability("fsync", path), self.operating("sync", path) as fault:
-            touching = [change for change in self._changes if change.touches(directory)]
             if fault:
-                self._changes = [change for change in self._changes if change not in touching]
                 _fail(fault.value)
-            self._persist(touching)
+            self._persist([change for change in self._changes if change.touches(directory)])
 
     def syncfs(self, path: Path) -> None:
         with naming_lost_durability("syncfs", path), self.operating("sync", path) as fault:

@@ -7,22 +7,22 @@ make that lot depend on the seed.  Does not make threads or real clocks reproduc
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any, Final
 
-from trio._core import _run
+import trio
+
+_RUN: Final[Any] = trio._core._run  # noqa: SLF001  there is no public way to say this; pytest-trio does the same
 
 
 @contextmanager
 def deterministic(seed: int) -> Iterator[None]:
-    """A block in which Trio's scheduler and the module ``random`` depend on ``seed`` alone.
-
-    Trio has no public way to say this; pytest-trio does the same for Hypothesis.
-    """
-    was_deterministic, before = _run._ALLOW_DETERMINISTIC_SCHEDULING, random.getstate()  # noqa: SLF001
-    _run._ALLOW_DETERMINISTIC_SCHEDULING = True  # noqa: SLF001
-    _run._r.seed(seed)  # noqa: SLF001
+    """A block in which Trio's scheduler and the module ``random`` depend on ``seed`` alone."""
+    was_deterministic, before = _RUN._ALLOW_DETERMINISTIC_SCHEDULING, random.getstate()
+    _RUN._ALLOW_DETERMINISTIC_SCHEDULING = True
+    _RUN._r.seed(seed)
     random.seed(seed)
     try:
         yield
     finally:
-        _run._ALLOW_DETERMINISTIC_SCHEDULING = was_deterministic  # noqa: SLF001
+        _RUN._ALLOW_DETERMINISTIC_SCHEDULING = was_deterministic
         random.setstate(before)

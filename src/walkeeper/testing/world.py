@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from math import inf
 from random import Random
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import structlog
 import trio
@@ -37,7 +37,7 @@ from walkeeper.testing.faults import Fault, Kind
 from walkeeper.testing.machine import DISK_SECONDS, KeeperMachine, directory_of
 from walkeeper.testing.memory_disk import Fault as DiskFault
 from walkeeper.testing.memory_disk import MemoryDisk
-from walkeeper.testing.network import DELAY_SECONDS, MemoryNetwork
+from walkeeper.testing.network import DELAY_SECONDS, Host, MemoryNetwork
 from walkeeper.testing.reader import ReaderMachine
 from walkeeper.testing.scheduling import deterministic
 from walkeeper.testing.truth import Truth, Violated
@@ -126,6 +126,18 @@ def logging_to(trace: list[str]) -> Iterator[None]:
         processors[:] = before
 
 
+class Machine(Protocol):
+    """Somebody in the network."""
+
+    host: Host
+
+
+class Client(Machine, Protocol):
+    """Somebody who wants something of the keepers."""
+
+    async def live(self) -> None: ...
+
+
 class World:
     """The cluster.  ``live`` is its whole life."""
 
@@ -140,7 +152,7 @@ class World:
             KeeperMachine(self.network.host(name), NodeId(number), Random(f"{seed} {name}"), self.tell)
             for number, name in enumerate(names, start=1)
         ]
-        self.writers = [
+        self.writers: list[WriterMachine] = [
             WriterMachine(self.network.host(name), names, TTID, self.truth, Random(f"{seed} {name}"), self.tell)
             for name in (f"writer{number}" for number in range(1, WRITERS + 1))
         ]
@@ -148,6 +160,7 @@ class World:
             ReaderMachine(self.network.host(name), names, TTID, self.truth, Random(f"{seed} {name}"), self.tell)
             for name in (f"reader{number}" for number in range(1, READERS + 1))
         ]
+        self.clients: Sequence[Client] = (*self.writers, *self.readers)
         self.witness = Witness(self.truth, TTID, {str(keeper): keeper for keeper in self.keepers}, self.accuse)
         self.network.on_connect = self.witness.connected
         self._scope = trio.CancelScope()
@@ -197,9 +210,9 @@ class World:
             async with trio.open_nursery() as nursery:
                 for keeper in self.keepers:
                     self._start(keeper, nursery)
-                for machine in (*self.writers, *self.readers):
-                    with machine.host.home():
-                        nursery.start_soon(machine.live, name=str(machine))
+                for client in self.clients:
+                    with client.host.home():
+                        nursery.start_soon(client.live, name=str(client))
                 await self._wait_first_commit()
                 async with trio.open_nursery() as repairs:
                     for fault in self._plan.faults:
@@ -247,6 +260,7 @@ class World:
         survivor, *others = self.writers
         for writer in others:
             writer.retire()
+        survivor.wake()
         await self._wait_for(lambda: self._leads(survivor), f"a leadership of {survivor}")
         commits = self.truth.commits
         await self._wait_for(lambda: self.truth.commits > commits, "a commit")
@@ -378,7 +392,8 @@ class World:
 
     def _cut(self, fault: Fault, _repairs: trio.Nursery, _nursery: trio.Nursery) -> None:
         hit = self._keeper(fault).host
-        for machine in (*self.keepers, *self.writers, *self.readers):
+        machines: Sequence[Machine] = (*self.keepers, *self.clients)
+        for machine in machines:
             if fault.kind is not Kind.CUT_FROM:
                 self.network.cut(hit, machine.host)
             if fault.kind is not Kind.CUT_TO:
@@ -389,8 +404,8 @@ class World:
         self.network.delay_seconds = DELAY_SECONDS
 
     def _reset(self, fault: Fault, _repairs: trio.Nursery, _nursery: trio.Nursery) -> None:
-        for machine in (*self.writers, *self.readers):
-            self.network.reset(self._keeper(fault).host, machine.host)
+        for client in self.clients:
+            self.network.reset(self._keeper(fault).host, client.host)
 
     def _crash_writer(self, fault: Fault, _repairs: trio.Nursery, _nursery: trio.Nursery) -> None:
         self.writers[fault.place % len(self.writers)].crash()

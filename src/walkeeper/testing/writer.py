@@ -40,7 +40,7 @@ WINDOW_BYTES: Final = 256 * 1024
 PAUSE_SECONDS: Final = (0.2, 3.0)
 """Before the next attempt."""
 
-FENCED_SECONDS: Final = (5.0, 60.0)
+FENCED_SECONDS: Final = (5.0, 30.0)
 """The patience of a writer that was fenced: it does not know whether who fenced it is still there."""
 
 
