@@ -4,6 +4,7 @@
     integration             tests with a real PostgreSQL, real sockets and kill -9
     demo                    three keepers, a PostgreSQL, two disasters, nothing lost
     bench                   the benchmarks, as a table of ratios
+    fuzz                    parsers against garbage, guided by coverage (`-- --seconds 300`)
     lock                    renew the files in requirements/ (`-- --upgrade` for newer versions)
 
 Run as a script it needs nothing but Python 3.11 or newer: it makes a private environment with nox in .nox/
@@ -152,6 +153,16 @@ def bench(session: nox.Session) -> None:
     session.run("python", "-m", "bench", *session.posargs, env={"PYTHONPATH": "tests"})
 
 
+@nox.session
+def fuzz(session: nox.Session) -> None:
+    """Every parser of bytes from outside, guided by coverage: `-- --seconds 300 [--target NAME]`."""
+    install(session, "fuzz")
+    command = [str(Path(session.bin) / "python"), "-m", "fuzz", *session.posargs]
+    code = subprocess.run(command, cwd=ROOT, env={**os.environ, "PYTHONPATH": "tests"}, check=False).returncode
+    if code:
+        sys.exit(code)  # nox itself knows 1 only
+
+
 @nox.session(venv_backend="none")
 def lock(session: nox.Session) -> None:
     """Renew requirements/*.txt from pyproject.toml and requirements/*.in.  Versions stay unless `-- --upgrade`."""
@@ -159,6 +170,7 @@ def lock(session: nox.Session) -> None:
     compile_lock(session, "lint", *everything)
     compile_lock(session, "test", "pyproject.toml", "--extra=test", "-c", "requirements/lint.txt")
     compile_lock(session, "runtime", "pyproject.toml", "-c", "requirements/lint.txt")
+    compile_lock(session, "fuzz", "pyproject.toml", "requirements/fuzz.in", "-c", "requirements/lint.txt")
     compile_lock(session, "build", "requirements/build.in", "-c", "requirements/lint.txt")
     compile_lock(session, "bootstrap", "requirements/bootstrap.in", "-c", "requirements/lint.txt")
     compile_lock(session, "pg", "pyproject.toml", "--extra=pg", "-c", "requirements/lint.txt")

@@ -389,7 +389,7 @@ class FakeKeeper(Server):
         elif isinstance(command, StartReplication):
             if self.refuses_readers:
                 await client.fail("58030", "its disk does not answer")
-            elif command.start_lsn < self.removed_below:
+            elif command.start_lsn < max(self.start_lsn, self.removed_below):
                 await client.send(CopyBothResponse(), ErrorResponse("there is no such segment", "58P01"))
             elif command.term is None:
                 await self.send_wal(client, command.start_lsn, self.read_committed, lambda: self.commit_lsn)

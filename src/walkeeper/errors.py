@@ -23,9 +23,17 @@ from walkeeper.terms import Term, TermHistory
 COMMAND_CHARACTERS_MAX: Final = 200
 """How much of a peer's query an error repeats: enough to recognise it in a log line."""
 
+PEERS_CHARACTERS_MAX: Final = 500
+"""How long an error is that a peer brings about: what it quotes may be a frame of a megabyte, and goes into the log."""
+
 
 class WalkeeperError(Exception):
     """The root of all named errors."""
+
+
+def shortened(text: str) -> str:
+    """``text``, or how it begins."""
+    return text if len(text) <= PEERS_CHARACTERS_MAX else f"{text[:PEERS_CHARACTERS_MAX]} ..."
 
 
 def leaves(error: BaseException) -> Iterator[BaseException]:
@@ -42,6 +50,9 @@ def leaves(error: BaseException) -> Iterator[BaseException]:
 
 class PeerError(WalkeeperError):
     """The peer broke the protocol."""
+
+    def __init__(self, why: str) -> None:
+        super().__init__(shortened(why))
 
 
 class Malformed(PeerError):
@@ -74,7 +85,7 @@ class BadCommand(Refused):
     """
 
     def __init__(self, why: str, command: str = "") -> None:
-        super().__init__(f"{why} {command[:COMMAND_CHARACTERS_MAX]}".rstrip())
+        super().__init__(shortened(f"{why} {command[:COMMAND_CHARACTERS_MAX]}".rstrip()))
         self.why, self.command = why, command
 
 
@@ -210,7 +221,7 @@ class ServerError(WalkeeperError):
     """A server, PostgreSQL or a keeper, answered with an error."""
 
     def __init__(self, server: str, sqlstate: str, message: str, hint: str = "") -> None:
-        super().__init__(f"{server}: {message}" + (f" ({hint})" if hint else ""))
+        super().__init__(shortened(f"{server}: {message}" + (f" ({hint})" if hint else "")))
         self.server, self.sqlstate, self.message, self.hint = server, sqlstate, message, hint
 
 
@@ -276,6 +287,10 @@ class FileMissing(StorageError):
 
 class DiskFull(StorageError):
     """No space left; what had been begun was undone, so the timeline goes on as it was."""
+
+
+class Superseded(StorageError):
+    """Another call has begun to make the same file, and only the last one gives it its name."""
 
 
 class PartlyKept(StorageError):

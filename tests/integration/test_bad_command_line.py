@@ -1,4 +1,4 @@
-"""A user's mistake: exit code 2, one line that says what is wrong, and nothing done."""
+"""A user's mistake: exit code 2 (127 without a command), one line that says what is wrong, and nothing done."""
 
 import ctypes
 import os
@@ -45,9 +45,9 @@ def obey_file_modes() -> None:
         libc.prctl(PR_CAPBSET_DROP, CAP_DAC_READ_SEARCH, 0, 0, 0)
 
 
-def assert_one_line(said: Said, *parts: str) -> None:
-    """Exit code 2, and one line that names what is wrong."""
-    assert said.code == 2
+def assert_one_line(said: Said, *parts: str, code: int = 2) -> None:
+    """That exit code, and one line that names what is wrong."""
+    assert said.code == code
     (line,) = said.errors.splitlines()
     assert line.startswith("walkeeper: ")
     assert all(part in line for part in parts), line
@@ -63,8 +63,6 @@ def data(tmp_path: Path) -> Path:
 
 
 WRONG_WORDS: dict[str, tuple[Sequence[str], str]] = {
-    "no command": ((), "COMMAND"),
-    "an unknown command": (("server",), "server"),
     "an unknown flag": (("serve", "--listen-pgsql", "x:1"), "--listen-pgsql"),
     "an abbreviated flag": (("serve", "--data", "/tmp"), "--data"),
     "a flag without its value": (("serve", "--id"), "--id"),
@@ -93,6 +91,15 @@ WRONG_WORDS: dict[str, tuple[Sequence[str], str]] = {
 @pytest.mark.parametrize(("arguments", "named"), WRONG_WORDS.values(), ids=WRONG_WORDS)
 def test_wrong_words_are_answered_in_one_line(arguments: Sequence[str], named: str) -> None:
     assert_one_line(walkeeper(*arguments), named)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [((), "COMMAND"), (("fetsh", "000000010000000000000001", "there"), "fetsh")],
+    ids=["no command", "an unknown command"],
+)
+def test_words_that_begin_with_no_command_end_as_in_a_shell(arguments: Sequence[str], named: str) -> None:
+    assert_one_line(walkeeper(*arguments), named, code=127)
 
 
 def test_an_unknown_variable_is_named() -> None:

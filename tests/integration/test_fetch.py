@@ -2,7 +2,8 @@
 
 import signal
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -113,6 +114,99 @@ def test_postgresql_stops_when_a_majority_of_the_keepers_is_down(
     assert not list(restored.wal.glob("*.history"))
 
 
+@pytest.fixture
+def promoted(work_directory: Path, new_cluster: NewCluster) -> Iterator[Replicated]:
+    """As `scene`, but the primary is on its second timeline id."""
+    primary = new_cluster("primary")
+    primary.initdb(segment_mib=1)
+    primary.configure(max_slot_wal_keep_size="1GB", wal_keep_size="1GB", max_wal_size="2GB", autovacuum="off")
+    primary.start()
+    primary.stop()
+    (work_directory / "empty").mkdir()
+    primary.recover_from(work_directory / "empty")
+    primary.start()
+    primary.wait_until_promoted()
+    primary.sql("SELECT pg_switch_wal(); CHECKPOINT")
+    with ExitStack() as stack:
+        yield Replicated.begin(work_directory, primary, stack)
+
+
+def test_a_restore_on_a_later_timeline_id_needs_no_history_file(
+    promoted: Replicated, new_cluster: NewCluster
+) -> None:
+    backup = promoted.primary.base_backup(promoted.directory / "backup", with_wal=False)
+    promoted.primary.sql("CREATE TABLE t AS SELECT generate_series(1, 30000) n")
+    promoted.wait_everywhere()
+    end_lsn = lose_primary(promoted)
+    restored = new_cluster("restored")
+    restored.adopt_backup(backup)
+    with RestoreCommand(restored, fetch_arguments(promoted)) as command:
+        command.recover()
+    assert end_of_replay(restored) == end_lsn
+    assert restored.sql("SELECT count(*) FROM t") == "30000"
+    asked = {call.file: call.code for call in command.calls}
+    assert asked["00000002.history"] == asked["00000003.history"] == NO_SUCH_FILE
+    assert any(file.startswith("00000002") and code == 0 for file, code in asked.items())
+
+
+# -- damage --------------------------------------------------------------------------------------------------
+
+
+def flip_bit_in_every_segment(scene: Replicated, keeper: Keeper) -> None:
+    """One in the middle of each of a keeper's segments but the unfinished one, on its disk."""
+    for path in keeper.segments(str(scene.ttid.tenant_id), str(scene.ttid.timeline_id)):
+        if path.suffix != PARTIAL_SUFFIX:
+            with path.open("r+b") as file:
+                file.seek(MIB // 2 + 100)
+                (byte,) = file.read(1)
+                file.seek(MIB // 2 + 100)
+                file.write(bytes([byte ^ 1]))
+
+
+@pytest.fixture
+def backed_up(scene: Replicated) -> Path:
+    """A base backup, and some segments of commits behind it."""
+    scene.primary.sql("CREATE TABLE t (n int, filler text)")
+    backup = scene.primary.base_backup(scene.directory / "backup", with_wal=False)
+    scene.primary.sql("INSERT INTO t SELECT n, repeat('x', 300) FROM generate_series(1, 8000) n")
+    scene.primary.sql("SELECT pg_switch_wal(); INSERT INTO t VALUES (0, '')")
+    scene.wait_everywhere()
+    return backup
+
+
+@pytest.mark.parametrize("ahead", ["0", "2MB"])
+def test_a_restore_reaches_every_commit_while_one_keeper_has_undamaged_wal(
+    scene: Replicated, backed_up: Path, new_cluster: NewCluster, ahead: str
+) -> None:
+    end_lsn = lose_primary(scene)
+    for keeper in scene.keepers[:2]:
+        flip_bit_in_every_segment(scene, keeper)
+    restored = new_cluster("restored")
+    restored.adopt_backup(backed_up)
+    with RestoreCommand(restored, fetch_arguments(scene, "--ahead", ahead)) as command:
+        command.recover()
+    assert end_of_replay(restored) == end_lsn
+    assert restored.sql("SELECT count(*) FROM t") == "8001"
+
+
+def test_postgresql_stops_where_all_copies_are_damaged(
+    scene: Replicated, backed_up: Path, new_cluster: NewCluster
+) -> None:
+    lose_primary(scene)
+    for keeper in scene.keepers:
+        flip_bit_in_every_segment(scene, keeper)
+    restored = new_cluster("restored")
+    restored.adopt_backup(backed_up)
+    with RestoreCommand(restored, fetch_arguments(scene)) as command:
+        with pytest.raises(postgres.PostgresFailed):
+            command.recover()
+    last = command.calls[-1]
+    assert last.code == CANNOT_TELL
+    assert all(f"{keeper.address} has damaged WAL in {last.file}" in last.said for keeper in scene.keepers)
+    assert "FATAL" in restored.log
+    assert not list(restored.wal.glob("*.history"))
+
+
 # -- one file at a time --------------------------------------------------------------------------------------
 
 
@@ -185,6 +279,44 @@ def test_a_segment_that_was_read_ahead_is_given_while_no_keeper_runs(filled: Rep
     (tmp_path / "got").unlink()
     assert fetch(filled, name_of(first + 3 * MIB), tmp_path / "got") == CANNOT_TELL
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_damaged_entry_of_the_spool_is_thrown_away_and_fetched_anew(filled: Replicated, tmp_path: Path) -> None:
+    first = first_segment(filled)
+    assert fetch(filled, name_of(first), tmp_path / "got", "--ahead", "1MB") == 0
+    (entry,) = spool_of(filled, tmp_path).iterdir()
+    wal = bytearray(entry.read_bytes())
+    wal[MIB // 2] ^= 1
+    entry.write_bytes(wal)
+    name = name_of(first + MIB)
+    done = run_command(
+        "fetch", name, str(tmp_path / "got"), *fetch_arguments(filled, "--ahead", "0"), seconds=COMMAND_SECONDS
+    )
+    assert done.returncode == 0
+    assert entry.name in done.stderr
+    assert (tmp_path / "got").read_bytes() == (filled.primary.wal / name).read_bytes()
+    assert not entry.exists()
+
+
+def test_calls_at_once_for_one_path_never_mix_their_files(filled: Replicated, tmp_path: Path) -> None:
+    """They share the spool, too.  What one of them says to have given is whole; another may have given it since."""
+    first = first_segment(filled)
+    names = [name_of(first), name_of(first + MIB)]
+    whole = {(filled.primary.wal / name).read_bytes() for name in names}
+    for _ in range(3):
+        calls = [
+            subprocess.Popen(
+                [PROGRAM, "fetch", name, str(tmp_path / "got"), *fetch_arguments(filled, "--ahead", "2MB")],
+                env=plain_environment(), stderr=subprocess.DEVNULL,
+            )
+            for name in names * 2
+        ]  # fmt: skip
+        assert {call.wait(COMMAND_SECONDS) for call in calls} <= {0, CANNOT_TELL}
+        assert (tmp_path / "got").read_bytes() in whole
+        assert {path.name for path in tmp_path.iterdir()} <= {"got", spool_of(filled, tmp_path).name}
+    for begin_lsn in (first + MIB, first + 2 * MIB):
+        assert fetch(filled, name_of(begin_lsn), tmp_path / "got", "--ahead", "0") == 0
+        assert (tmp_path / "got").read_bytes() == (filled.primary.wal / name_of(begin_lsn)).read_bytes()
 
 
 def test_segments_that_a_majority_has_lost_come_from_the_keeper_that_has_them(

@@ -1,14 +1,12 @@
 """The wire formats against generated input: round trips, any split of the bytes, and garbage."""
 
 import itertools
-from collections.abc import Callable, Sequence
-from typing import get_args
+from collections.abc import Sequence
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from walkeeper.errors import BadCommand, Malformed, PeerError
+from fuzz.wire import run_fields
 from walkeeper.formats.backend import (
     BackendMessage,
     Column,
@@ -16,13 +14,11 @@ from walkeeper.formats.backend import (
     CopyBothResponse,
     DataRow,
     ErrorResponse,
-    ReadyForQuery,
     RowDescription,
     parse_backend_message,
 )
-from walkeeper.formats.commands import Command, parse_command
-from walkeeper.formats.frames import Frame, FrameParser, encode_frame
-from walkeeper.formats.frontend import CopyData, Query, parse_frontend_message
+from walkeeper.formats.frames import FrameParser, encode_frame
+from walkeeper.formats.frontend import CopyData, Query
 from walkeeper.formats.proposer import (
     coalesce,
     encode_acceptor_message,
@@ -33,16 +29,14 @@ from walkeeper.formats.proposer import (
 from walkeeper.formats.replication import (
     StandbyStatusUpdate,
     encode_standby_message,
-    parse_sender_message,
     parse_standby_message,
 )
-from walkeeper.formats.session import TRUST_REPLIES, ClientSession, EndOfStream, ServerSession
-from walkeeper.formats.startup import StartupMessage, parse_options, parse_startup_packet
+from walkeeper.formats.session import TRUST_REPLIES, ServerSession
+from walkeeper.formats.startup import StartupMessage, parse_startup_packet
 from walkeeper.ids import NodeId, TenantId, TenantTimelineId, TimelineId
 from walkeeper.lsn import INVALID_LSN, Lsn
 from walkeeper.membership import NO_CONFIGURATION, NO_GENERATION, Configuration, Generation, Member
 from walkeeper.messages import (
-    APPEND_BYTES_MAX,
     AcceptorGreeting,
     AcceptorMessage,
     AppendRequest,
@@ -223,11 +217,6 @@ def test_runs_are_the_appends_joined_where_each_continues_the_one_before(
     assert [run_fields(run) for run in found if isinstance(run, AppendRun)] == list(map(run_fields, expected))
 
 
-def run_fields(run: AppendRun) -> tuple[object, ...]:
-    lsns_of_run = run.begin_lsn, run.end_lsn, run.commit_lsn, run.truncate_lsn
-    return run.generation, run.term, lsns_of_run, [bytes(piece) for piece in run.slices]
-
-
 # -- any split of the bytes -----------------------------------------------------------------------------------
 
 
@@ -288,140 +277,3 @@ def test_any_split_of_the_bytes_gives_the_same_session(cuts: list[int]) -> None:
             elif isinstance(event, Query):
                 session.send(CopyBothResponse())
     assert heard == list(said)
-
-
-# -- garbage --------------------------------------------------------------------------------------------------
-
-
-@st.composite
-def mutations(draw: st.DrawFn, valid: st.SearchStrategy[tuple[int, bytes]]) -> tuple[int, bytes]:
-    """Valid bytes, some of them overwritten, and their end cut off or prolonged: garbage that gets far."""
-    version, payload = draw(valid)
-    places = draw(st.lists(st.tuples(st.integers(0, 150), u8), max_size=4))
-    return version, _mutate(payload, places, draw(st.integers(0, len(payload) + 3)))
-
-
-def _mutate(valid: bytes, places: Sequence[tuple[int, int]], length: int) -> bytes:
-    raw = bytearray(valid)
-    for at, value in places:
-        if at < len(raw):
-            raw[at] = value
-    return bytes(raw.ljust(length, b"\0")[:length])
-
-
-proposer_payloads = proposer_messages.map(lambda drawn: (drawn[0], encode_proposer_message(drawn[1], drawn[0])))
-acceptor_payloads = acceptor_messages.map(lambda drawn: (drawn[0], encode_acceptor_message(drawn[1], drawn[0])))
-noise = st.tuples(versions, st.binary(max_size=100))
-
-
-@given(mutations(proposer_payloads) | noise)
-def test_garbage_from_a_proposer_is_malformed_or_a_message(drawn: tuple[int, bytes]) -> None:
-    version, payload = drawn
-    try:
-        message = parse_proposer_message(memoryview(payload), version)
-    except Malformed:
-        with pytest.raises(Malformed):
-            coalesce([memoryview(payload)], version)
-        return
-    (batch,) = coalesce([memoryview(payload)], version)
-    if isinstance(message, AppendRequest):
-        assert len(message.wal) == message.end_lsn - message.begin_lsn <= APPEND_BYTES_MAX
-        assert isinstance(batch, AppendRun)
-        assert run_fields(batch) == run_fields(AppendRun.of(message))
-    else:
-        assert batch == message
-
-
-@given(mutations(acceptor_payloads) | noise)
-def test_garbage_from_an_acceptor_is_malformed_or_a_message_that_can_be_written(drawn: tuple[int, bytes]) -> None:
-    version, payload = drawn
-    try:
-        message = parse_acceptor_message(memoryview(payload), version)
-    except Malformed:
-        return
-    assert parse_acceptor_message(encode_acceptor_message(message, version), version) == message
-
-
-tags = st.integers(0, 255).map(lambda tag: bytes([tag]))
-
-
-@given(tags, st.binary(max_size=60))
-def test_garbage_in_a_frame_is_a_peer_error_or_a_message(tag: bytes, body: bytes) -> None:
-    for parse in (parse_frontend_message, parse_backend_message):
-        try:
-            message = parse(Frame(tag, memoryview(body)))
-        except PeerError:
-            continue
-        assert message is not None
-
-
-@pytest.mark.parametrize(("parse", "known"), [(parse_sender_message, b"wk"), (parse_standby_message, b"rhz")])
-@given(st.sampled_from(b"wkrhz?"), st.binary(max_size=60))
-def test_garbage_in_a_replication_stream_is_a_peer_error_or_a_message(
-    parse: Callable[[memoryview], object], known: bytes, tag: int, body: bytes
-) -> None:
-    try:
-        message = parse(memoryview(bytes([tag]) + body))
-    except PeerError:
-        return
-    assert (message is not None) == (tag in known)
-
-
-def drain(session: ServerSession | ClientSession) -> None:
-    """Takes events until more bytes are needed or the session has ended."""
-    while True:
-        event = session.next_event()
-        if event is None or isinstance(event, EndOfStream):
-            return
-        if isinstance(event, StartupMessage) and isinstance(session, ServerSession):
-            session.send(*TRUST_REPLIES)
-        if session.state.name in ("CLOSED", "ANSWERING", "COPY_ENDING"):
-            return
-
-
-good_frames = st.sampled_from(
-    [
-        StartupMessage({"user": "u"}).encode(),
-        Query("a").encode(),
-        CopyData(b"wal").encode(),
-        ReadyForQuery().encode(),
-        *(reply.encode() for reply in TRUST_REPLIES),
-        CopyBothResponse().encode(),
-    ]
-)
-
-
-@given(st.lists(st.binary(max_size=40) | good_frames, max_size=8).map(b"".join))
-def test_garbage_in_a_session_is_nothing_but_a_peer_error(stream: bytes) -> None:
-    client = ClientSession()
-    client.send(StartupMessage({"user": "u"}))
-    for session in (ServerSession(), client):
-        session.feed(stream)
-        try:
-            drain(session)
-        except PeerError:
-            assert session.state.name == "CLOSED"
-
-
-@given(st.text(max_size=100))
-def test_garbage_in_options_is_malformed_or_skipped(text: str) -> None:
-    try:
-        options = parse_options(text)
-    except Malformed:
-        return
-    assert options.ttid is None or str(options.ttid.tenant_id) in text.lower()
-
-
-@given(
-    st.text(max_size=60)
-    | st.tuples(
-        st.sampled_from(["START_WAL_PUSH (", "START_REPLICATION ", "SHOW ", "START_WAL_PUSH (proto_version '"]),
-        st.text("0123456789abcdef/(),' =term\n", max_size=40),
-    ).map("".join)
-)
-def test_garbage_in_a_query_is_a_bad_command_or_a_command(text: str) -> None:
-    try:
-        command = parse_command(text)
-    except BadCommand:
-        return
-    assert command.__class__ in get_args(Command)

@@ -5,6 +5,7 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis.stateful import run_state_machine_as_test
 
 from acceptor_machine import AcceptorMachine
+from sabotage.defect import defect
 from walkeeper.acceptor.acceptor import Intent, Kept
 from walkeeper.acceptor.effects import BecomeWhole, Effect, KeepControlFile, SyncWal, WriteWal
 from walkeeper.errors import StorageError
@@ -21,6 +22,7 @@ SEARCH = settings(
 )
 
 
+@defect
 class WithoutFsync(AcceptorMachine):
     """Syncs of WAL do nothing."""
 
@@ -34,6 +36,7 @@ class WithoutFsync(AcceptorMachine):
         return disk
 
 
+@defect
 class WithoutDirectorySync(AcceptorMachine):
     """New names are not made durable."""
 
@@ -45,6 +48,7 @@ class WithoutDirectorySync(AcceptorMachine):
         return self.Disk()
 
 
+@defect
 class ReportsBeforeItWrites(AcceptorMachine):
     """Speaks first, and writes when it is spoken to again."""
 
@@ -60,6 +64,7 @@ class ReportsBeforeItWrites(AcceptorMachine):
         return Intent(now, intent._kept).keep(self.store)
 
 
+@defect
 class ForgetsItsVote(AcceptorMachine):
     """A vote is given without being kept."""
 
@@ -73,6 +78,7 @@ class ForgetsItsVote(AcceptorMachine):
         return Intent(effects, intent._kept).keep(self.store)
 
 
+@defect
 class HistoryBeforeTruncation(AcceptorMachine):
     """Control file first, WAL later: old WAL gets the new leader's name."""
 
@@ -81,6 +87,7 @@ class HistoryBeforeTruncation(AcceptorMachine):
         return Intent(effects, intent._kept).keep(self.store)
 
 
+@defect
 class WholeBeforeItsWal(AcceptorMachine):
     """Says of itself that it has everything, and makes that durable later."""
 
@@ -89,6 +96,7 @@ class WholeBeforeItsWal(AcceptorMachine):
         return Intent(effects, intent._kept).keep(self.store)
 
 
+@defect
 class CommitsBeyondWhatIsHere(AcceptorMachine):
     """The leader's commit_lsn is kept as it is."""
 

@@ -6,6 +6,7 @@ from random import Random
 
 import pytest
 
+from sabotage.defect import defect
 from unit.proposer import test_wipes as scenes
 from unit.proposer.wiped_world import World, live
 from walkeeper.lsn import Lsn
@@ -19,11 +20,15 @@ Scene = Callable[[World], None]
 WORLDS = 100
 
 
+@defect
 class TakesEverybodyForWhole(Proposer):
+    """Believes of every keeper that it has never lost its disk."""
+
     def connected(self, place: int, is_whole: bool | None) -> None:
         super().connected(place, True)
 
 
+@defect
 class AsksNobodyWhetherItIsWhole(Proposer):
     """Whoever was told of a leader counts as whole."""
 
@@ -31,14 +36,20 @@ class AsksNobodyWhetherItIsWhole(Proposer):
         super().connected(place, None)
 
 
+@defect
 class NeedsNoConfirmation(Proposer):
+    """Wins with votes of which nobody knows whether they are still remembered."""
+
     def _settle(self, now: float) -> list[Action]:
         for follower in self.followers:
             follower.confirmed_after = NEVER if follower.vote is None else self._votes
         return list(super()._settle(now))
 
 
+@defect
 class WinsWithAnyMajority(Proposer):
+    """Counts keepers that lost their disks like all others."""
+
     def _campaign_if_enough_greeted(self) -> None:
         greeted = [place for place, each in enumerate(self.followers) if each.phase is Phase.WAITING]
         if self._quorum.agree(self._voters_at(greeted)):
@@ -52,13 +63,19 @@ class WinsWithAnyMajority(Proposer):
         return list(super()._settle(now))
 
 
+@defect
 class TrustsWhoeverComesLater(Proposer):
+    """Doubts no keeper that comes after the election."""
+
     def _take_vote(self, follower: Follower, vote: VoteResponse) -> None:
         super()._take_vote(follower, vote)
         follower.is_doubted &= not self.has_won
 
 
+@defect
 class TellsItsCommitToWhomItDoubts(Proposer):
+    """Makes a keeper whole by which it may itself be deposed."""
+
     def next_message(self, place: int, now: float, until: Lsn | None = None) -> Outgoing | None:
         message = super().next_message(place, now, until)
         return replace(message, commit_lsn=self.commit_lsn) if isinstance(message, AppendRun) else message

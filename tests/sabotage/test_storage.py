@@ -6,8 +6,10 @@ from pathlib import Path
 import pytest
 
 from crash_points import survive_every_crash
+from sabotage.defect import defect
 from walkeeper.acceptor.effects import Effect, SyncWal
 from walkeeper.errors import StorageError
+from walkeeper.formats.control_file import ControlFile
 from walkeeper.ids import TimelineNumber
 from walkeeper.lsn import Lsn
 from walkeeper.messages import Slice
@@ -17,6 +19,7 @@ from walkeeper.storage.durable import rename_synced
 from walkeeper.testing.memory_disk import MemoryDisk, MemoryFile
 
 
+@defect
 class CarelessFile(MemoryFile):
     """Says that its content is durable, and does nothing about it."""
 
@@ -24,6 +27,7 @@ class CarelessFile(MemoryFile):
         pass
 
 
+@defect
 class CarelessWithSizes(MemoryFile):
     """Makes content durable, but not the size."""
 
@@ -31,6 +35,7 @@ class CarelessWithSizes(MemoryFile):
         self.fdatasync()
 
 
+@defect
 class NeverShorter(MemoryFile):
     """Ignores that it shall be cut."""
 
@@ -38,6 +43,7 @@ class NeverShorter(MemoryFile):
         super().truncate(max(size, self.size()))
 
 
+@defect
 class ForgetsNames(MemoryDisk):
     """Does not sync directories."""
 
@@ -45,6 +51,7 @@ class ForgetsNames(MemoryDisk):
         pass
 
 
+@defect
 class RenamesTooEarly(wal.Wal):
     """Gives a segment its final name before its content is durable."""
 
@@ -54,6 +61,7 @@ class RenamesTooEarly(wal.Wal):
         self._let_go()
 
 
+@defect
 class CutsUnderItsFinalName(wal.Wal):
     """Takes the promise of a complete segment back after it was broken, not before."""
 
@@ -65,6 +73,7 @@ class CutsUnderItsFinalName(wal.Wal):
         return super()._cut(path, lsn)
 
 
+@defect
 class RemovesUpwards(wal.Wal):
     """Leaves all later segments where they are."""
 
@@ -72,6 +81,7 @@ class RemovesUpwards(wal.Wal):
         pass
 
 
+@defect
 class LeavesOldNames(wal.Wal):
     """Leaves a segment that an XLOG_SWITCH has filled without its final name (hazard 2.9)."""
 
@@ -79,17 +89,24 @@ class LeavesOldNames(wal.Wal):
         pass
 
 
+@defect
 class DropsTheLastSlice(wal.Wal):
+    """Writes zeroes instead of the last piece of what came together."""
+
     def write(self, begin_lsn: Lsn, slices: Sequence[Slice], tli: TimelineNumber) -> None:
         super().write(begin_lsn, [*slices[:-1], bytes(len(slices[-1]))], tli)
 
 
+@defect
 class ForgetsToSync(store.TimelineStore):
+    """Acknowledges WAL that is in the page cache only."""
+
     def perform(self, effect: Effect) -> None:
         if not isinstance(effect, SyncWal):
             super().perform(effect)
 
 
+@defect
 def replace_in_place(disk: Disk, path: Path, content: bytes, *, temporary: str) -> None:
     """A control file that is overwritten where it is."""
     with disk.create(path) as file:
@@ -98,8 +115,20 @@ def replace_in_place(disk: Disk, path: Path, content: bytes, *, temporary: str) 
     disk.fsync_dir(path.parent)
 
 
+@defect
 def keep_leftovers(disk: Disk, directory: Path) -> None:
     """A recovery that does not clean up."""
+
+
+@defect
+def write_as_if_whole(disk: Disk, directory: Path, control_file: ControlFile) -> None:
+    """A new timeline passes for one that has everything."""
+    store.write_control_file(disk, directory, control_file)
+
+
+@defect
+def stay_incomplete(disk: Disk, path: Path) -> None:
+    """A keeper that became whole does not remember it."""
 
 
 def assert_caught(disk: MemoryDisk) -> None:
@@ -143,12 +172,12 @@ def test_a_recovery_that_leaves_temporary_files_is_caught(monkeypatch: pytest.Mo
 
 
 def test_a_new_timeline_that_passes_for_whole_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("crash_points.write_new_timeline", store.write_control_file)
+    monkeypatch.setattr("crash_points.write_new_timeline", write_as_if_whole)
     assert_caught(MemoryDisk())
 
 
 def test_a_store_that_does_not_remember_that_it_became_whole_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store, "remove_if_there", lambda disk, path: None)
+    monkeypatch.setattr(store, "remove_if_there", stay_incomplete)
     assert_caught(MemoryDisk())
 
 

@@ -2,11 +2,13 @@
 
 from collections.abc import Callable, Sequence
 from ssl import SSLObject, SSLSocket
+from typing import SupportsInt
 
 class ScramException(Exception): ...
 
 class ScramClient:
     mechanism_name: str
+    iterations: SupportsInt
     def __init__(
         self,
         mechanisms: Sequence[str],

@@ -199,7 +199,9 @@ def run_command(
     arguments: Sequence[str], environment: Mapping[str, str], commands: Sequence[Command[Any]] = COMMANDS
 ) -> int:
     """Run the command that ``arguments`` name; return the exit code."""
-    report = next((each.report for each in commands if [each.name] == list(arguments[:1])), exits.report)
+    report = next(
+        (each.report for each in commands if [each.name] == list(arguments[:1])), exits.report_no_command
+    )
     try:
         command, config = read_command(arguments, environment, commands)
         command.run(config)

@@ -1,8 +1,8 @@
 """Errors as last words and exit codes: for people and their scripts, and for PostgreSQL's recovery.
 
-Exit codes: 0 done, 1 failed, 2 wrong options or environment, 3 fenced by a newer term, 4 durability lost.  A
-restore_command has codes of its own: PostgreSQL takes 1 to 125 for *there is no such file*, which ends its recovery,
-and stops at anything above.
+Exit codes: 0 done, 1 failed, 2 wrong options or environment, 3 fenced by a newer term, 4 durability lost, 127 no such
+command.  A restore_command has codes of its own: PostgreSQL takes 1 to 125 for *there is no such file*, which ends its
+recovery, and stops at anything above.  A misspelt one is not known for a restore_command, hence the 127.
 
 Source: PostgreSQL ``access/transam/xlogarchive.c`` (RestoreArchivedFile).
 """
@@ -15,6 +15,9 @@ from walkeeper.errors import ConfigError, DurabilityLost, Fenced, NotKept, Walke
 
 INTERRUPTED: Final = 130
 """As shells report a program that Ctrl-C ended; above 125, too."""
+
+NO_SUCH_COMMAND: Final = 127
+"""As shells report a program that is not found.  PostgreSQL stops at it, as it does at theirs."""
 
 NO_SUCH_FILE: Final = 1
 CANNOT_TELL: Final = 126
@@ -30,8 +33,14 @@ def report(error: BaseException) -> int:
     return exit_code(gravest)
 
 
+def report_no_command(error: BaseException) -> int:
+    """The same where the first word names no command: it may have been meant for a recovery."""
+    report(error)
+    return NO_SUCH_COMMAND
+
+
 def report_to_recovery(error: BaseException) -> int:
-    """The same for a restore_command.  Only what is certain may end a recovery, and nothing is raised."""
+    """As ``report``, for a restore_command.  Only what is certain may end a recovery, and nothing is raised."""
     gravest = _gravest(error)
     tell(_traceback(error) if gravest is None else str(gravest))
     return NO_SUCH_FILE if all(isinstance(leaf, NotKept) for leaf in leaves(error)) else CANNOT_TELL

@@ -14,7 +14,8 @@ import re
 from dataclasses import dataclass
 from typing import Final
 
-from walkeeper.errors import BadCommand
+from walkeeper.errors import BadCommand, Malformed
+from walkeeper.formats.sizes import parse_unsigned
 from walkeeper.lsn import Lsn, format_lsn, parse_lsn
 from walkeeper.terms import Term
 
@@ -136,11 +137,10 @@ def _unquoted(value: str) -> str:
 
 
 def _parse_unsigned(digits: str, bits: int, text: str) -> int:
-    significant = digits.lstrip("0") or digits[-1:]
-    readable = significant.isascii() and significant.isdigit() and len(significant) <= len(str(1 << bits))
-    if not readable or int(significant) >> bits:
-        raise BadCommand(f"not an unsigned number of {bits} bits: {digits!r} in", text)
-    return int(significant)
+    try:
+        return parse_unsigned(digits, bits)
+    except Malformed as error:
+        raise BadCommand(f"{error} in", text) from error
 
 
 def _parse_bool(word: str, text: str) -> bool:

@@ -11,6 +11,8 @@ Source: PostgreSQL ``access/xlog_internal.h`` (XLogFileName, XLByteToSeg, IsVali
 import re
 from typing import Final, NamedTuple
 
+from walkeeper.errors import Malformed
+from walkeeper.formats.sizes import parse_size
 from walkeeper.ids import TimelineNumber
 from walkeeper.lsn import Lsn
 
@@ -35,6 +37,14 @@ class SegmentName(NamedTuple):
 def is_legal_segment_size(size: int) -> bool:
     """Whether PostgreSQL would accept ``size`` (in bytes): a power of two from 1 MiB to 1 GiB."""
     return WAL_SEG_SIZE_MIN <= size <= WAL_SEG_SIZE_MAX and size & (size - 1) == 0
+
+
+def parse_segment_size(text: str) -> int:
+    """PostgreSQL's wal_segment_size (``16MB``) -> bytes.  Raises Malformed for one that it would not accept."""
+    size = parse_size(text)
+    if not is_legal_segment_size(size):
+        raise Malformed(f"a WAL segment cannot have {size} bytes")
+    return size
 
 
 def segment_number(lsn: int, size: int) -> int:

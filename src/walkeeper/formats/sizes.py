@@ -1,4 +1,4 @@
-"""Sizes as PostgreSQL writes them: ``16MB``.
+"""Sizes and numbers as PostgreSQL writes them: ``16MB``, ``150005``.
 
 Binary units, as in SHOW and in configuration files.  Does not know fractions, nor terabytes.
 Source: PostgreSQL, "Parameter Names and Values".
@@ -21,6 +21,15 @@ def parse_size(text: str) -> int:
     if match is None:
         raise Malformed(f"expected a size such as 16MB, got {text!r}")
     return int(match[1]) << _SHIFTS[match[2] or "B"]
+
+
+def parse_unsigned(text: str, bits: int) -> int:
+    """Digits, and nothing else, of a number that ``bits`` hold.  Raises Malformed."""
+    significant = text.lstrip("0") or text[-1:]
+    readable = significant.isascii() and significant.isdigit() and len(significant) <= len(str(1 << bits))
+    if not readable or int(significant) >> bits:
+        raise Malformed(f"not an unsigned number of {bits} bits: {text!r}")
+    return int(significant)
 
 
 def format_size(size_bytes: int) -> str:

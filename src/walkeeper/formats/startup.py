@@ -18,6 +18,7 @@ from typing import Any, Final, TypeVar
 
 from walkeeper.errors import Malformed
 from walkeeper.formats.cursor import Reader, Writer
+from walkeeper.formats.sizes import parse_unsigned
 from walkeeper.ids import TenantId, TenantTimelineId, TimelineId
 from walkeeper.messages import Slice
 
@@ -183,7 +184,7 @@ def parse_options(text: str) -> ConnectionOptions:
             case "protocol":
                 protocol = _parse_protocol(value)
             case "shard_count" | "shard_number" | "shard_stripe_size":
-                _check_unsigned(key, value)
+                _check_shard_number(key, value)
                 shard.add(key)
             case _:
                 pass
@@ -229,10 +230,11 @@ def _parse_protocol(value: str) -> StreamProtocol:
         raise Malformed(f"option protocol: unknown {value!r}") from error
 
 
-def _check_unsigned(key: str, value: str) -> None:
-    digits = value.isascii() and value.isdigit() and len(value) <= 10
-    if not digits or int(value) >= 1 << _SHARD_BITS[key]:
-        raise Malformed(f"option {key}: not an unsigned number of {_SHARD_BITS[key]} bits: {value!r}")
+def _check_shard_number(key: str, value: str) -> None:
+    try:
+        parse_unsigned(value, _SHARD_BITS[key])
+    except Malformed as error:
+        raise Malformed(f"option {key}: {error}") from error
 
 
 def _check_shard(protocol: StreamProtocol, given: set[str]) -> None:

@@ -54,8 +54,10 @@ BARE_TAILS: Final = (8, 16)
 
 _SHORT_HEADER = Struct("<HHIQI4x")
 _LONG_HEADER_TAIL = Struct("<QII")
-_RECORD_HEADER = Struct("<IIQBB2xI")
 _read_short_header = _SHORT_HEADER.unpack_from
+
+read_record_header = Struct("<IIQBB2xI").unpack_from
+"""``read_record_header(wal, offset)`` is what ``RecordHeader`` makes names for."""
 
 read_u32 = Struct("<I").unpack_from
 """``read_u32(wal, offset)`` is a tuple of one: xl_tot_len, the only field that no page end can split."""
@@ -85,7 +87,7 @@ class RecordHeader(NamedTuple):
     @classmethod
     def parse(cls, wal: Slice, offset: int = 0) -> "RecordHeader":
         """The header at ``wal[offset:]``, which must be complete; any bytes are one."""
-        return cls._make(_RECORD_HEADER.unpack_from(wal, offset))
+        return cls._make(read_record_header(wal, offset))
 
     @property
     def is_switch(self) -> bool:

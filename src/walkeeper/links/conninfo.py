@@ -21,6 +21,9 @@ DEFAULT_PORT: Final = 5432
 CONNECT_TIMEOUT_SECONDS: Final = 10.0
 """How long an attempt may take when nothing says so; libpq would wait for ever."""
 
+PORT_DIGITS_MAX: Final = 10
+"""Longest port, leading zeroes included."""
+
 SOCKET_DIRECTORIES: Final = ("/var/run/postgresql", "/tmp")  # noqa: S108 (PostgreSQL's own default)
 """Where servers put their Unix sockets unless told otherwise: Debian's and PostgreSQL's default."""
 
@@ -114,6 +117,9 @@ def parse_conninfo(text: str, environ: Mapping[str, str], *, login: str) -> Conn
             raise ConfigError(f"connection string: {keyword!r} is not a keyword that walkeeper supports")
     from_environ = {keyword: environ[name] for keyword, name in VARIABLES.items() if environ.get(name)}
     settled = {**from_environ, **{keyword: value for keyword, value in said.items() if value}}
+    for keyword, value in settled.items():
+        if not can_be_sent(value):
+            raise ConfigError(f"connection string: {keyword} is no UTF-8 or has a NUL in it")
     return _build(settled, environ, login)
 
 
@@ -143,6 +149,11 @@ def _build(settled: Mapping[str, str], environ: Mapping[str, str], login: str) -
     )
 
 
+def can_be_sent(text: str) -> bool:
+    """Not so a NUL, and what was no UTF-8 when it was read: that is lone surrogates now."""
+    return "\0" not in text and not any("\ud800" <= character <= "\udfff" for character in text)
+
+
 def _default_socket_directory() -> str:
     return next((each for each in SOCKET_DIRECTORIES if Path(each).is_dir()), "localhost")
 
@@ -154,7 +165,7 @@ def _if_there(home: str, name: str) -> str:
 
 
 def _parse_port(text: str) -> int:
-    if not (text.isascii() and text.isdigit() and 0 < int(text) < 65536):
+    if not (text.isascii() and text.isdigit() and len(text) <= PORT_DIGITS_MAX and 0 < int(text) < 65536):
         raise ConfigError(f"connection string: {text!r} is not a port")
     return int(text)
 
@@ -162,10 +173,10 @@ def _parse_port(text: str) -> int:
 def _parse_timeout(text: str) -> float:
     """libpq's rule: whole seconds; nothing, 0 and less mean its default, which is ours here."""
     try:
-        seconds = int(text or "0")
-    except ValueError:
+        seconds = float(int(text or "0"))
+    except (ValueError, OverflowError):
         raise ConfigError(f"connection string: {text!r} is not a connect_timeout in whole seconds") from None
-    return float(seconds) if seconds > 0 else CONNECT_TIMEOUT_SECONDS
+    return seconds if seconds > 0 else CONNECT_TIMEOUT_SECONDS
 
 
 Choice = TypeVar("Choice", bound=Enum)

@@ -16,7 +16,8 @@ from walkeeper.formats.commands import (
     encode_start_recovery,
     encode_start_wal_push,
 )
-from walkeeper.formats.sizes import parse_size
+from walkeeper.formats.segments import parse_segment_size
+from walkeeper.formats.sizes import parse_unsigned
 from walkeeper.formats.startup import encode_options
 from walkeeper.ids import TenantTimelineId, TimelineNumber
 from walkeeper.links.address import Address
@@ -76,8 +77,22 @@ async def identify(connection: Connection) -> KeptTimeline | None:
 
 
 def _read_kept_timeline(row: Row) -> KeptTimeline:
+    return KeptTimeline(*read_system(row))
+
+
+def read_system(row: Row) -> tuple[int, TimelineNumber, Lsn]:
+    """The answer to IDENTIFY_SYSTEM: system identifier, PostgreSQL's timeline id, and where the WAL ends.
+
+    Raises ValueError or Malformed.
+    """
     system_id, tli, end_lsn, _ = row
-    return KeptTimeline(int(system_id or 0), TimelineNumber(int(tli or 0)), parse_lsn(end_lsn or "0/0"))
+    number = TimelineNumber(parse_unsigned(tli or "0", 32))
+    return parse_unsigned(system_id or "0", 64), number, parse_lsn(end_lsn or "0/0")
+
+
+async def ask_version(connection: Connection) -> int:
+    """server_version_num.  Raises as ``Connection.show`` does."""
+    return await connection.show("server_version_num", lambda text: parse_unsigned(text, 32))
 
 
 async def ask_standing(connection: Connection, kept: KeptTimeline | None) -> bool | None:
@@ -103,8 +118,8 @@ async def ask_server(connection: Connection) -> ServerInfo:
 
     Raises ServerError from a keeper that does not answer SHOW, as Neon's, and Malformed.
     """
-    version = await connection.show("server_version_num", int)
-    return ServerInfo(version, 0, await connection.show("wal_segment_size", parse_size))
+    version = await ask_version(connection)
+    return ServerInfo(version, 0, await connection.show("wal_segment_size", parse_segment_size))
 
 
 async def start_push(connection: Connection) -> None:

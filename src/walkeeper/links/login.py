@@ -25,10 +25,13 @@ from walkeeper.formats.authentication import (
 )
 from walkeeper.formats.backend import BackendMessage
 from walkeeper.formats.frontend import AuthenticationReply
-from walkeeper.links.conninfo import ChannelBinding, ConnectionInfo
+from walkeeper.links.conninfo import ChannelBinding, ConnectionInfo, can_be_sent
 
 BOUND: Final = "SCRAM-SHA-256-PLUS"
 UNBOUND: Final = "SCRAM-SHA-256"
+
+ITERATIONS_MAX: Final = 1_000_000
+"""Most iterations of SCRAM: about a second, in which nothing else happens.  PostgreSQL's default is 4096."""
 
 _MISCONFIGURED: Final = {
     "28P01": "check the password",
@@ -80,6 +83,8 @@ class Login:
                 f"{self._info} asks for the password of {self._info.user}: give it in the connection string, PGPASSWORD or a"
                 " password file"
             )
+        if not can_be_sent(self._info.password):
+            raise ConfigError(f"the password of {self._info.user} for {self._info} is no UTF-8 or has a NUL in it")
         return self._info.password
 
     def _begin_scram(self, mechanisms: tuple[str, ...]) -> AuthenticationReply:
@@ -91,16 +96,25 @@ class Login:
             mechanism = UNBOUND
         else:
             raise ConfigError(f"{self._info} offers only {', '.join(mechanisms)}, which is not supported")
-        self._scram = ScramClient([mechanism], self._info.user, self._password(), channel_binding=binding)
+        try:
+            self._scram = ScramClient([mechanism], self._info.user, self._password(), channel_binding=binding)
+        except ScramException as error:
+            raise ConfigError(f"{self._info}: no {mechanism} with this user and password: {error}") from error
         return AuthenticationReply.of_sasl_mechanism(mechanism, self._scram.get_client_first().encode())
 
     def _continue_scram(self, data: bytes) -> AuthenticationReply:
         scram = self._require_scram()
         try:
             scram.set_server_first(data.decode())
+            self._require_few_iterations(int(scram.iterations))
             return AuthenticationReply(scram.get_client_final().encode())
         except (ScramException, UnicodeDecodeError) as error:
             raise OutOfTurn(f"{self._info}: SCRAM: {error}") from error
+
+    def _require_few_iterations(self, asked: int) -> None:
+        """Whoever asks has proved nothing yet."""
+        if asked > ITERATIONS_MAX:
+            raise ConfigError(f"{self._info} asks for {asked} iterations of SCRAM, the most is {ITERATIONS_MAX}")
 
     def _end_scram(self, data: bytes) -> None:
         """The server proves that it knows the password too."""

@@ -14,11 +14,11 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from walkeeper.errors import ConfigError, ServerError
-from walkeeper.formats.segments import next_segment_start, segment_start
-from walkeeper.formats.sizes import parse_size
+from walkeeper.formats.segments import next_segment_start, parse_segment_size, segment_start
 from walkeeper.formats.xlog import MAGICS
 from walkeeper.ids import TimelineNumber
 from walkeeper.links.conninfo import ConnectionInfo
+from walkeeper.links.keeper import ask_version, read_system
 from walkeeper.links.log import Log
 from walkeeper.links.postgres import Connection, Row, connect
 from walkeeper.lsn import INVALID_LSN, Lsn, format_lsn, parse_lsn
@@ -66,25 +66,20 @@ async def examine(connection: Connection) -> Primary:
     """Raises ConfigError when this is no primary that WAL can be kept of, and Malformed for answers without meaning."""
     if connection.parameters.get("in_hot_standby") == "on":
         raise ConfigError(f"{connection.name} is a standby: give the address of the primary")
-    version = await connection.show("server_version_num", int)
+    version = await ask_version(connection)
     if version // 10000 not in MAGICS:
         raise ConfigError(
             f"{connection.name} is PostgreSQL {version // 10000}; its WAL can be kept from {min(MAGICS)} to {max(MAGICS)}"
         )
-    system_id, tli, flush_lsn = await connection.ask("IDENTIFY_SYSTEM", _read_system)
-    server = ServerInfo(version, system_id, await connection.show("wal_segment_size", parse_size))
+    system_id, tli, flush_lsn = await connection.ask("IDENTIFY_SYSTEM", read_system)
+    server = ServerInfo(version, system_id, await connection.show("wal_segment_size", parse_segment_size))
     return Primary(server, tli, flush_lsn)
 
 
 async def ask_flush_lsn(connection: Connection) -> Lsn:
     """Up to where the primary has fsynced its WAL: nobody can have been sent more."""
-    _, _, flush_lsn = await connection.ask("IDENTIFY_SYSTEM", _read_system)
+    _, _, flush_lsn = await connection.ask("IDENTIFY_SYSTEM", read_system)
     return flush_lsn
-
-
-def _read_system(row: Row) -> tuple[int, TimelineNumber, Lsn]:
-    system_id, tli, flush_lsn, _ = row
-    return int(system_id or 0), TimelineNumber(int(tli or 0)), parse_lsn(flush_lsn or "0/0")
 
 
 async def first_lsn_to_keep(connection: Connection, primary: Primary, kept_from: Lsn, flush_lsn: Lsn) -> Lsn:

@@ -20,6 +20,7 @@ import fcntl
 import os
 import stat
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
@@ -89,6 +90,14 @@ class ReadableDisk(Protocol):
         """Whether there is a directory of that name; False also when there is nothing."""
 
 
+@dataclass(frozen=True, slots=True)
+class Space:
+    """Of a file system, in bytes: how large it is, and what of that is free for us."""
+
+    total_bytes: int
+    free_bytes: int
+
+
 class Disk(ReadableDisk, Protocol):
     """What storage asks of an operating system.  All raise StorageError, and FileMissing where a name is missing."""
 
@@ -117,6 +126,9 @@ class Disk(ReadableDisk, Protocol):
 
     def syncfs(self, path: Path) -> None:
         """Make the whole file system that holds ``path`` durable.  Raises DurabilityLost."""
+
+    def space(self, path: Path) -> Space:
+        """What the file system that holds ``path`` has; quotas are not part of it."""
 
 
 def storage_error(error: OSError, operation: str, path: Path) -> StorageError:
@@ -316,6 +328,11 @@ class OsDisk:
             with self._open("open", path, os.O_RDONLY | os.O_DIRECTORY) as directory:
                 with naming_lost_durability("syncfs", path):
                     _syncfs(directory._fd)
+
+    def space(self, path: Path) -> Space:
+        with naming_errors("stat the file system of", path):
+            said = os.statvfs(path)
+        return Space(said.f_blocks * said.f_frsize, said.f_bavail * said.f_frsize)
 
 
 class LookingDisk:

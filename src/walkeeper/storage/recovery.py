@@ -133,7 +133,7 @@ class _WalOnDisk:
         self._require_start()
         verifier = self._verifier()
         for _, _, chunk in self._chunks():
-            verifier.feed(chunk)
+            verifier.check(chunk)
             if verifier.stopped:
                 break
         assert verifier.record_end >= self._start  # invariant 30

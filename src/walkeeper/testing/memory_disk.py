@@ -8,7 +8,7 @@ It is meaner than real ones, within what POSIX allows:
   it (as Linux does since pages are marked clean).  Names stay pending when a directory's sync fails: a file system
   whose journal fails stops, and does not go on without what was in it.
 
-``faults`` lets the operations with these numbers fail, ``is_full`` all that take room; ``cut_power`` ends everything at one of them.  Operations
+``faults`` lets the operations with these numbers fail, and without ``free_bytes`` all that take room do; ``cut_power`` ends everything at one of them.  Operations
 are counted from 0, and ``on_operation`` hears of each before it happens.
 
 Does not model permissions, directories that are renamed over, or time.
@@ -26,9 +26,12 @@ from types import TracebackType
 from typing import Final, NoReturn, Self
 
 from walkeeper.messages import Slice
-from walkeeper.storage.disk import naming_errors, naming_lost_durability, write_all
+from walkeeper.storage.disk import Space, naming_errors, naming_lost_durability, write_all
 
 SECTOR_BYTES: Final = 512
+
+MEMORY_DISK_BYTES: Final = 1 << 40
+"""What it says of its size and of its free space, until somebody sets ``total_bytes`` or ``free_bytes``."""
 
 
 class PowerCut(BaseException):
@@ -36,7 +39,7 @@ class PowerCut(BaseException):
 
 
 _TAKES_ROOM: Final = frozenset({"create", "write", "mkdir"})
-"""What fails while the disk ``is_full``; writing what has room already as well, as where every write takes a new place."""
+"""What fails while there are no ``free_bytes``; writing what has room already as well, as where every write takes a new place."""
 
 
 def unwatched(_operation: str, _path: Path) -> None:
@@ -166,7 +169,7 @@ class MemoryDisk:
         self.operations = 0
         self.faults: dict[int, Fault] = {}
         self.is_cold = False
-        self.is_full = False
+        self.total_bytes = self.free_bytes = MEMORY_DISK_BYTES
         self.on_operation: Callable[[str, Path], None] = unwatched
         self.cuts = 0
         self._root = _DirectoryNode()
@@ -246,7 +249,7 @@ class MemoryDisk:
         if self._cut_at == (number, False):
             self._go_off()
         fault = self.faults.get(number)
-        if self.is_full and operation in _TAKES_ROOM:
+        if not self.free_bytes and operation in _TAKES_ROOM:
             fault = Fault.NO_SPACE
         if fault is Fault.SHORT_WRITE and operation != "write":
             fault = None
@@ -372,6 +375,11 @@ class MemoryDisk:
             for node in _walk(self._root, durable=False):
                 if isinstance(node, _FileNode):
                     node.sync()
+
+    def space(self, path: Path) -> Space:
+        with naming_errors("stat the file system of", path), self.operating("stat", path):
+            self._find(path)
+            return Space(self.total_bytes, self.free_bytes)
 
 
 class MemoryFile:

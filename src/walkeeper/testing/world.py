@@ -372,11 +372,11 @@ class World:
 
     def _fill_disk(self, fault: Fault, repairs: trio.Nursery, _nursery: trio.Nursery) -> None:
         keeper = self._keeper(fault)
-        keeper.disk.is_full = True
+        keeper.disk.free_bytes = 0
 
         async def make_room(disk: MemoryDisk) -> None:
             await trio.sleep(fault.amount * TROUBLED_SECONDS)
-            disk.is_full = False
+            disk.free_bytes = disk.total_bytes
 
         repairs.start_soon(make_room, keeper.disk)
 

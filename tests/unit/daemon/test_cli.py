@@ -77,7 +77,7 @@ def test_ctrl_c_is_no_traceback() -> None:
 
 @pytest.mark.parametrize(
     "arguments",
-    [[], ["sevre"], ["serve", "--idd", "1"], ["serve", "--id"], ["serve", "--id", "x"], ["serve", "stray"]],
+    [["serve", "--idd", "1"], ["serve", "--id"], ["serve", "--id", "x"], ["serve", "stray"]],
 )
 def test_a_usage_error_is_one_line_and_exit_code_2(
     capsys: pytest.CaptureFixture[str], arguments: list[str]
@@ -87,6 +87,16 @@ def test_a_usage_error_is_one_line_and_exit_code_2(
     assert captured.err.startswith("walkeeper: ")
     assert captured.err.count("\n") == 1
     assert captured.out == ""
+
+
+@pytest.mark.parametrize("arguments", [[], ["fetsh", "a", "b"], ["--keepers", "k1:5454", "fetch", "a", "b"]])
+def test_words_that_begin_with_no_command_end_as_in_a_shell_so_that_a_misspelt_restore_command_stops_recovery(
+    capsys: pytest.CaptureFixture[str], arguments: list[str]
+) -> None:
+    assert run_command(arguments, {}) == 127
+    captured = capsys.readouterr()
+    assert captured.err.startswith("walkeeper: ")
+    assert captured.err.count("\n") == 1
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from walkeeper.errors import Malformed
-from walkeeper.formats.sizes import format_size, parse_size
+from walkeeper.formats.sizes import format_size, parse_size, parse_unsigned
 
 
 @pytest.mark.parametrize(
@@ -34,3 +34,14 @@ def test_a_size_prints_as_it_is_read(number: int, shift: int) -> None:
     size_bytes = number << shift
     if size_bytes < 10**12 << 30:
         assert parse_size(format_size(size_bytes)) == size_bytes
+
+
+@pytest.mark.parametrize(("text", "value"), [("0", 0), ("007", 7), ("255", 255)])
+def test_a_number_has_digits_and_fits_its_bits(text: str, value: int) -> None:
+    assert parse_unsigned(text, 8) == value
+
+
+@pytest.mark.parametrize("text", ["", "256", "-1", "+1", "1_0", " 1", "\u0661", "1" * 5000])
+def test_what_is_no_number_or_too_large_is_malformed(text: str) -> None:
+    with pytest.raises(Malformed):
+        parse_unsigned(text, 8)

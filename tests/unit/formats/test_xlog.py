@@ -104,12 +104,16 @@ def test_a_cut_anywhere_changes_nothing_later(name: str) -> None:
 
 @pytest.mark.parametrize("name", LAYOUTS)
 @pytest.mark.parametrize("piece_bytes", [1, 7, 600, 131072])
-def test_the_verifier_yields_every_record_however_the_wal_is_cut(name: str, piece_bytes: int) -> None:
+def test_the_verifier_yields_every_record_however_the_wal_is_cut_and_is_the_same_if_nobody_wants_them(
+    name: str, piece_bytes: int
+) -> None:
     generated = LAYOUTS[name]
     wal = generated.wal if piece_bytes > 7 else generated.wal[: 4 * PAGE_BYTES]
-    verified, seen = verifier(generated.start), []
+    verified, checked, seen = verifier(generated.start), verifier(generated.start), []
     for at in range(0, len(wal), piece_bytes):
         seen += verified.feed(wal[at : at + piece_bytes])
+        checked.check(wal[at : at + piece_bytes])
+        assert vars(checked) == vars(verified)
     complete = [r for r in generated.records if r.end <= generated.record_end_at(generated.start + len(wal))]
     assert (verified.stopped, seen) == (None, complete)
     assert verified.next_lsn == generated.start + len(wal)
@@ -267,9 +271,11 @@ def test_one_flipped_bit_ends_the_wal_before_its_record(name: str) -> None:
                 continue
             wal = bytearray(generated.wal)
             wal[place] ^= 4
-            verified = verifier(generated.start)
+            verified, checked = verifier(generated.start), verifier(generated.start)
             verified.feed(bytes(wal))
+            checked.check(bytes(wal))
             assert verified.stopped is not None
+            assert (checked.record_end, str(checked.stopped)) == (verified.record_end, str(verified.stopped))
             assert verified.record_end <= record.start < verified.record_end + 48
 
 

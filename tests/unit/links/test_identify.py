@@ -75,7 +75,7 @@ async def test_a_keeper_says_what_it_has_and_of_which_server(server: ScriptedSer
         assert await ask_server(connection) == ServerInfo(150005, 0, 16 << 20)
 
 
-@pytest.mark.parametrize("version", [("devel",), (), ("150005", "x")], ids=str)
+@pytest.mark.parametrize("version", [("devel",), (), ("150005", "x"), ("4294967296",), ("-1",), (None,)], ids=str)
 async def test_a_keeper_whose_version_is_no_number_is_malformed(
     server: ScriptedServer, version: tuple[str, ...]
 ) -> None:
@@ -85,7 +85,7 @@ async def test_a_keeper_whose_version_is_no_number_is_malformed(
             await ask_server(connection)
 
 
-@pytest.mark.parametrize("segment", ["", "sixteen", "16XB"])
+@pytest.mark.parametrize("segment", ["", "sixteen", "16XB", "3MB", "4096MB", "0"])
 async def test_a_keeper_whose_segment_size_is_no_size_is_malformed(server: ScriptedServer, segment: str) -> None:
     server.answers = {"SHOW server_version_num": ("150005",), "SHOW wal_segment_size": (segment,)}
     async with server.asked() as connection:
@@ -93,7 +93,17 @@ async def test_a_keeper_whose_segment_size_is_no_size_is_malformed(server: Scrip
             await ask_server(connection)
 
 
-@pytest.mark.parametrize("row", [("x",), ("many", "1", "0/0", None), ("1", "1", "far", None)], ids=str)
+NONSENSE = [
+    ("x",),
+    ("many", "1", "0/0", None),
+    ("1", "1", "far", None),
+    ("-1", "1", "0/0", None),
+    (str(1 << 64), "1", "0/0", None),
+    ("1", str(1 << 32), "0/0", None),
+]
+
+
+@pytest.mark.parametrize("row", NONSENSE, ids=str)
 async def test_a_keeper_that_says_nonsense_about_itself_is_malformed(
     server: ScriptedServer, row: tuple[str | None, ...]
 ) -> None:

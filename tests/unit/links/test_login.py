@@ -19,6 +19,8 @@ from walkeeper.links.conninfo import ChannelBinding, ConnectionInfo
 from walkeeper.links.login import Login, refusal
 
 INFO = ConnectionInfo("db", user="md5_user", password="password")
+CLEARTEXT = AuthenticationCleartextPassword()
+MD5 = AuthenticationMd5Password(b"salt")
 SCRAM = AuthenticationSasl(("SCRAM-SHA-256-PLUS", "SCRAM-SHA-256"))
 
 
@@ -73,6 +75,16 @@ def test_a_server_that_does_not_know_the_password_is_found_out() -> None:
         side.answer(AuthenticationSaslFinal(b"v=" + b"A" * 43 + b"="))
 
 
+def test_a_server_cannot_keep_a_client_busy_with_its_password() -> None:
+    """Ten million iterations, the most that scramp takes, are some ten seconds in which nothing else happens."""
+    side = login()
+    first = side.answer(SCRAM)
+    assert first is not None
+    nonce = first.data.rpartition(b"r=")[2]
+    with pytest.raises(ConfigError):
+        side.answer(AuthenticationSaslContinue(b"r=" + nonce + b"more,s=c2FsdHNhbHRzYWx0c2FsdA==,i=1000001"))
+
+
 def test_a_sasl_message_without_a_beginning_is_out_of_turn() -> None:
     with pytest.raises(OutOfTurn):
         login().answer(AuthenticationSaslContinue(b"r=x,s=eA==,i=1"))
@@ -86,9 +98,14 @@ def test_a_sasl_message_without_a_beginning_is_out_of_turn() -> None:
         (INFO, AuthenticationOther(7)),
         (INFO, AuthenticationSasl(("SCRAM-SHA-512",))),
         (ConnectionInfo("db", password="x", channel_binding=ChannelBinding.REQUIRE), AuthenticationOk()),
+        (ConnectionInfo("db", password="\a"), SCRAM),
+        *((ConnectionInfo("db", password="caf\udce9"), request) for request in (CLEARTEXT, MD5, SCRAM)),
     ],
-    ids=["no password", "no password for SCRAM", "GSSAPI", "an unknown mechanism", "no channel binding"],
-)
+    ids=[
+        "no password", "no password for SCRAM", "GSSAPI", "an unknown mechanism", "no channel binding",
+        "a password that SCRAM forbids", "no UTF-8", "no UTF-8 for MD5", "no UTF-8 for SCRAM",
+    ],
+)  # fmt: skip
 def test_what_cannot_be_answered_is_for_the_operator(info: ConnectionInfo, request_: AuthenticationOk) -> None:
     with pytest.raises(ConfigError):
         login(info).answer(request_)

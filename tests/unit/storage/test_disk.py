@@ -135,6 +135,14 @@ def test_syncs_of_all_kinds_succeed(disk: Disk, top: Path) -> None:
     assert get(disk, top / "file") == b"content"
 
 
+def test_of_a_file_system_at_most_all_is_free(disk: Disk, top: Path) -> None:
+    space = disk.space(top)
+    assert 0 <= space.free_bytes <= space.total_bytes
+    assert space.total_bytes
+    with pytest.raises(FileMissing):
+        disk.space(top / "missing")
+
+
 def test_a_lock_is_had_by_one_until_it_is_closed_and_keeps_the_content(disk: Disk, top: Path) -> None:
     put(disk, top / "lock", b"1234")
     mine = disk.lock(top / "lock")

@@ -6,19 +6,21 @@ from pathlib import Path
 
 import pytest
 import trio
+from crc32c import crc32c
 from trio.testing import MockClock
 
 from fake_servers import CHUNK_BYTES, SEGMENT_BYTES, SYSTEM_ID, FakeKeeper
-from walkeeper.errors import DiskFull, NotKept, Unreachable
+from walkeeper.errors import DiskFull, NotKept, Superseded, Unreachable
 from walkeeper.formats.segments import segment_name
 from walkeeper.ids import TenantTimelineId
-from walkeeper.lsn import Lsn
+from walkeeper.lsn import LSN_MAX, Lsn, format_lsn
 from walkeeper.testing.memory_disk import Fault, MemoryDisk
 from walkeeper.testing.wal import WalGenerator
-from walkeeper.tools.committed_wal import STALL_SECONDS_MAX
+from walkeeper.tools.committed_wal import LOOK_BACK_BYTES, STALL_SECONDS_MAX
 from walkeeper.tools.fetch_config import FetchConfig
 from walkeeper.tools.fetch_wal import AHEAD_SECONDS_MAX, fetch_wal
-from walkeeper.tools.spool import Spool
+from walkeeper.tools.segment_file import new_file
+from walkeeper.tools.spool import RESERVE_SEGMENTS, Spool
 
 START = Lsn(16 * SEGMENT_BYTES)
 END_SEGMENT = 20
@@ -50,7 +52,7 @@ class Scene:
 
     @property
     def spool(self) -> Spool:
-        return Spool.beside(self.disk, TARGET, TTID)
+        return Spool.beside(self.disk, self.disk, TARGET, TTID)
 
     async def fetch(self, segno: int, ahead_bytes: int = 0) -> None:
         addresses = tuple(keeper.address for keeper in self.keepers)
@@ -58,7 +60,8 @@ class Scene:
             addresses, TTID, name_of(segno), TARGET, server=None, system_id=None, ahead_bytes=ahead_bytes,
             may_be_unfinished=True, timeout_seconds=5.0,
         )  # fmt: skip
-        await fetch_wal(config, self.disk, self.spool, self.warnings.append)
+        with new_file(self.disk, TARGET) as target:
+            await fetch_wal(config, target, self.spool, self.warnings.append)
 
     def segment(self, segno: int) -> bytes:
         """As it should be."""
@@ -72,8 +75,16 @@ class Scene:
     def names(self) -> Sequence[str]:
         return self.disk.names(WHERE)
 
-    def ahead(self) -> Sequence[str]:
-        return self.disk.names(self.spool.path) if self.disk.is_directory(self.spool.path) else []
+    def ahead(self) -> Sequence[int]:
+        """The numbers of the segments that the spool has, which are as they should be."""
+        names = self.disk.names(self.spool.path) if self.disk.is_directory(self.spool.path) else []
+        segnos = [segno for segno in range(16, END_SEGMENT + 1) if self.entry(segno).name in names]
+        assert len(names) == len(segnos)
+        assert all(self.content(self.entry(segno)) == self.segment(segno) for segno in segnos)
+        return segnos
+
+    def entry(self, segno: int) -> Path:
+        return self.spool.entry(name_of(segno), crc32c(self.segment(segno)))
 
 
 @pytest.fixture
@@ -104,16 +115,12 @@ async def test_nothing_is_given_beyond_what_a_majority_knows_to_be_committed(sce
     assert scene.content() == scene.segment(END_SEGMENT)[:length].ljust(SEGMENT_BYTES, b"\0")
 
 
-async def test_a_keeper_that_breaks_in_the_middle_is_followed_by_the_next(scene: Scene) -> None:
+async def test_a_keeper_that_breaks_in_the_middle_is_followed_by_the_next_which_gives_it_all(scene: Scene) -> None:
     scene.keepers[0].breaks_at = Lsn(17 * SEGMENT_BYTES + 3 * CHUNK_BYTES)
     scene.keepers[1].breaks_at = Lsn(17 * SEGMENT_BYTES + 5 * CHUNK_BYTES)
     await scene.fetch(17)
     assert scene.content() == scene.segment(17)
-    begun = [keeper.queries[-1] for keeper in scene.keepers]
-    assert begun == [
-        f"START_REPLICATION PHYSICAL 0/{lsn:X}"
-        for lsn in (17 << 20, (17 << 20) + 3 * CHUNK_BYTES, (17 << 20) + 5 * CHUNK_BYTES)
-    ]
+    assert {keeper.queries[-1] for keeper in scene.keepers} == {f"START_REPLICATION PHYSICAL 0/{17 << 20:X}"}
 
 
 async def test_a_keeper_that_stops_in_the_middle_is_given_up_in_time(
@@ -220,30 +227,118 @@ def fill_disk(scene: Scene, name: str) -> None:
     scene.disk.on_operation = hear
 
 
+# -- damage --------------------------------------------------------------------------------------------------
+
+
+def damage(keeper: FakeKeeper, lsn: int) -> None:
+    """One bit is not what it was."""
+    keeper.wal[lsn - START] ^= 1
+
+
+IN_17 = 17 * SEGMENT_BYTES + SEGMENT_BYTES // 2 + 100
+
+
+async def test_damaged_wal_is_not_given_while_another_keeper_has_it_whole(scene: Scene) -> None:
+    damage(scene.keepers[0], IN_17)
+    damage(scene.keepers[1], IN_17 + 100)
+    await scene.fetch(17, ahead_bytes=SEGMENT_BYTES)
+    assert scene.content() == scene.segment(17)
+    assert scene.ahead() == [18]
+
+
+async def test_a_keeper_that_breaks_and_one_with_damage_leave_the_third(scene: Scene) -> None:
+    scene.keepers[0].breaks_at = Lsn(IN_17)
+    damage(scene.keepers[1], 17 * SEGMENT_BYTES + SEGMENT_BYTES // 4)
+    await scene.fetch(17)
+    assert scene.content() == scene.segment(17)
+
+
+async def test_if_all_copies_are_damaged_nobody_can_tell_and_every_keeper_is_named(scene: Scene) -> None:
+    for keeper in scene.keepers:
+        damage(keeper, IN_17)
+    (record,) = [each for each in scene.wal.records if each.start <= IN_17 < each.end]
+    with pytest.raises(Unreachable) as told:
+        await scene.fetch(17)
+    where = f"damaged WAL in {name_of(17)}: WAL record at {format_lsn(record.start)}"
+    assert all(f"{keeper.address} has {where}" in str(told.value) for keeper in scene.keepers)
+    assert scene.names() == []
+
+
+@pytest.mark.parametrize("place", [-40, 60])
+async def test_a_record_that_ends_in_the_next_segment_is_checked_with_either(scene: Scene, place: int) -> None:
+    damage(scene.keepers[0], 18 * SEGMENT_BYTES + place)
+    for segno in (17, 18):
+        await scene.fetch(segno)
+        assert scene.content() == scene.segment(segno)
+    asked = [query for query in scene.keepers[1].queries if query.startswith("START")]
+    assert len(asked) == 4, "the first keeper's copy was not taken"
+
+
+async def test_a_segment_is_given_although_the_end_of_its_last_record_cannot_be_had(
+    autojump_clock: MockClock, scene: Scene
+) -> None:
+    for keeper in scene.keepers:
+        keeper.breaks_at = Lsn(18 * SEGMENT_BYTES)
+    await scene.fetch(17)
+    for keeper in scene.keepers:
+        keeper.breaks_at, keeper.stalls_at = LSN_MAX, Lsn(19 * SEGMENT_BYTES)
+    await scene.fetch(18)
+    assert scene.content() == scene.segment(18)
+
+
+async def test_damage_in_what_is_read_ahead_harms_nobody_and_stays_out_of_the_spool(scene: Scene) -> None:
+    damage(scene.keepers[0], 18 * SEGMENT_BYTES + SEGMENT_BYTES // 2)
+    await scene.fetch(16, ahead_bytes=3 * SEGMENT_BYTES)
+    assert scene.content() == scene.segment(16)
+    assert scene.ahead() == [17]
+    assert len(scene.warnings) == 1
+
+
+# -- two at once ---------------------------------------------------------------------------------------------
+
+
+async def test_of_two_calls_at_once_each_gives_a_whole_file_or_fails(scene: Scene) -> None:
+    """They want different segments at one path, as one does that has outlived its PostgreSQL."""
+    given: list[int] = []
+
+    async def fetch(segno: int) -> None:
+        try:
+            await scene.fetch(segno, ahead_bytes=2 * SEGMENT_BYTES)
+            given.append(segno)
+        except Superseded:
+            pass
+
+    for _ in range(5):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(fetch, 16)
+            nursery.start_soon(fetch, 17)
+        assert len(given) == 1
+        assert scene.content() == scene.segment(given.pop())
+        assert set(scene.ahead()) <= {17, 18, 19}
+        assert set(scene.names()) <= {TARGET.name, scene.spool.path.name}
+
+
 # -- ahead ---------------------------------------------------------------------------------------------------
 
 
 async def test_whole_segments_are_read_ahead_in_the_same_stream(scene: Scene) -> None:
     await scene.fetch(16, ahead_bytes=2 * SEGMENT_BYTES + 5)
-    assert scene.ahead() == [name_of(17), name_of(18)]
-    assert [scene.content(scene.spool.path / name_of(segno)) for segno in (17, 18)] == [
-        scene.segment(17),
-        scene.segment(18),
-    ]
+    assert scene.ahead() == [17, 18]
     asked = [query for keeper in scene.keepers for query in keeper.queries if query.startswith("START")]
-    assert len(asked) == 1
+    before, begin = START - LOOK_BACK_BYTES, START
+    assert asked == [f"START_REPLICATION PHYSICAL 0/{lsn:X}" for lsn in (before, begin)]
 
 
 async def test_an_unfinished_segment_is_never_read_ahead(scene: Scene) -> None:
     await scene.fetch(18, ahead_bytes=10 * SEGMENT_BYTES)
-    assert scene.ahead() == [name_of(19)]
+    assert scene.ahead() == [19]
 
 
 async def test_what_a_majority_does_not_know_of_is_never_read_ahead(scene: Scene) -> None:
     for keeper in scene.keepers[1:]:
         keeper.commit_lsn = Lsn(18 * SEGMENT_BYTES)
     await scene.fetch(16, ahead_bytes=10 * SEGMENT_BYTES)
-    assert scene.ahead() == [name_of(17)]
+    assert scene.ahead() == [17]
 
 
 async def test_a_miss_empties_the_spool(scene: Scene) -> None:
@@ -256,7 +351,36 @@ async def test_a_disk_that_is_too_small_for_reading_ahead_harms_nobody(scene: Sc
     fill_disk(scene, name_of(18))
     await scene.fetch(16, ahead_bytes=3 * SEGMENT_BYTES)
     assert scene.content() == scene.segment(16)
-    assert scene.ahead() == [name_of(17)]
+    assert scene.ahead() == [17]
+    assert len(scene.warnings) == 1
+
+
+async def test_nothing_is_read_ahead_into_the_reserve(scene: Scene) -> None:
+    scene.disk.total_bytes = 1 << 30
+    scene.disk.free_bytes = RESERVE_SEGMENTS * SEGMENT_BYTES
+    await scene.fetch(16, ahead_bytes=3 * SEGMENT_BYTES)
+    assert scene.content() == scene.segment(16)
+    assert scene.names() == [TARGET.name]
+    assert len(scene.warnings) == 1
+
+
+async def test_a_disk_without_room_for_the_spool_harms_nobody(scene: Scene) -> None:
+    def hear(operation: str, path: Path) -> None:
+        if operation == "mkdir":
+            scene.disk.faults[scene.disk.operations - 1] = Fault.NO_SPACE
+
+    scene.disk.on_operation = hear
+    await scene.fetch(16, ahead_bytes=3 * SEGMENT_BYTES)
+    assert scene.content() == scene.segment(16)
+    assert scene.names() == [TARGET.name]
+    assert len(scene.warnings) == 1
+
+
+async def test_a_spool_that_cannot_be_emptied_harms_nobody(scene: Scene) -> None:
+    scene.spool.prepare()
+    scene.disk.mkdir(scene.spool.path / "directory")
+    await scene.fetch(16)
+    assert scene.content() == scene.segment(16)
     assert len(scene.warnings) == 1
 
 
@@ -273,4 +397,4 @@ async def test_reading_ahead_ends_in_time(autojump_clock: MockClock, scene: Scen
     before = trio.current_time()
     await scene.fetch(16, ahead_bytes=3 * SEGMENT_BYTES)
     assert trio.current_time() - before == pytest.approx(AHEAD_SECONDS_MAX, abs=1.0)
-    assert scene.ahead() == [name_of(17)]
+    assert scene.ahead() == [17]
