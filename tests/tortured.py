@@ -12,7 +12,7 @@ from random import Random
 import trio
 import trio.testing
 
-from keeping import SAVE_SECONDS, SEGMENT, SERVER, START, TTID, new_disk
+from keeping import SAVE_SECONDS, SEGMENT, SERVER, START, TTID
 from walkeeper.errors import PeerError, ServerError, Unreachable
 from walkeeper.formats.proposer import encode_proposer_message, parse_acceptor_message
 from walkeeper.ids import NodeId
@@ -35,7 +35,7 @@ from walkeeper.messages import (
 from walkeeper.services.connection import Connection
 from walkeeper.services.listener import Draining
 from walkeeper.storage.data_directory import claim
-from walkeeper.storage.recovery import CONTROL_FILE, recover
+from walkeeper.storage.recovery import recover
 from walkeeper.terms import Term, TermHistory
 from walkeeper.testing.machine import DATA, Uncounted, directory_of
 from walkeeper.testing.memory_disk import MemoryDisk
@@ -48,6 +48,7 @@ from walkeeper.timeline.timelines import Timelines, open_timelines
 
 KEEPER = Address("keeper", KEEPER_PORT)
 JOB_SECONDS = 0.001
+NO_HISTORY = TermHistory()
 
 
 class Talk:
@@ -96,10 +97,12 @@ class Talk:
 class Writer:
     """What a leader of ``term`` says: its WAL continues that of the leader before it, or cuts it off."""
 
-    def __init__(self, term: int, start: Lsn = START, history: TermHistory = TermHistory(), prev: int = 0) -> None:
+    def __init__(self, term: int, start: Lsn = START, history: TermHistory = NO_HISTORY, prev: int = 0) -> None:
         self.term = Term(term)
         self.history = history.up_to(start).with_term(self.term, start)
-        self.wal = WalGenerator(start, pg_major=15, wal_seg_size=SEGMENT, system_id=SERVER.system_id, prev=Lsn(prev))
+        self.wal = WalGenerator(
+            start, pg_major=15, wal_seg_size=SEGMENT, system_id=SERVER.system_id, prev=Lsn(prev)
+        )
 
     def vote(self) -> VoteRequest:
         return VoteRequest(NO_GENERATION, self.term)
@@ -153,8 +156,8 @@ class Keeper:
     def cancel_timeline(self) -> None:
         """What closing a timeline does to those who use it."""
         for timeline in self.timelines.all():
-            for client in (*timeline.registry.receivers(), *timeline.registry.senders()):
-                client.scope.cancel()
+            for receiver in timeline.registry.receivers():
+                receiver.scope.cancel()
 
     def cancel_daemon(self) -> None:
         self.scope.cancel()
@@ -222,7 +225,9 @@ def check_disk_agrees(keeper: Keeper) -> None:
 async def check_serves_on(keeper: Keeper, after: Term) -> None:
     """A new leader is elected, and its WAL is kept."""
     async with keeper.talk() as talk:
-        await talk.say(ProposerGreeting(TTID, NO_CONFIGURATION, SERVER), VoteRequest(NO_GENERATION, Term(after + 7)))
+        await talk.say(
+            ProposerGreeting(TTID, NO_CONFIGURATION, SERVER), VoteRequest(NO_GENERATION, Term(after + 7))
+        )
         await talk.hear()
         vote = await talk.hear()
         assert isinstance(vote, VoteResponse) and vote.vote_given

@@ -20,10 +20,10 @@ from tortured import (
     check_serves_on,
     keeper_on,
 )
+from walkeeper.ids import TenantTimelineId, TimelineId
 from walkeeper.membership import NO_CONFIGURATION
 from walkeeper.messages import ProposerGreeting, ProposerMessage
-from walkeeper.ids import TenantTimelineId, TimelineId
-from walkeeper.terms import INITIAL_TERM
+from walkeeper.terms import INITIAL_TERM, Term
 from walkeeper.testing.cancellation import Victim, cancel_everywhere, interrupt_everywhere
 from walkeeper.testing.memory_disk import MemoryDisk
 from walkeeper.testing.offload import InlineOffload
@@ -63,7 +63,12 @@ def append() -> Story:
 
 def append_over_a_segment_end() -> Story:
     writer = Writer(1)
-    before = [GREETING, writer.vote(), writer.elected(), *writer.write(SEGMENT - START % SEGMENT - 2000)]
+    before: list[ProposerMessage] = [
+        GREETING,
+        writer.vote(),
+        writer.elected(),
+        *writer.write(SEGMENT - START % SEGMENT - 2000),
+    ]
     return Story(before, writer.write(9000), 1)
 
 
@@ -74,7 +79,7 @@ def commit_that_makes_whole() -> Story:
 
 def truncation() -> Story:
     writer = Writer(1)
-    before = [GREETING, writer.vote(), writer.elected(), *writer.write(300)]
+    before: list[ProposerMessage] = [GREETING, writer.vote(), writer.elected(), *writer.write(300)]
     before += [*writer.write(SEGMENT + 300), *writer.write(SEGMENT + 300)]
     other = writer.successor()
     return Story([*before, other.vote()], [other.elected(), *other.write(500)], 1)
@@ -121,7 +126,7 @@ async def live_through(story: Story, cancel: Callable[[Keeper], None], victim: V
         await check_serves_on(keeper, term_of(keeper))
 
 
-def term_of(keeper: Keeper) -> int:
+def term_of(keeper: Keeper) -> Term:
     return keeper.timeline.require_state().term if keeper.timelines.all() else INITIAL_TERM
 
 
@@ -159,8 +164,17 @@ async def do_and_be_cancelled(operation: Callable[[Keeper], Awaitable[None]], vi
     disk, writer = new_disk(), Writer(1)
     async with keeper_on(disk) as keeper:
         async with keeper.talk() as talk:
-            first = [GREETING, writer.vote(), writer.elected(), *writer.write(300), writer.commit()]
-            then = [*writer.write(300), writer.commit()]  # the second commit stays in memory
+            first: list[ProposerMessage] = [
+                GREETING,
+                writer.vote(),
+                writer.elected(),
+                *writer.write(300),
+                writer.commit(),
+            ]
+            then: list[ProposerMessage] = [
+                *writer.write(300),
+                writer.commit(),
+            ]  # the second commit stays in memory
             await talk.say(*first, *then)
             await talk.hear_all([*first, *then])
         with victim.exposed():

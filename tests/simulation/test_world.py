@@ -41,7 +41,6 @@ def test_a_schedule_without_some_faults_keeps_the_times_of_the_others() -> None:
         assert missing_at_the_end == pytest.approx(0.0) or shorter == faults[:-1]
 
 
-
 # -- worlds in which somebody is careless --------------------------------------------------------------------
 
 

@@ -105,9 +105,7 @@ async def accept_connections(
     """Start a task for every client, until cancelled."""
     for number in itertools.count(1):
         link, peer = await listener.accept()
-        connection = Connection(
-            Client(number, peer), link, timelines, draining, instruments, reader_seconds_max
-        )
+        connection = Connection(Client(number, peer), link, timelines, draining, instruments, reader_seconds_max)
         connections.start_soon(connection.serve, name=f"connection {number}")
 
 

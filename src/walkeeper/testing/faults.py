@@ -73,6 +73,11 @@ def draw_faults(random: Random, count: int) -> Sequence[Fault]:
     """A schedule of ``count`` faults."""
     kinds = random.choices(list(WEIGHTS), list(WEIGHTS.values()), k=count)
     return [
-        Fault(random.choice((0.0, random.expovariate(1 / PAUSE_SECONDS))), kind, random.randrange(60), random.random())
+        Fault(
+            random.choice((0.0, random.expovariate(1 / PAUSE_SECONDS))),
+            kind,
+            random.randrange(60),
+            random.random(),
+        )
         for kind in kinds
     ]

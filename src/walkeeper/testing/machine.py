@@ -113,9 +113,7 @@ class KeeperMachine:
             async with open_timelines(directory, offload, save_seconds=SAVE_SECONDS) as self.timelines:
                 async with trio.open_nursery() as connections:
                     listener = self.host.listen()
-                    async with accepting(
-                        listener, self.timelines, connections, Uncounted(), READER_SECONDS_MAX
-                    ):
+                    async with accepting(listener, self.timelines, connections, Uncounted(), READER_SECONDS_MAX):
                         await self._stop.wait()
                     connections.cancel_scope.deadline = trio.current_time() + DRAIN_SECONDS
 

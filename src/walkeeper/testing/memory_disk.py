@@ -8,8 +8,9 @@ It is meaner than real ones, within what POSIX allows:
   it (as Linux does since pages are marked clean).  Names stay pending when a directory's sync fails: a file system
   whose journal fails stops, and does not go on without what was in it.
 
-``faults`` lets the operations with these numbers fail, and without ``free_bytes`` all that take room do; ``cut_power`` ends everything at one of them.  Operations
-are counted from 0, and ``on_operation`` hears of each before it happens.
+``faults`` lets the operations with these numbers fail, and without ``free_bytes`` all fail that take room;
+``cut_power`` ends everything at one of them.  Operations are counted from 0, and ``on_operation`` hears of each before
+it happens.
 
 Does not model permissions, directories that are renamed over, or time.
 """

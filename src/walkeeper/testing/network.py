@@ -38,6 +38,9 @@ SEGMENT_BYTES_MAX: Final = 16 * 1024
 DELAY_SECONDS: Final = 0.0005
 """The usual time from host to host, on average."""
 
+SYN_SECONDS: Final = (0.5, 1.5)
+"""How often it is tried again to connect across a partition."""
+
 GIVEN_UP_SECONDS: Final = (5.0, 60.0)
 """When a connection is given up whose other end does not answer any more."""
 
@@ -324,8 +327,8 @@ class MemoryNetwork:
         Cancellation: at any time; nothing has been offered to the server then.
         """
         await trio.sleep(self.next_delay_seconds())
-        while self.is_cut(client, server) or self.is_cut(server, client):
-            await trio.sleep(self._random.uniform(0.5, 1.5))  # as often as a SYN is sent again
+        while self.is_cut(client, server) or self.is_cut(server, client):  # noqa: ASYNC110  as TCP does
+            await trio.sleep(self._random.uniform(*SYN_SECONDS))
         if server.listener is None:
             raise ConnectionRefusedError(111, "Connection refused")
         there, back = Pipe(self, client, server), Pipe(self, server, client)

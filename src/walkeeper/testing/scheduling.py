@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import trio
 
-_RUN: Final[Any] = trio._core._run  # noqa: SLF001  there is no public way to say this; pytest-trio does the same
+_RUN: Final[Any] = trio._core._run
 
 
 @contextmanager

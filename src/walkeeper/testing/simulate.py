@@ -49,7 +49,8 @@ def shrink(outcome: Outcome, tell: Callable[[str], None] = lambda _text: None) -
                 again
                 for faults in without_parts(outcome.plan.faults, size)
                 if next(runs) < SHRINKING_RUNS_MAX
-                and type((again := run_world(outcome.seed, replace(outcome.plan, faults=faults))).violation) is kind
+                and type((again := run_world(outcome.seed, replace(outcome.plan, faults=faults))).violation)
+                is kind
             ),
             None,
         )
@@ -111,7 +112,9 @@ def show_one(seed: int, steps: int, *, trace: bool) -> int:
     outcome = run_world(seed, plan_of(seed, steps))
     if trace:
         print(*outcome.trace, sep="\n")
-    print(f"seed {seed}: digest {outcome.digest}, {outcome.commits} commits in {outcome.seconds:.1f} s of cluster time")
+    print(
+        f"seed {seed}: digest {outcome.digest}, {outcome.commits} commits in {outcome.seconds:.1f} s of cluster time"
+    )
     if outcome.violation is None:
         return 0
     print(*report(shrink(outcome, print), steps), sep="\n")

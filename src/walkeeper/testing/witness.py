@@ -151,7 +151,9 @@ class Witness:
         while begin_lsn < said.flush_lsn:
             end_lsn = min(said.flush_lsn, self._segment_end(begin_lsn))
             if self._durable_wal(keeper, begin_lsn, end_lsn) != self._truth.wal(history, begin_lsn, end_lsn):
-                raise Violated(f"7: {keeper} says {said}, and its disk has something else below {format_lsn(end_lsn)}")
+                raise Violated(
+                    f"7: {keeper} says {said}, and its disk has something else below {format_lsn(end_lsn)}"
+                )
             begin_lsn = end_lsn
         proved[said.term] = max(said.flush_lsn, proved.get(said.term, INVALID_LSN))
 

@@ -18,7 +18,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator, MutableMapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from math import inf
 from random import Random
 from typing import Any, Final, Protocol
 
@@ -26,13 +25,12 @@ import structlog
 import trio
 import trio.testing
 
-from walkeeper.formats.control_file import parse_control_file
 from walkeeper.ids import NodeId, TenantId, TenantTimelineId, TimelineId
 from walkeeper.lsn import Lsn, format_lsn
 from walkeeper.membership import majority
 from walkeeper.messages import ServerInfo
-from walkeeper.storage.recovery import CONTROL_FILE, INCOMPLETE, recover
 from walkeeper.storage.reader import WalReader
+from walkeeper.storage.recovery import CONTROL_FILE, INCOMPLETE, recover
 from walkeeper.testing.faults import Fault, Kind
 from walkeeper.testing.machine import DISK_SECONDS, KeeperMachine, directory_of
 from walkeeper.testing.memory_disk import Fault as DiskFault
@@ -61,6 +59,10 @@ OPERATIONS_MAX: Final = 12
 
 CALM_SECONDS: Final = 180.0
 """Until the last writer must have everything on every keeper: some backoffs, and what silence costs."""
+
+
+LOOK_SECONDS: Final = 0.2
+"""Between two looks at what is waited for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,8 +243,8 @@ class World:
 
     async def _wait_for(self, condition: Callable[[], bool], what: str) -> None:
         with trio.move_on_after(CALM_SECONDS) as patience:
-            while not condition():
-                await trio.sleep(0.2)
+            while not condition():  # noqa: ASYNC110  no event tells of what is true of a whole cluster
+                await trio.sleep(LOOK_SECONDS)
         if patience.cancelled_caught:
             self.accuse(Violated(f"liveness: {what} did not come within {CALM_SECONDS:g} s"))
             await trio.sleep_forever()
@@ -267,7 +269,8 @@ class World:
         survivor.must_write = False
         await self._wait_for(lambda: self._all_have(self._end_of(survivor)), "the end of WAL on every keeper")
         await self._wait_for(
-            lambda: all(reader.position == self.truth.commit_lsn for reader in self.readers), "what readers wait for"
+            lambda: all(reader.position == self.truth.commit_lsn for reader in self.readers),
+            "what readers wait for",
         )
         for keeper in self.keepers:
             await keeper.stop()
@@ -294,7 +297,9 @@ class World:
         recovered = recover(keeper.disk, directory)
         begin_lsn, end_lsn = recovered.control_file.local_start_lsn, self.truth.commit_lsn
         if recovered.end_lsn < end_lsn:
-            raise Violated(f"37: {keeper} has WAL up to {format_lsn(recovered.end_lsn)}, committed is {format_lsn(end_lsn)}")
+            raise Violated(
+                f"37: {keeper} has WAL up to {format_lsn(recovered.end_lsn)}, committed is {format_lsn(end_lsn)}"
+            )
         reader = WalReader(keeper.disk, directory, SERVER.wal_seg_size)
         while begin_lsn < end_lsn:
             with reader.open(begin_lsn, recovered.tli) as segment:

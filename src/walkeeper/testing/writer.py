@@ -117,7 +117,9 @@ class WriterMachine:
         proposer = self.proposer = Proposer([address.host for address in self._addresses], greeting)
         window = Window()
         introduction = Introduction(self._ttid, str(self), lambda _keeper, _kept: None)
-        ensemble = Ensemble(self._addresses, introduction, proposer, window, self._on_commit, _Told(self._tell, str(self)))
+        ensemble = Ensemble(
+            self._addresses, introduction, proposer, window, self._on_commit, _Told(self._tell, str(self))
+        )
         async with trio.open_nursery() as nursery:
             nursery.start_soon(ensemble.run)
             election = await ensemble.wait_elected()
