@@ -4,6 +4,7 @@
     integration             tests with a real PostgreSQL, real sockets and kill -9
     demo                    three keepers, a PostgreSQL, two disasters, nothing lost
     bench                   the benchmarks, as a table of ratios
+    simulate                lives of clusters in memory, each from its seed (`-- --seeds 1000`)
     fuzz                    parsers against garbage, guided by coverage (`-- --seconds 300`)
     lock                    renew the files in requirements/ (`-- --upgrade` for newer versions)
 
@@ -151,6 +152,13 @@ def bench(session: nox.Session) -> None:
     """The benchmarks: everything side by side in one run."""
     install_with_postgresql(session)
     session.run("python", "-m", "bench", *session.posargs, env={"PYTHONPATH": "tests"})
+
+
+@nox.session
+def simulate(session: nox.Session) -> None:
+    """Clusters in memory: crashes, torn writes, lost disks, partitions, rival writers; each from its seed."""
+    install(session, "test")
+    session.run("python", "-m", "walkeeper.testing.simulate", *session.posargs)
 
 
 @nox.session

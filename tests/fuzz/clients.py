@@ -33,6 +33,7 @@ from walkeeper.ids import TenantTimelineId, TimelineNumber
 from walkeeper.links.address import parse_keepers
 from walkeeper.links.conninfo import ConnectionInfo, parse_conninfo
 from walkeeper.links.keeper import PROTOCOL_VERSION, ask_server, ask_standing, identify
+from walkeeper.links.link import FLOOD_BYTES_MAX
 from walkeeper.links.login import Login
 from walkeeper.links.passfile import _search
 from walkeeper.links.postgres import Connection
@@ -54,10 +55,10 @@ class SaidBefore:
     def __init__(self, said: Iterator[bytes]) -> None:
         self._said = said
 
-    def try_receive(self) -> bytes | None:
+    def try_receive(self, bytes_max: int = FLOOD_BYTES_MAX) -> bytes | None:
         return next(self._said, b"")
 
-    async def receive(self) -> bytes:
+    async def receive(self, bytes_max: int = FLOOD_BYTES_MAX) -> bytes:
         return next(self._said, b"")
 
     @property
@@ -68,6 +69,9 @@ class SaidBefore:
         pass
 
     async def wait_sent(self) -> None:
+        pass
+
+    def give_up_after(self, seconds: float) -> None:
         pass
 
     async def send_eof(self) -> None:

@@ -39,7 +39,7 @@ from walkeeper.daemon.stop import wait_for_stop
 from walkeeper.daemon.watch import WatchedOffload
 from walkeeper.errors import ConfigError, Malformed
 from walkeeper.formats.control_file import control_file_as_json, parse_control_file
-from walkeeper.services.listener import accepting
+from walkeeper.services.listener import SocketListener, accepting
 from walkeeper.storage.data_directory import DataDirectory, claim
 from walkeeper.storage.disk import OsDisk
 from walkeeper.storage.offload import ThreadOffload
@@ -83,11 +83,19 @@ def run_keeper(config: ServeConfig) -> None:
             log.warning("nothing is fsynced (--no-sync): a power failure loses acknowledged WAL")
         with bind(config.listen.pg, "--listen-pg") as pg, bind(config.listen.http, "--listen-http") as http:
             log.info("listening", pg=str(bound_address(pg)), http=str(bound_address(http)))
-            letting_in = partial(
-                accepting, instruments=metrics, reader_seconds_max=config.timing.wal_sender_timeout_seconds
-            )
+            letting_in = partial(_accepting_at, metrics, config.timing.wal_sender_timeout_seconds)
             trio.run(serve, directory, config.timing, metrics, pg, http, letting_in)
     log.info("stopped")
+
+
+def _accepting_at(
+    metrics: Metrics,
+    reader_seconds_max: float,
+    sock: socket.socket,
+    timelines: Timelines,
+    connections: trio.Nursery,
+) -> AbstractAsyncContextManager[None]:
+    return accepting(SocketListener(sock), timelines, connections, metrics, reader_seconds_max)
 
 
 async def serve(

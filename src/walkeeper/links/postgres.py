@@ -8,7 +8,6 @@ Does not pipeline, prepare or cancel: simple queries with text results and COPY 
 Source: PostgreSQL, "Message Flow".
 """
 
-import socket
 import ssl
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
@@ -30,6 +29,7 @@ from walkeeper.formats.frontend import CopyData, CopyDone, Query
 from walkeeper.formats.session import ClientMessage, ClientSession, EndOfStream
 from walkeeper.formats.startup import EncryptionAnswer, SslRequest, StartupMessage
 from walkeeper.links.conninfo import ConnectionInfo, SslMode
+from walkeeper.links.dial import network
 from walkeeper.links.link import Link, SocketLink
 from walkeeper.links.login import Login, refusal
 from walkeeper.links.tls import client_context
@@ -270,30 +270,13 @@ async def connect(info: ConnectionInfo, name: str = "", **startup: str) -> Async
         await connection.link.aclose()
 
 
-async def _open(info: ConnectionInfo, name: str) -> SocketLink:
+async def _open(info: ConnectionInfo, name: str) -> Link:
     try:
         with time_limit(info.connect_timeout_seconds, name, "connection"):
-            if info.is_unix_socket:
-                sock = await _connect_unix(info.socket_path)
-            else:
-                sock = _detached(await trio.open_tcp_stream(info.hostaddr or info.host, info.port))
+            return await network.get()(info)
     except OSError as error:
         raise Unreachable(name, _reason(error)) from error
-    return SocketLink(sock)
-
-
-async def _connect_unix(path: str) -> socket.socket:
-    sock = trio.socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    try:
-        await sock.connect(path)
-        return socket.socket(fileno=sock.detach())
-    finally:
-        sock.close()
-
-
-def _detached(stream: trio.SocketStream) -> socket.socket:
-    """The standard library's socket of a Trio stream, which gives it up."""
-    return socket.socket(fileno=stream.socket.detach())
+    raise AssertionError("the block returns or raises")
 
 
 def _reason(error: OSError) -> str:

@@ -11,12 +11,12 @@ import itertools
 import socket
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from typing import Final
+from typing import Final, Protocol
 
 import structlog
 import trio
 
-from walkeeper.links.link import SocketLink
+from walkeeper.links.link import Link, SocketLink
 from walkeeper.services.connection import Connection, Instruments
 from walkeeper.services.turnstile import Turnstile
 from walkeeper.timeline.registry import Client
@@ -31,6 +31,19 @@ OUT_OF_FILES_SECONDS: Final = 0.1
 _OUT_OF = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS})
 
 log = structlog.stdlib.get_logger()
+
+
+class Listener(Protocol):
+    """Where clients come in."""
+
+    async def accept(self) -> tuple[Link, str]:
+        """The next client's link, and where the client is.
+
+        Cancellation: while it waits, nobody is lost.
+        """
+
+    def close(self) -> None:
+        """Let nobody in any more, not even those who wait already."""
 
 
 class Draining:
@@ -60,7 +73,7 @@ class Draining:
 
 @asynccontextmanager
 async def accepting(
-    listener: socket.socket,
+    listener: Listener,
     timelines: Timelines,
     connections: trio.Nursery,
     instruments: Instruments,
@@ -83,7 +96,7 @@ async def accepting(
 
 
 async def accept_connections(
-    listener: socket.socket,
+    listener: Listener,
     timelines: Timelines,
     connections: trio.Nursery,
     draining: Draining,
@@ -93,31 +106,36 @@ async def accept_connections(
     """Start a task for every client, until cancelled."""
     turnstile = Turnstile()
     for number in itertools.count(1):
-        sock = await accept(listener)
-        client = Client(number, peer_of(sock))
-        link = SocketLink(sock)
+        link, peer = await listener.accept()
         link.give_up_after(VANISHED_SECONDS)
-        connection = Connection(client, link, timelines, draining, turnstile, instruments, reader_seconds_max)
+        connection = Connection(
+            Client(number, peer), link, timelines, draining, turnstile, instruments, reader_seconds_max
+        )
         connections.start_soon(connection.serve, name=f"connection {number}")
 
 
-async def accept(listener: socket.socket) -> socket.socket:
-    """The next client's socket.
+class SocketListener:
+    """A ``Listener`` at a bound socket that listens, which it owns."""
 
-    Cancellation: while it waits, nobody is lost.
-    """
-    while True:
-        await trio.lowlevel.wait_readable(listener)
-        try:
-            sock, _ = listener.accept()
-        except OSError as error:
-            if error.errno in _OUT_OF:
-                log.error("cannot accept connections", error=error.strerror)
-                await trio.sleep(OUT_OF_FILES_SECONDS)
-            continue  # the client has gone again, or another process was faster
-        if sock.family != socket.AF_UNIX:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        return sock
+    def __init__(self, listener: socket.socket) -> None:
+        self._listener = listener
+
+    async def accept(self) -> tuple[Link, str]:
+        while True:
+            await trio.lowlevel.wait_readable(self._listener)
+            try:
+                sock, _ = self._listener.accept()
+            except OSError as error:
+                if error.errno in _OUT_OF:
+                    log.error("cannot accept connections", error=error.strerror)
+                    await trio.sleep(OUT_OF_FILES_SECONDS)
+                continue  # the client has gone again, or another process was faster
+            if sock.family != socket.AF_UNIX:
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            return SocketLink(sock), peer_of(sock)
+
+    def close(self) -> None:
+        self._listener.close()
 
 
 def peer_of(sock: socket.socket) -> str:

@@ -4,11 +4,13 @@ It is meaner than real ones, within what POSIX allows:
 * unsynced content survives a crash by sectors of 512 bytes, in any combination;
 * unsynced names (creations, renames, removals) survive in any combination, or as a prefix, as journals keep them;
 * ``fdatasync`` does not save a changed size, and ``fsync`` of a file does not save its name;
-* after a failed sync the cache still shows what the disk does not have, and the next sync succeeds without it
-  (as Linux does since pages are marked clean).
+* after a failed sync of a file the cache still shows what the disk does not have, and the next sync succeeds without
+  it (as Linux does since pages are marked clean).  Names stay pending when a directory's sync fails: a file system
+  whose journal fails stops, and does not go on without what was in it.
 
-``faults`` lets the operations with these numbers fail; ``cut_power`` ends everything at one of them.  Operations
-are counted from 0, and ``on_operation`` hears of each before it happens.
+``faults`` lets the operations with these numbers fail, and without ``free_bytes`` all fail that take room;
+``cut_power`` ends everything at one of them.  Operations are counted from 0, and ``on_operation`` hears of each before
+it happens.
 
 Does not model permissions, directories that are renamed over, or time.
 """
@@ -35,6 +37,10 @@ MEMORY_DISK_BYTES: Final = 1 << 40
 
 class PowerCut(BaseException):
     """The machine went off.  Nothing can be done with the disk before ``crash`` has turned it on again."""
+
+
+_TAKES_ROOM: Final = frozenset({"create", "write", "mkdir"})
+"""What fails while there are no ``free_bytes``; writing what has room already as well, as where every write takes a new place."""
 
 
 def unwatched(_operation: str, _path: Path) -> None:
@@ -79,11 +85,11 @@ class _FileNode:
         self.dirty.update(range(begin // SECTOR_BYTES, -(-end // SECTOR_BYTES)))
 
     def sync_data(self) -> None:
-        self.durable = self._with_sectors(self.dirty, len(self.durable))
+        self._save(self.dirty, len(self.durable))
         self.dirty = {sector for sector in self.dirty if (sector + 1) * SECTOR_BYTES > len(self.durable)}
 
     def sync(self) -> None:
-        self.durable = self._with_sectors(self.dirty, len(self.cached))
+        self._save(self.dirty, len(self.cached))
         self.forget_dirt()
 
     def forget_dirt(self) -> None:
@@ -94,20 +100,19 @@ class _FileNode:
         """Become what a crash leaves, with ``keeping`` (0 to 1) as the chance of each thing that was not synced."""
         kept = {sector for sector in sorted(self.dirty) if random.random() < keeping}
         sizes = [len(self.durable), *(size for size in self.sizes if random.random() < keeping)]
-        self.durable = self._with_sectors(kept, sizes[-1] if keeping == 1 else random.choice(sizes))
+        self._save(kept, sizes[-1] if keeping == 1 else random.choice(sizes))
         self.cached = bytearray(self.durable)
         self.forget_dirt()
         self.is_locked = False
 
-    def _with_sectors(self, sectors: set[int], size: int) -> bytearray:
-        """The durable content at ``size`` bytes, with ``sectors`` taken from the cache."""
-        result = bytearray(self.durable[:size])
-        result.extend(bytes(size - len(result)))
+    def _save(self, sectors: set[int], size: int) -> None:
+        """Let the durable content have ``size`` bytes, with ``sectors`` taken from the cache."""
+        del self.durable[size:]
+        self.durable.extend(bytes(size - len(self.durable)))
         for begin, end in _runs(sectors):
             if begin < size:
                 fresh = self.cached[begin : min(end, size)]
-                result[begin : begin + len(fresh)] = fresh
-        return result
+                self.durable[begin : begin + len(fresh)] = fresh
 
 
 def _runs(sectors: set[int]) -> Iterator[tuple[int, int]]:
@@ -195,6 +200,14 @@ class MemoryDisk:
         self.cuts += 1
         self._cut_at, self._is_off = None, False
 
+    def end_process(self) -> None:
+        """Let go of files and locks, as when whoever used them was killed; the cache stays as it is."""
+        for node in _walk(self._root, durable=False):
+            if isinstance(node, _FileNode):
+                node.is_locked = False
+        self.cuts += 1
+        self._cut_at, self._is_off = None, False
+
     def _keep_some_names(self, random: Random, keeping: float) -> None:
         kept = [change for change in self._changes if random.random() < keeping]
         if random.random() < 0.5:  # a journal keeps all that came before
@@ -214,6 +227,14 @@ class MemoryDisk:
             change.persist()
         self._changes = [change for change in self._changes if change not in chosen]
 
+    def durable_content(self, path: Path, offset: int = 0, length: int | None = None) -> bytes | None:
+        """What a power cut would certainly leave of the file, or of that part of it; None if not even its name."""
+        node: _Node | None = self._root
+        for name in path.parts[1:]:
+            node = node.durable.get(name) if isinstance(node, _DirectoryNode) else None
+        end = None if length is None else offset + length
+        return bytes(node.durable[offset:end]) if isinstance(node, _FileNode) else None
+
     # -- how operations happen ------------------------------------------------------------------------------
 
     @contextmanager
@@ -229,6 +250,8 @@ class MemoryDisk:
         if self._cut_at == (number, False):
             self._go_off()
         fault = self.faults.get(number)
+        if not self.free_bytes and operation in _TAKES_ROOM:
+            fault = Fault.NO_SPACE
         if fault is Fault.SHORT_WRITE and operation != "write":
             fault = None
         if fault and operation not in ("write", "sync"):
@@ -339,11 +362,9 @@ class MemoryDisk:
         with naming_errors("open", path):
             directory = self._directory(path)
         with naming_lost_durability("fsync", path), self.operating("sync", path) as fault:
-            touching = [change for change in self._changes if change.touches(directory)]
             if fault:
-                self._changes = [change for change in self._changes if change not in touching]
                 _fail(fault.value)
-            self._persist(touching)
+            self._persist([change for change in self._changes if change.touches(directory)])
 
     def syncfs(self, path: Path) -> None:
         with naming_lost_durability("syncfs", path), self.operating("sync", path) as fault:

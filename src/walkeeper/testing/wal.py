@@ -106,6 +106,11 @@ class WalGenerator:
         """All of it, from ``start`` to ``lsn``."""
         return bytes(self._wal)
 
+    def between(self, begin: Lsn, end: Lsn) -> bytes:
+        """The WAL of [begin, end), all of which must have been written."""
+        assert self.start <= begin <= end <= self.lsn
+        return bytes(self._wal[begin - self.start : end - self.start])
+
     def record_end_at(self, lsn: int) -> Lsn:
         """The end of the last record that is complete in the WAL below ``lsn``, ``start`` if none is."""
         complete = bisect_right(self._complete_at, lsn)

@@ -1,0 +1,144 @@
+"""A keeper in a simulated cluster: the real daemon below its sockets, on a disk, a network and a clock that are not.
+
+One life runs from the claim of the data directory to its end: a graceful stop, a kill, a power cut, or a failed sync.
+What runs is ``services``, ``timeline`` and ``storage`` as they are; replaced are threads, disk and sockets.
+
+Has no HTTP.  Does not decide when what goes wrong (``faults``) nor what must hold (``witness``).
+"""
+
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from random import Random
+from typing import Final
+
+import trio
+
+from walkeeper.errors import ConfigError, StorageError, leaves
+from walkeeper.ids import NodeId, TenantTimelineId
+from walkeeper.services.listener import accepting
+from walkeeper.storage.data_directory import claim
+from walkeeper.testing.memory_disk import MemoryDisk, PowerCut
+from walkeeper.testing.network import Host
+from walkeeper.testing.offload import InlineOffload
+from walkeeper.timeline.timelines import Timelines, open_timelines
+
+DATA: Final = Path("/data")
+
+DISK_SECONDS: Final = 0.001
+"""What a job takes on a disk that is well, on average."""
+
+SAVE_SECONDS: Final = 5.0
+DRAIN_SECONDS: Final = 3.0
+READER_SECONDS_MAX: Final = 60.0
+
+
+def directory_of(ttid: TenantTimelineId) -> Path:
+    """Where a keeper has that timeline."""
+    return DATA / str(ttid.tenant_id) / str(ttid.timeline_id)
+
+
+class Uncounted:
+    """``services.connection.Instruments`` that count nothing."""
+
+    def query_received(self, command: str) -> None: ...
+
+    def query_finished(self, command: str) -> None: ...
+
+    def refused(self, error: Exception) -> None: ...
+
+
+class KeeperMachine:
+    """The machine of one keeper, and the daemon on it while it runs.
+
+    ``lives`` counts its starts, ``disks`` the disks it has had.
+    """
+
+    def __init__(self, host: Host, node_id: NodeId, random: Random, tell: Callable[[str], None]) -> None:
+        self.host = host
+        self.node_id = node_id
+        self.random = random
+        self.lives = 0
+        self.disks = 0
+        self.disk_seconds = DISK_SECONDS
+        self.timelines: Timelines | None = None
+        self._tell = tell
+        self._stop = trio.Event()
+        self._scope = trio.CancelScope()
+        self._ended = trio.Event()
+        self._ended.set()
+        self.replace_disk()
+
+    def __str__(self) -> str:
+        return self.host.name
+
+    def replace_disk(self) -> None:
+        """Put in an empty disk.  Only while nothing runs."""
+        assert not self.is_running
+        self.disk = MemoryDisk()
+        self.disk.mkdir(DATA)
+        self.disk.syncfs(DATA)
+        self.disks += 1
+
+    @property
+    def is_running(self) -> bool:
+        return not self._ended.is_set()
+
+    # -- a life -----------------------------------------------------------------------------------------------
+
+    def start(self, nursery: trio.Nursery) -> None:
+        """Start the daemon; it ends by itself only when the disk makes it."""
+        assert not self.is_running
+        self.lives += 1
+        self._stop, self._ended, self._scope = trio.Event(), trio.Event(), trio.CancelScope()
+        nursery.start_soon(self._live, name=f"{self} life {self.lives}")
+
+    async def _live(self) -> None:
+        try:
+            with self._scope:
+                await self._serve()
+        except* PowerCut:
+            self._tell(f"{self} is off")
+        except* (ConfigError, StorageError) as failures:
+            self._tell(f"{self} ends: {next(leaves(failures))}")
+            self.disk.end_process()
+        finally:
+            self.timelines = None
+            self.host.go_down(silently=False)
+            self._ended.set()
+
+    async def _serve(self) -> None:
+        offload = InlineOffload(lambda: self.random.expovariate(2 / self.disk_seconds))
+        with closing(claim(self.disk, DATA, self.node_id)) as directory:
+            async with open_timelines(directory, offload, save_seconds=SAVE_SECONDS) as self.timelines:
+                async with trio.open_nursery() as connections:
+                    listener = self.host.listen()
+                    async with accepting(listener, self.timelines, connections, Uncounted(), READER_SECONDS_MAX):
+                        await self._stop.wait()
+                    connections.cancel_scope.deadline = trio.current_time() + DRAIN_SECONDS
+
+    # -- its ends ---------------------------------------------------------------------------------------------
+
+    async def stop(self) -> None:
+        """As SIGTERM does."""
+        self._stop.set()
+        await self._ended.wait()
+
+    async def kill(self) -> None:
+        """As SIGKILL does: what was written stays, synced or not."""
+        await self._go_off(silently=False)
+        self.disk.end_process()
+
+    async def lose_power(self, *, operations: int = 0) -> None:
+        """Go off without a word, ``operations`` of the disk from now at the latest, and lose what was not synced."""
+        self.disk.cut_power(self.disk.operations + operations, after=self.random.random() < 0.5)
+        with trio.move_on_after(self.disk_seconds * (1 + operations)):
+            await self._ended.wait()
+        await self._go_off(silently=True)
+        self.disk.crash(self.random.randrange(100))
+
+    async def _go_off(self, *, silently: bool) -> None:
+        self.disk.cut_power(self.disk.operations, after=False)
+        self.host.go_down(silently=silently)
+        self._scope.cancel(reason="the machine is off")
+        await self._ended.wait()
