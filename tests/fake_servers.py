@@ -488,6 +488,9 @@ class RecordingLog:
     def warning(self, event: str, **fields: object) -> None:
         self.info(event, **fields)
 
+    def error(self, event: str, **fields: object) -> None:
+        self.info(event, **fields)
+
     def said(self, event: str) -> list[dict[str, object]]:
         return [fields for said, fields in self.lines if said == event]
 
