@@ -7,6 +7,7 @@ ConfigError, in one line.
 Source: PostgreSQL, "Message Flow, Start-up" and "SASL Authentication"; RFC 5802.
 """
 
+import re
 import ssl
 from hashlib import md5
 from typing import Final
@@ -29,6 +30,13 @@ from walkeeper.links.conninfo import ChannelBinding, ConnectionInfo
 
 BOUND: Final = "SCRAM-SHA-256-PLUS"
 UNBOUND: Final = "SCRAM-SHA-256"
+
+ITERATIONS_MAX: Final = 1_000_000
+"""Of a password's hash: PostgreSQL's default is 4096.  They are computed at once, for half a second at most, while
+nobody else runs; a server that wants four billion would have us stand still for an hour."""
+
+_DIGITS_MAX: Final = len(str(ITERATIONS_MAX))
+_ITERATIONS: Final = re.compile(rb",i=([^,]*)")
 
 _MISCONFIGURED: Final = {
     "28P01": "check the password",
@@ -96,6 +104,9 @@ class Login:
 
     def _continue_scram(self, data: bytes) -> AuthenticationReply:
         scram = self._require_scram()
+        for wanted in _ITERATIONS.findall(data):
+            if not wanted.isdigit() or len(wanted) > _DIGITS_MAX or int(wanted) > ITERATIONS_MAX:
+                raise OutOfTurn(f"{self._info}: SCRAM wants more iterations than {ITERATIONS_MAX}, or means none")
         try:
             scram.set_server_first(data.decode())
             return AuthenticationReply(scram.get_client_final().encode())

@@ -73,6 +73,17 @@ def test_a_server_that_does_not_know_the_password_is_found_out() -> None:
         side.answer(AuthenticationSaslFinal(b"v=" + b"A" * 43 + b"="))
 
 
+@pytest.mark.parametrize("iterations", ["2000000000", "+2000000000", "4096,i=2000000000", "9" * 5000])
+def test_a_server_that_asks_for_an_hour_of_computing_is_not_served(iterations: str) -> None:
+    side = login()
+    first = side.answer(SCRAM)
+    assert first is not None
+    nonce = first.data.rpartition(b"r=")[2]
+    wanted = b"more,s=c2FsdHNhbHRzYWx0c2FsdA==,i=" + iterations.encode()
+    with pytest.raises(OutOfTurn):
+        side.answer(AuthenticationSaslContinue(b"r=" + nonce + wanted))
+
+
 def test_a_sasl_message_without_a_beginning_is_out_of_turn() -> None:
     with pytest.raises(OutOfTurn):
         login().answer(AuthenticationSaslContinue(b"r=x,s=eA==,i=1"))
