@@ -16,12 +16,12 @@ import trio
 
 from walkeeper.errors import ConfigError, NotKept, PeerError, ServerError, Unreachable, WalkeeperError
 from walkeeper.formats.segments import segment_name
+from walkeeper.links.poll import Trouble
 from walkeeper.lsn import Lsn
 from walkeeper.storage.disk import Disk
 from walkeeper.tools.committed_wal import CommittedWal, read_committed
 from walkeeper.tools.fetch_config import APPLICATION_NAME, FetchConfig
 from walkeeper.tools.fetch_search import Wanted, find
-from walkeeper.tools.poll import Trouble
 from walkeeper.tools.segment_file import SegmentFile
 from walkeeper.tools.spool import Spool
 
