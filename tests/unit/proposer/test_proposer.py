@@ -347,6 +347,7 @@ def test_an_incomplete_keeper_has_no_vote_while_anybody_is_missing() -> None:
     (elected,) = table.talk(1, 0)
     assert isinstance(elected, Elected)
     assert elected.election.start_lsn == FIRST_LSN + 5
+    assert elected.election.is_vouched_for
 
 
 def test_incomplete_keepers_have_votes_when_everybody_has_voted() -> None:
@@ -357,6 +358,7 @@ def test_incomplete_keepers_have_votes_when_everybody_has_voted() -> None:
     (elected,) = table.talk(0, 1, 2)
     assert isinstance(elected, Elected)
     assert elected.election.donor == 0
+    assert not elected.election.is_vouched_for
     assert doubted(table) == []
 
 

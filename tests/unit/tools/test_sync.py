@@ -14,7 +14,7 @@ from walkeeper.errors import ConfigError, Fenced, Unreachable
 from walkeeper.formats.backend import ErrorResponse
 from walkeeper.ids import NodeId, TenantTimelineId
 from walkeeper.links.address import Address
-from walkeeper.lsn import Lsn
+from walkeeper.lsn import Lsn, format_lsn
 from walkeeper.messages import ServerInfo
 from walkeeper.terms import Term
 from walkeeper.testing.wal import WalGenerator
@@ -126,6 +126,17 @@ async def test_a_wiped_keeper_that_was_never_said_to_be_whole_again_does_not_vou
     fill(down, 7)
     assert await quorum.sync() == wal_of(7).lsn
     assert bytes(refilled.wal) == wal_of(7).wal
+
+
+async def test_keepers_of_which_none_vouches_for_the_end_are_synced_with_a_warning(
+    autojump_clock: MockClock, quorum: Quorum
+) -> None:
+    for keeper in quorum.keepers:
+        fill(keeper, 3)
+        keeper.is_whole = False
+    assert await quorum.sync() == wal_of(3).lsn
+    (told,) = quorum.log.said("acknowledged commits may be lost")
+    assert str(told["keepers"]).count(format_lsn(wal_of(3).lsn)) == 3
 
 
 async def test_a_wiped_keeper_is_whole_after_a_sync_with_the_others(
