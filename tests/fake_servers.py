@@ -161,13 +161,17 @@ class Server:
                     await client.send(EncryptionAnswer(accepted=False))
                 case StartupMessage(parameters):
                     self.parameters = dict(parameters)
-                    await client.send(*TRUST_REPLIES)
+                    await self.welcome(client)
                 case Query(text):
                     await self.while_held()
                     self.queries.append(text)
                     await self.answer(client, text)
                 case _:
                     return
+
+    async def welcome(self, client: Client) -> None:
+        """Let the client in."""
+        await client.send(*TRUST_REPLIES)
 
     async def answer(self, client: Client, text: str) -> None:
         raise NotImplementedError
@@ -486,6 +490,9 @@ class RecordingLog:
         NEWS.unpark_all()
 
     def warning(self, event: str, **fields: object) -> None:
+        self.info(event, **fields)
+
+    def error(self, event: str, **fields: object) -> None:
         self.info(event, **fields)
 
     def said(self, event: str) -> list[dict[str, object]]:

@@ -90,6 +90,9 @@ class Silence:
     def warning(self, event: str, **fields: object) -> None:
         pass
 
+    def error(self, event: str, **fields: object) -> None:
+        pass
+
 
 def hearing(ask: Callable[[Connection], Awaitable[object]], *, logged_in: bool = True) -> Callable[[bytes], None]:
     """A target: a client that asks a server, which has already said what it will."""

@@ -136,6 +136,42 @@ def test_a_wiped_keeper_is_whole_again_though_the_primary_has_recycled_the_wal_t
     assert status["is_whole"]
 
 
+def test_a_wiped_keeper_is_filled_from_the_one_whose_disk_has_changed_nothing(scene: Replicated) -> None:
+    damaged, wiped, sound = scene.keepers  # of donors that have the same the first one is asked
+    names = (str(scene.ttid.tenant_id), str(scene.ttid.timeline_id))
+    scene.primary.configure(wal_keep_size=0, min_wal_size="2MB", max_wal_size="4MB")
+    scene.primary.reload()
+    scene.pgbench("-i", "-q", "-s", "1")
+    scene.primary.sql("SELECT pg_switch_wal(); CHECKPOINT")
+    scene.wait_everywhere()
+    oldest, *_ = sound.segments(*names)
+    scene.wait_until(lambda: scene.primary.sql(OLDEST_WAL) > oldest.name, "the end of the oldest segment")
+    scene.sidecar.kill()
+    damaged.kill()
+    wipe(wiped)
+    spoilt = damaged.segments(*names)[3]
+    flip_byte(spoilt)
+    restart(damaged, wiped)
+    scene.sidecar.start()  # with no WAL in memory
+    scene.wait_everywhere()
+    end_lsn = scene.flush_lsn(wiped)
+    for ours, theirs in zip(wiped.segments(*names), sound.segments(*names), strict=True):
+        assert ours.name == theirs.name
+        assert same_up_to(ours, theirs, end_lsn), ours.name
+    assert not same_up_to(wiped.segments(*names)[3], spoilt, end_lsn)
+    (told,) = [line for line in scene.sidecar.log.splitlines() if "donor's WAL is damaged" in line]
+    assert damaged.address in told
+    scene.wait_until(lambda: wiped.ask(f"/v1/tenant/{names[0]}/timeline/{names[1]}")["is_whole"], "a whole keeper")
+
+
+def flip_byte(segment: Path) -> None:
+    """One of a record, in the middle: neither the padding of records nor the reserved parts of a page header."""
+    wal = bytearray(segment.read_bytes())
+    at = next(at for at in range(MIB // 2 + 100, MIB) if wal[at])
+    wal[at] ^= 1
+    segment.write_bytes(wal)
+
+
 def same_up_to(ours: Path, theirs: Path, end_lsn: int) -> bool:
     """Whether two files of the same segment hold the same WAL up to there."""
     parsed = parse_segment_name(ours.name.removesuffix(PARTIAL_SUFFIX), MIB)

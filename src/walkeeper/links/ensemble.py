@@ -21,10 +21,11 @@ from typing import Final, assert_never
 import trio
 
 from walkeeper.errors import Fenced, StartOver
+from walkeeper.formats.commands import INCOMPLETE, WHOLE
 from walkeeper.links.address import Address
 from walkeeper.links.keeper_link import Introduction, KeeperLink, WalSource
 from walkeeper.links.log import Log
-from walkeeper.lsn import INVALID_LSN, Lsn
+from walkeeper.lsn import INVALID_LSN, Lsn, format_lsn
 from walkeeper.membership import majority
 from walkeeper.proposer import actions
 from walkeeper.proposer.election import Election
@@ -123,7 +124,7 @@ class Ensemble:
     def troubles(self) -> str:
         """Who is waited for, why, and what to do, for people; empty when it is nobody."""
         blank = ", ".join(str(link) for link in self.links if self._is_blank(link.place))
-        missing = "; ".join(link.trouble or f"{link}: not done yet" for link in self._missing())
+        missing = "; ".join(link.trouble or link.lack or f"{link}: not done yet" for link in self._missing())
         if not blank:
             return missing
         return (
@@ -176,7 +177,8 @@ class Ensemble:
             match action:
                 case actions.CommitAdvanced():
                     pass
-                case actions.Elected():
+                case actions.Elected(election):
+                    self._tell_doubts(election)
                     self._elected.set()
                 case actions.CampaignLost(keeper, term):
                     self.log.info("campaign lost", keeper=keeper, term=term, own_term=self.proposer.term)
@@ -192,6 +194,28 @@ class Ensemble:
         if happened:
             self._look_sooner()
         self._look_again()
+
+    def _tell_doubts(self, election: Election) -> None:
+        """Say so if nobody can tell whether more was acknowledged.  Where nobody has any WAL that is a first start."""
+        if election.is_vouched_for or election.is_first:
+            return
+        self.log.error(
+            "acknowledged commits may be lost",
+            term=election.term,
+            quorum_ends_at=format_lsn(election.start_lsn),
+            why="too few of the keepers remember all that they have acknowledged: the others are new or lost their disks",
+            keepers="; ".join(map(self._describe_vote, self.links)),
+            remedy="compare quorum_ends_at with what the primary, its standbys and disks that were set aside have",
+        )
+
+    def _describe_vote(self, link: KeeperLink) -> str:
+        follower = self.proposer.followers[link.place]
+        if follower.vote is None:
+            return f"{link}: no vote"
+        standing = WHOLE if follower.claims_to_be_whole else INCOMPLETE
+        lsn = follower.vote.flush_lsn
+        log_term = follower.vote.term_history.last_log_term(lsn)
+        return f"{link}: {standing}, WAL up to {format_lsn(lsn)} of term {log_term}"
 
     def strand(self) -> None:
         """A keeper needs WAL that no connected one gives.  Raises StartOver if that lasts and no quorum can form.

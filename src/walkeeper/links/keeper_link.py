@@ -4,9 +4,11 @@ Two tasks share a connection.  ``_listen`` takes replies to the proposer.  ``_sp
 the kernel to have room, and for a donor.  ``pump`` itself is called by whoever has news and never waits.
 
 A keeper that lacks WAL which is no longer in memory gets it from the keeper that has most, over a second connection;
-the primary is never asked for it, and the other keepers do not notice.
+the primary is never asked for it, and the other keepers do not notice.  It is verified on the way: a donor whose WAL is
+damaged is left for another one, and when there is none the keeper waits where it is.
 
-Bounds: at most ``SEND_AHEAD_BYTES`` wait for one keeper besides the kernel's buffer, and one delivery of a donor.
+Bounds: at most ``SEND_AHEAD_BYTES`` wait for one keeper besides the kernel's buffer, one delivery of a donor, and
+what of an earlier one is held back.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,12 +18,14 @@ from typing import Final, Protocol
 
 import trio
 
-from walkeeper.errors import ConfigError, PeerError, ServerError, Unreachable, leaves
+from walkeeper.errors import BadWal, ConfigError, PeerError, ServerError, Unreachable, leaves
 from walkeeper.formats.frames import encode_copy_data_head
 from walkeeper.formats.proposer import encode_append_head, encode_proposer_message, parse_acceptor_message
+from walkeeper.formats.xlog import PAGE_BYTES, RecordVerifier
 from walkeeper.ids import TenantTimelineId
 from walkeeper.links.address import Address
 from walkeeper.links.backoff import Backoff
+from walkeeper.links.donor import DonorWal
 from walkeeper.links.keeper import (
     PROTOCOL_VERSION,
     KeptTimeline,
@@ -33,9 +37,8 @@ from walkeeper.links.keeper import (
 )
 from walkeeper.links.log import Log
 from walkeeper.links.postgres import Connection, time_limit
-from walkeeper.links.wal_stream import WalStream
-from walkeeper.links.window import Window
-from walkeeper.lsn import LSN_MAX, Lsn, format_lsn
+from walkeeper.links.wal_stream import Delivery, WalStream
+from walkeeper.lsn import INVALID_LSN, LSN_MAX, Lsn, format_lsn
 from walkeeper.messages import AppendRun, Slice
 from walkeeper.proposer.actions import Action
 from walkeeper.proposer.follower import Phase
@@ -53,6 +56,11 @@ SUCCESS_SECONDS: Final = 5.0
 DONOR_SILENCE_SECONDS: Final = 10.0
 DONOR_PAUSE_SECONDS: Final = 0.5
 """Before a donor is looked for again."""
+
+DAMAGE_REMEDY: Final = (
+    "run walkeeper inspect on the data directories of those keepers, bring back one that has this WAL undamaged, and"
+    " wipe those that have not, one at a time"
+)
 
 
 class WalSource(Protocol):
@@ -73,6 +81,15 @@ class NoWal:
 
     def slices(self, begin_lsn: Lsn, end_lsn: Lsn) -> Sequence[Slice]:
         raise AssertionError(f"nothing in [{begin_lsn}, {end_lsn}) can be had here")
+
+
+class _Padding:
+    """What follows an XLOG_SWITCH, behind which a keeper's WAL ends before it has come: zeroes, which nobody need have."""
+
+    tail_lsn: Lsn = INVALID_LSN
+
+    def slices(self, begin_lsn: Lsn, end_lsn: Lsn) -> Sequence[Slice]:
+        return [bytes(end_lsn - begin_lsn)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +151,8 @@ class KeeperLink:
         """Why it was lost or not reached, for people; empty when it has been heard since."""
         self.is_misplaced = False
         """Whether it does not belong to this quorum, by what it said last."""
+        self.lack = ""
+        """What WAL it waits for that nobody has undamaged, for people; empty while it is none."""
 
     def __str__(self) -> str:
         return f"keeper {self.address}"
@@ -280,18 +299,25 @@ class KeeperLink:
 
     async def _copy_from_donor(self, connection: Connection) -> None:
         """Send WAL that another keeper has, until the writer's own takes over."""
+        if self._follower.durable_lsn > self._follower.streaming_at:
+            await self._send(connection, _Padding(), self._follower.durable_lsn)
+            return
         place = self._proposer.donor_for(self.place)
+        self._tell_lack(self._proposer.damaged_donors(self.place) if place is None else ())
         if place is None:
-            self._company.strand()
+            if not self.lack:
+                self._company.strand()
             await trio.sleep(DONOR_PAUSE_SECONDS)
             return
-        begin_lsn = self._follower.streaming_at
         donor = self._company.address_of(place)
         self._company.log.info(
-            "keeper catches up", keeper=str(self.address), donor=str(donor), from_lsn=format_lsn(begin_lsn)
+            "keeper catches up",
+            keeper=str(self.address),
+            donor=str(donor),
+            from_lsn=format_lsn(self._follower.streaming_at),
         )
         try:
-            await self._copy_from(donor, begin_lsn, connection)
+            await self._copy_from(place, connection)
         except (ServerError, PeerError, Unreachable) as error:
             if self._is_own(error, connection):
                 raise
@@ -302,45 +328,88 @@ class KeeperLink:
     def _is_own(self, error: Exception, connection: Connection) -> bool:
         return isinstance(error, Unreachable) and error.server == connection.name
 
-    async def _copy_from(self, donor: Address, begin_lsn: Lsn, connection: Connection) -> None:
-        introduction = self._company.introduction
+    def _tell_lack(self, damaged: Sequence[int]) -> None:
+        """Say, once, that those who have the WAL that this keeper needs have it damaged.
+
+        The leadership goes on: another one would have no other keepers, and commits may need none of that WAL.
+        """
+        names = ", ".join(str(self._company.address_of(place)) for place in damaged)
+        wanting = format_lsn(self._follower.streaming_at)
+        lack = names and f"{self}: it needs WAL from {wanting} on, which is damaged on {names}"
+        if lack and lack != self.lack:
+            self._company.log.error(
+                "no sound donor", keeper=str(self.address), from_lsn=wanting, damaged=names, remedy=DAMAGE_REMEDY
+            )
+        self.lack = lack
+        if self._follower.is_lacking != bool(lack):
+            self._proposer.lacks_wal(self.place, bool(lack))
+            self._company.keeper_came_or_went()
+
+    async def _copy_from(self, place: int, connection: Connection) -> None:
+        donor, introduction = self._company.address_of(place), self._company.introduction
+        verifier = self._verifier()
         async with connect_keeper(donor, introduction.ttid, introduction.application_name) as donor_connection:
             with time_limit(HANDSHAKE_SECONDS, donor_connection.name, "stream"):
-                stream = await start_recovery(donor_connection, begin_lsn, self._proposer.term)
+                stream = await start_recovery(donor_connection, verifier.next_lsn, self._proposer.term)
+            wal = DonorWal(stream, verifier, self._proposer.sound_until(place, self.place))
             self._is_copying = True
             try:
-                while self._needs_donor:
-                    await self._pass_on(stream, connection)
+                while self._needs_donor and self._follower.streaming_at < wal.stop_lsn and wal.damage is None:
+                    await self._pass_on(wal, connection)
             finally:
                 self._is_copying = False
+        if wal.damage is not None:
+            self._leave_damaged(place, wal, wal.damage, connection)
+            await trio.sleep(DONOR_PAUSE_SECONDS)
 
-    async def _pass_on(self, stream: WalStream, connection: Connection) -> None:
-        """One delivery of the donor, all of it, before the next."""
-        chunk = await self._receive_with_heartbeats(stream, connection)
+    def _verifier(self) -> RecordVerifier:
+        """From where this keeper's last record surely ends.  Only the very first WAL may go on with another one's rest."""
+        server, begin_lsn = self._proposer.server, self._follower.durable_lsn
+        is_first = begin_lsn == self._proposer.history.entries[0].lsn
+        return RecordVerifier(
+            begin_lsn,
+            pg_major=server.pg_major,
+            wal_seg_size=server.wal_seg_size,
+            inside_record=is_first and begin_lsn % PAGE_BYTES == 0,
+        )
+
+    def _leave_damaged(self, place: int, wal: DonorWal, damage: BadWal, connection: Connection) -> None:
+        """No more from this donor behind what is sound.  Raises Unreachable if this keeper has to forget more than that."""
+        self._company.log.warning(
+            "donor's WAL is damaged",
+            keeper=str(self.address),
+            donor=str(self._company.address_of(place)),
+            lsn=format_lsn(damage.lsn),
+            why=str(damage),
+        )
+        self._proposer.found_damaged(place, self.place, wal.sound_lsn)
+        if self._follower.streaming_at > wal.sound_lsn:
+            raise Unreachable(connection.name, "it has to forget the part of a damaged record that it was sent")
+
+    async def _pass_on(self, wal: DonorWal, connection: Connection) -> None:
+        """What of one delivery of the donor is verified, all of it, before the next."""
+        await wal.take(await self._receive_with_heartbeats(wal.stream, connection))
         self._company.found_donor()
-        while self._needs_donor and self._follower.streaming_at < chunk.end_lsn:
-            self._say(connection, chunk, chunk.end_lsn)
+        await self._send(connection, wal.window, wal.sound_lsn)
+        wal.forget(self._follower.streaming_at)
+
+    async def _send(self, connection: Connection, source: WalSource, until: Lsn) -> None:
+        while self._needs_donor and self._follower.streaming_at < until:
+            self._say(connection, source, until)
             await connection.wait_sent()
             await trio.lowlevel.checkpoint()  # a kernel that takes everything would make us starve the others
 
-    async def _receive_with_heartbeats(self, stream: WalStream, connection: Connection) -> Window:
+    async def _receive_with_heartbeats(self, stream: WalStream, connection: Connection) -> Delivery:
         """WAL from the donor; the keeper that waits for it hears that we are alive.  Raises Unreachable."""
         deadline = trio.current_time() + DONOR_SILENCE_SECONDS
         while (now := trio.current_time()) < deadline:
             with trio.move_on_at(min(deadline, max(now, self._proposer.wakes_at(self.place)))):
                 delivery = await stream.receive_and_report()
                 if delivery.slices:
-                    return _window_of(delivery.begin_lsn, delivery.slices)
+                    return delivery
                 continue
             self._say(connection, self._source, self._follower.streaming_at)
         raise Unreachable(stream.connection.name, f"no WAL within {DONOR_SILENCE_SECONDS:g} s")
-
-
-def _window_of(begin_lsn: Lsn, slices: Sequence[Slice]) -> Window:
-    window = Window(begin_lsn)
-    for wal in slices:
-        window.append(wal)
-    return window
 
 
 def _encode(message: Outgoing, source: WalSource, pieces: list[Slice]) -> int:

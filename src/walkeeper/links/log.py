@@ -1,6 +1,6 @@
 """Where writers say what happens to them: what they need of a logger, so that tests can listen.
 
-Does not configure logging and names no level but the two that are used; the daemon does the rest.
+Does not configure logging and names no level but those that are used; the daemon does the rest.
 """
 
 from typing import Protocol
@@ -11,3 +11,4 @@ class Log(Protocol):
 
     def info(self, event: str, **fields: object) -> object: ...
     def warning(self, event: str, **fields: object) -> object: ...
+    def error(self, event: str, **fields: object) -> object: ...

@@ -2,7 +2,7 @@
 
 Rules: every failure of the network is ``Unreachable``, every ErrorResponse ``ServerError``, everything that whoever
 started us has to put right ``ConfigError``; all name the server.  Only connecting has a time limit, the
-connection string's; for the rest the caller wraps.
+connection string's; for the rest the caller wraps.  A server that does not stop talking starves nobody: limits fire.
 
 Does not pipeline, prepare or cancel: simple queries with text results and COPY BOTH are all that replication needs.
 Source: PostgreSQL, "Message Flow".
@@ -11,7 +11,7 @@ Source: PostgreSQL, "Message Flow".
 import ssl
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
-from typing import TypeVar
+from typing import Final, TypeVar
 
 import trio
 
@@ -36,6 +36,16 @@ from walkeeper.links.tls import client_context
 from walkeeper.links.tls_link import TlsLink
 from walkeeper.messages import Slice
 
+EVENTS_PER_TURN: Final = 64
+"""Messages that are taken in without a turn of the scheduler: under a millisecond.  One receive can bring a hundred
+thousand, and time limits fire only where others have a turn."""
+
+ROWS_MAX: Final = 100
+"""Rows of an answer: those to what is asked of servers here have one, rarely two."""
+
+PARAMETERS_MAX: Final = 100
+"""Settings that a server tells unasked: PostgreSQL has some fifteen."""
+
 Row = tuple[str | None, ...]
 
 T = TypeVar("T")
@@ -58,17 +68,24 @@ class Connection:
         self.link = link
         self.parameters: dict[str, str] = {}
         self._session = ClientSession()
+        self._taken = 0
+        """Messages since others had a turn."""
 
     # -- asking -----------------------------------------------------------------------------------------------
 
     async def query(self, text: str) -> Sequence[Row]:
-        """The rows of a simple query, as text.  Raises ServerError, and the connection stays usable."""
+        """The rows of a simple query, as text.  Raises ServerError, and the connection stays usable.
+
+        Raises Malformed for more than ROWS_MAX of them.
+        """
         await self._send(Query(text))
         rows: list[Row] = []
         failure: ServerError | None = None
         while True:
             match await self._next_event():
                 case DataRow(values):
+                    if len(rows) == ROWS_MAX:
+                        raise Malformed(f"{self.name}: more than {ROWS_MAX} rows in answer to {text}")
                     rows.append(self._as_text(values))
                 case ErrorResponse() as error:
                     failure = self._server_error(error)
@@ -129,16 +146,18 @@ class Connection:
     # -- streaming --------------------------------------------------------------------------------------------
 
     async def receive_copies(self) -> Sequence[memoryview]:
-        """The payloads of all CopyData that have arrived, at least one.
+        """The payloads of CopyData that have arrived, at least one and at most ``PAYLOADS_MAX``.
 
         Raises ServerError or Unreachable when the server has ended the stream.
         Cancellation: at any time, nothing is lost.
         """
         while True:
+            await self._let_others_run()
             try:
                 if self._session.is_starved:
                     self._session.feed(await self._receive())
                 if payloads := self._session.copy_payloads():
+                    self._taken += len(payloads)
                     return payloads
             except PeerError as broken:
                 raise self._named(broken) from broken
@@ -151,6 +170,12 @@ class Connection:
                     raise self._server_error(error)
                 case _:
                     pass
+
+    async def _let_others_run(self) -> None:
+        """Once in a while.  Cancellation: nothing is lost."""
+        if self._taken >= EVENTS_PER_TURN:
+            self._taken = 0
+            await trio.lowlevel.checkpoint()
 
     def send_copy_soon(self, payload: Slice) -> None:
         """Send one CopyData, without waiting.  Raises Unreachable."""
@@ -226,6 +251,8 @@ class Connection:
 
     async def _next_event_or_more(self) -> BackendMessage | EncryptionAnswer | None:
         """The next event, or None when something was received that it may be made of."""
+        await self._let_others_run()
+        self._taken += 1
         try:
             event = self._session.next_event()
             if event is None:
@@ -237,6 +264,8 @@ class Connection:
             raise Unreachable(self.name, "the server closed the connection")
         if isinstance(event, ParameterStatus):
             self.parameters[event.name] = event.value
+            if len(self.parameters) > PARAMETERS_MAX:
+                raise Malformed(f"{self.name}: more than {PARAMETERS_MAX} settings")
         return event
 
     async def _receive(self) -> bytes:

@@ -19,6 +19,9 @@ class Election:
 
     ``donor`` is the place of the voter whose WAL is continued, ``start_lsn`` the end of its WAL and
     ``history`` its term history.  ``start_lsn`` is 0 when nobody has any WAL; the winner then chooses.
+
+    ``is_vouched_for``: whether a quorum of whole keepers was among the voters.  If not, everybody has voted, but too many
+    of them may have forgotten what they had acknowledged beyond ``start_lsn``.
     """
 
     term: Term
@@ -26,6 +29,7 @@ class Election:
     start_lsn: Lsn
     history: TermHistory
     truncate_lsn: Lsn
+    is_vouched_for: bool
 
     @property
     def is_first(self) -> bool:
@@ -33,7 +37,7 @@ class Election:
         return self.start_lsn == INVALID_LSN
 
 
-def settle(term: Term, votes: Mapping[int, VoteResponse]) -> Election:
+def settle(term: Term, votes: Mapping[int, VoteResponse], *, is_vouched_for: bool = True) -> Election:
     """The outcome of a campaign from the votes of its quorum, by the voters' places.
 
     The donor is the greatest (last_log_term, flush_lsn): whatever an earlier leader had committed is on a
@@ -44,7 +48,7 @@ def settle(term: Term, votes: Mapping[int, VoteResponse]) -> Election:
     vote = votes[donor]
     history = vote.term_history.up_to(vote.flush_lsn)
     truncate_lsn = max(each.truncate_lsn for each in votes.values())
-    return Election(term, donor, vote.flush_lsn, history, truncate_lsn)
+    return Election(term, donor, vote.flush_lsn, history, truncate_lsn, is_vouched_for)
 
 
 def _log_end(vote: VoteResponse) -> tuple[Term, Lsn]:

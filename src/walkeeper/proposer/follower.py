@@ -4,7 +4,7 @@ Plain state and the small questions about it; the rules that move it are in ``pr
 connection (node id, acknowledged positions, doubt, what standbys need) and what does not is told apart in ``hang_up``.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum, auto
 from math import inf
 from typing import Final
@@ -54,7 +54,8 @@ class Follower:
     ``is_whole`` is what it says of itself, None if it does not.  ``vote`` is what it has promised us, on this
     connection.  Whether it still knows is asked: ``asked_after`` so many votes had come in, None while no question is
     open, and it has confirmed that it did ``confirmed_after`` so many.  ``is_doubted``: it may have forgotten other
-    promises, so its acknowledgements do not count.
+    promises, so its acknowledgements do not count.  ``damaged_for``: up to where WAL was sound that it gave for the keepers
+    at these places, and damaged behind.  ``is_lacking``: it waits for WAL that nobody gives.
     """
 
     name: str
@@ -74,16 +75,21 @@ class Follower:
     last_sent_at: float = -inf
     asked_at: float = inf
     tell_commit_at: float = inf
+    damaged_for: dict[int, Lsn] = field(default_factory=dict)
+    is_lacking: bool = False
 
     def hang_up(self) -> None:
         """The connection is gone.  Acknowledgements were durable when given and still count.
 
-        A vote does not: whoever comes back may have lost it, and by voting for others have hidden that it has.
+        A vote does not: whoever comes back may have lost it, and by voting for others have hidden that it has.  Nor does
+        damage: it may have been repaired meanwhile.
         """
         self.phase = Phase.OFFLINE
         self.forget_vote()
         self.started_at = self.streaming_at = INVALID_LSN
         self.last_sent_at, self.asked_at, self.tell_commit_at = -inf, inf, inf
+        self.damaged_for.clear()
+        self.is_lacking = False
 
     def forget_vote(self) -> None:
         self.vote, self.asked_after, self.confirmed_after = None, None, NEVER
@@ -102,7 +108,7 @@ class Follower:
     @property
     def counts(self) -> bool:
         """Whether it gets our WAL, and what it says of it is to be believed."""
-        return self.phase is Phase.STREAMING and not self.is_doubted
+        return self.phase is Phase.STREAMING and not (self.is_doubted or self.is_lacking)
 
     @property
     def owes_hot_standby(self) -> bool:

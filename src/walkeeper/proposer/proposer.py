@@ -37,7 +37,7 @@ from typing import assert_never
 
 from walkeeper.errors import ConfigError, Malformed, OutOfTurn
 from walkeeper.ids import NodeId
-from walkeeper.lsn import INVALID_LSN, Lsn
+from walkeeper.lsn import INVALID_LSN, LSN_MAX, Lsn
 from walkeeper.membership import KEEPERS_MAX, NO_CONFIGURATION, Configuration
 from walkeeper.messages import (
     APPEND_BYTES_MAX,
@@ -48,6 +48,7 @@ from walkeeper.messages import (
     HotStandbyFeedback,
     ProposerElected,
     ProposerGreeting,
+    ServerInfo,
     VoteRequest,
     VoteResponse,
     merge_hot_standby,
@@ -131,6 +132,11 @@ class Proposer:
         """Whether those who have voted have to confirm it: a campaign, or somebody is doubted."""
         self._configuration = NO_CONFIGURATION
         self._quorum = Quorum.of_keepers(len(keepers))
+
+    @property
+    def server(self) -> ServerInfo:
+        """Whose WAL it is."""
+        return self._greeting.server
 
     # -- connections ------------------------------------------------------------------------------------------
 
@@ -269,7 +275,8 @@ class Proposer:
         """Win the campaign and trust all that have voted so far, if we have a majority now (invariant 48)."""
         bound = [place for place, each in enumerate(self.followers) if each.confirmed_after == self._votes]
         whole = self._voters_at(place for place in bound if not self.followers[place].is_doubted)
-        if not (self._quorum.agree(whole) or self._quorum.is_everybody(self._voters_at(bound))):
+        is_vouched_for = self._quorum.agree(whole)
+        if not (is_vouched_for or self._quorum.is_everybody(self._voters_at(bound))):
             return ()
         self.is_asking = False
         for follower in self.followers:
@@ -277,12 +284,12 @@ class Proposer:
                 follower.is_doubted, follower.tell_commit_at = False, now
         if self.stage is Stage.LEADING:
             return self._advance_commit(now)
-        return self._win() if self.stage is Stage.CAMPAIGNING else ()
+        return self._win(is_vouched_for) if self.stage is Stage.CAMPAIGNING else ()
 
-    def _win(self) -> Sequence[Action]:
+    def _win(self, is_vouched_for: bool) -> Sequence[Action]:
         votes = {place: each.vote for place, each in enumerate(self.followers) if each.vote is not None}
         self.stage = Stage.WON
-        self.election = settle(self.term, votes)
+        self.election = settle(self.term, votes, is_vouched_for=is_vouched_for)
         return [Elected(self.election)]
 
     def _overruled(self, follower: Follower, term: Term) -> Sequence[Action]:
@@ -360,12 +367,37 @@ class Proposer:
 
     def donor_for(self, place: int) -> int | None:
         """The place of the keeper that should supply WAL which only keepers have to the one at ``place``: the one
-        that surely has the most of it.  None while no other one has more than that keeper itself.
+        that surely has the most of it sound.  None while no other one has more than that keeper itself.
         """
         wanting = self.followers[place].streaming_at
         others = [other for other in range(len(self.followers)) if other != place]
-        best = max(others, key=lambda other: self.followers[other].durable_lsn, default=None)
-        return best if best is not None and self.followers[best].durable_lsn > wanting else None
+        best = max(others, key=lambda other: self._supply_of(other, place), default=None)
+        return best if best is not None and self._supply_of(best, place) > wanting else None
+
+    def _supply_of(self, donor: int, place: int) -> Lsn:
+        return min(self.followers[donor].durable_lsn, self.sound_until(donor, place))
+
+    def found_damaged(self, donor: int, place: int, sound_lsn: Lsn) -> None:
+        """What ``donor`` gave for the keeper at ``place`` was sound up to ``sound_lsn``, and damaged behind."""
+        self.followers[donor].damaged_for[place] = sound_lsn
+
+    def sound_until(self, donor: int, place: int) -> Lsn:
+        """Up to where what ``donor`` gives for the keeper at ``place`` is not known to be damaged."""
+        sound_lsn = self.followers[donor].damaged_for.get(place, LSN_MAX)
+        return LSN_MAX if sound_lsn < self.followers[place].durable_lsn else sound_lsn
+
+    def damaged_donors(self, place: int) -> list[int]:
+        """The places of those who have what the keeper at ``place`` wants next, but damaged."""
+        wanting = self.followers[place].streaming_at
+        return [
+            other
+            for other, follower in enumerate(self.followers)
+            if other != place and self.sound_until(other, place) <= wanting < follower.durable_lsn
+        ]
+
+    def lacks_wal(self, place: int, lacks: bool) -> None:
+        """Whether the keeper at ``place`` needs WAL that nobody gives, and so will acknowledge nothing new."""
+        self.followers[place].is_lacking = lacks
 
     def hot_standby(self, now: float) -> HotStandbyFeedback | None:
         """What the standbys still need to see that read from keepers; None before all that are connected have said it."""

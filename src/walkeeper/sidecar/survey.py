@@ -10,12 +10,10 @@ Not a proof: only keepers that answer at once are heard, and they may not know o
 from collections.abc import Sequence
 from typing import Final
 
-import trio
-
-from walkeeper.errors import ConfigError, PeerError, ServerError, Unreachable
+from walkeeper.errors import ConfigError
 from walkeeper.links.address import Address
-from walkeeper.links.keeper import connect_keeper, identify
 from walkeeper.links.keeper_link import Introduction
+from walkeeper.links.poll import Answer, Poll, ask_nothing_more, poll
 from walkeeper.lsn import INVALID_LSN, Lsn
 from walkeeper.membership import majority
 
@@ -24,29 +22,29 @@ ANSWER_SECONDS: Final = 1.0
 
 
 async def ask_commit_lsn(keepers: Sequence[Address], introduction: Introduction) -> Lsn:
-    """The highest commit_lsn that they know of, 0 if none.  A majority of answers is enough, fewer are not waited for."""
-    known: list[Lsn] = []
+    """The highest commit_lsn that they know of, 0 if none.  A majority of answers is enough, fewer are not waited for.
 
-    async def ask(address: Address) -> None:
-        commit_lsn = await _commit_lsn(address, introduction)
-        if commit_lsn is not None:
-            known.append(commit_lsn)
-        if len(known) >= majority(len(keepers)):
-            nursery.cancel_scope.cancel()
+    Whoever cannot be asked, or keeps something else, is left out: its link will tell.
+    """
 
-    with trio.move_on_after(ANSWER_SECONDS):
-        async with trio.open_nursery() as nursery:
-            for address in keepers:
-                nursery.start_soon(ask, address)
-    return max(known, default=INVALID_LSN)
+    def belonging(found: Poll[None]) -> Sequence[Answer[None]]:
+        return [each for each in found.answers if _belongs(each, introduction)]
+
+    found = await poll(
+        keepers,
+        introduction.ttid,
+        ask_nothing_more,
+        application_name=introduction.application_name,
+        enough=lambda found: len(belonging(found)) + found.ignorant >= majority(len(keepers)),
+        answer_seconds=ANSWER_SECONDS,
+        patience_seconds=0,
+    )
+    return max((each.kept.end_lsn for each in belonging(found)), default=INVALID_LSN)
 
 
-async def _commit_lsn(address: Address, introduction: Introduction) -> Lsn | None:
-    """None if it cannot be asked, or keeps something else: its link will tell."""
+def _belongs(answer: Answer[None], introduction: Introduction) -> bool:
     try:
-        async with connect_keeper(address, introduction.ttid, introduction.application_name) as connection:
-            kept = await identify(connection)
-            introduction.check(connection.name, kept)
-            return kept.end_lsn if kept else INVALID_LSN
-    except (Unreachable, ServerError, PeerError, ConfigError):
-        return None
+        introduction.check(f"keeper {answer.address}", answer.kept)
+    except ConfigError:
+        return False
+    return True

@@ -11,9 +11,8 @@ from typing import Final
 
 from walkeeper.ids import TenantTimelineId
 from walkeeper.links.address import Address
-from walkeeper.links.postgres import Connection
+from walkeeper.links.poll import ask_nothing_more, poll, unknown_timeline
 from walkeeper.lsn import Lsn
-from walkeeper.tools.poll import poll, unknown_timeline
 
 APPLICATION_NAME: Final = "walkeeper_commit_lsn"
 
@@ -24,13 +23,9 @@ async def read_commit_lsn(keepers: Sequence[Address], ttid: TenantTimelineId) ->
     Raises Unreachable, which names each keeper's trouble, without a majority that has the timeline, and ConfigError if
     keepers that are there have never heard of it.
     """
-    result = await poll(keepers, ttid, _ask_nothing_more, application_name=APPLICATION_NAME)
+    result = await poll(keepers, ttid, ask_nothing_more, application_name=APPLICATION_NAME)
     if result.is_unknown:
         raise unknown_timeline(ttid)
     if (lsn := result.commit_lsn) is None:
         raise result.missing()
     return lsn
-
-
-async def _ask_nothing_more(_connection: Connection) -> None:
-    """How far the keeper is was asked already."""

@@ -18,11 +18,11 @@ from walkeeper.formats.segments import SegmentName, parse_segment_name
 from walkeeper.ids import TimelineNumber
 from walkeeper.links.backoff import Backoff
 from walkeeper.links.keeper import ask_server
+from walkeeper.links.poll import Answer, Poll, Trouble, poll, unknown_timeline
 from walkeeper.links.postgres import Connection
 from walkeeper.lsn import Lsn, format_lsn
 from walkeeper.messages import ServerInfo
 from walkeeper.tools.fetch_config import APPLICATION_NAME, FetchConfig
-from walkeeper.tools.poll import Answer, Poll, Trouble, poll, unknown_timeline
 
 PATIENCE_SECONDS: Final = 1.0
 """For the minority to answer as well.  While a keeper hangs, every segment that was not read ahead waits that long."""

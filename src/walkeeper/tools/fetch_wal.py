@@ -26,11 +26,11 @@ from walkeeper.errors import (
     WalkeeperError,
 )
 from walkeeper.formats.segments import segment_name
+from walkeeper.links.poll import Trouble
 from walkeeper.lsn import Lsn
 from walkeeper.tools.committed_wal import CommittedWal, read_committed
 from walkeeper.tools.fetch_config import APPLICATION_NAME, FetchConfig
 from walkeeper.tools.fetch_search import Wanted, find
-from walkeeper.tools.poll import Trouble
 from walkeeper.tools.segment_file import NewFile, SegmentFile, new_file
 from walkeeper.tools.spool import Spool
 

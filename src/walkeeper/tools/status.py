@@ -16,9 +16,9 @@ from walkeeper.errors import Malformed, ServerError
 from walkeeper.formats.commands import STATUS
 from walkeeper.ids import TenantTimelineId
 from walkeeper.links.address import Address
+from walkeeper.links.poll import Poll, poll
 from walkeeper.links.postgres import Connection
 from walkeeper.lsn import parse_lsn
-from walkeeper.tools.poll import Poll, poll
 
 APPLICATION_NAME: Final = "walkeeper_status"
 

@@ -10,9 +10,9 @@ from typing import Any
 import msgspec
 
 from walkeeper.formats.commands import INCOMPLETE, WHOLE
+from walkeeper.links.poll import Answer, Trouble
 from walkeeper.lsn import format_lsn
 from walkeeper.membership import majority
-from walkeeper.tools.poll import Answer, Trouble
 from walkeeper.tools.status import KeeperStatus, SenderStatus, Status
 
 Row = Sequence[object]

@@ -5,26 +5,28 @@ that has most, until a majority has the end as *persisted* commit_lsn.  Every re
 acknowledges on a quorum's fsync, so the commit_lsn that keepers remember may be older than the last acknowledged commit.
 
 Rules: it is done when a majority has persisted the end; the others that were there at first are waited for a little
-longer, a hung one is not.  Nothing is created on keepers unless one of them knows the timeline.
+longer, a hung one is not.  Nothing is created on keepers unless one of them knows the timeline.  An address that does not
+belong here, another cluster's keeper or no keeper at all, is warned of and left alone while the others are a majority.
 
 Does not write WAL of its own and needs no PostgreSQL.  Source: Neon's ``--sync-safekeepers``.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
 import trio
 
-from walkeeper.errors import ConfigError, Fenced, PeerError, ServerError, StartOver, Unreachable, leaves
+from walkeeper.errors import ConfigError, Fenced, ServerError, StartOver, Unreachable, leaves
 from walkeeper.ids import TenantTimelineId
 from walkeeper.links.address import Address
-from walkeeper.links.backoff import Backoff
 from walkeeper.links.ensemble import Ensemble
-from walkeeper.links.keeper import KeptTimeline, ask_server, connect_keeper, identify
+from walkeeper.links.keeper import KeptTimeline, ask_server
 from walkeeper.links.keeper_link import Introduction, NoWal
 from walkeeper.links.log import Log
-from walkeeper.links.postgres import Connection, time_limit
+from walkeeper.links.poll import Answer, Poll, Trouble, poll
+from walkeeper.links.postgres import Connection
 from walkeeper.lsn import INVALID_LSN, Lsn, format_lsn
 from walkeeper.membership import NO_CONFIGURATION, majority
 from walkeeper.messages import ProposerGreeting, ServerInfo
@@ -60,15 +62,13 @@ async def sync_keepers(config: SyncConfig, *, log: Log) -> Lsn:
     Raises Unreachable when no majority answers in time, ConfigError, and Fenced if another writer takes over.
     """
     deadline = trio.current_time() + config.timeout_seconds
-    survey = _Survey(config)
-    with trio.move_on_at(deadline) as limit:
-        await survey.run()
-    if limit.cancelled_caught:
-        raise _late(config, survey.troubles())
-    server = survey.server()
+    findings = await _survey(config, log)
+    server = findings.server()
     if server is None:
         return INVALID_LSN
-    return await _Campaigns(config, server, survey.places(), deadline, log).run()
+    return await _Campaigns(
+        config, replace(server, system_id=findings.system_id), findings.places(), deadline, log
+    ).run()
 
 
 def _late(config: SyncConfig, troubles: str) -> Unreachable:
@@ -86,6 +86,7 @@ class _Campaigns:
     ) -> None:
         self._config = config
         self._deadline = deadline
+        self._system_id = server.system_id
         # Without a system id: keepers would overwrite theirs with it.
         self._greeting = ProposerGreeting(config.ttid, NO_CONFIGURATION, replace(server, system_id=0))
         self._present = present
@@ -95,8 +96,14 @@ class _Campaigns:
     def _gather(self) -> Ensemble:
         config = self._config
         proposer = Proposer([str(address) for address in config.keepers], self._greeting)
-        introduction = Introduction(config.ttid, APPLICATION_NAME, lambda _keeper, _kept: None)
+        introduction = Introduction(config.ttid, APPLICATION_NAME, self._check_keeper)
         return Ensemble(config.keepers, introduction, proposer, NoWal(), lambda _commit_lsn: None, self._log)
+
+    def _check_keeper(self, keeper: str, kept: KeptTimeline | None) -> None:
+        if kept is not None and self._system_id and kept.system_id not in (0, self._system_id):
+            raise ConfigError(
+                f"{keeper} has WAL of cluster {kept.system_id}, the others have that of {self._system_id}"
+            )
 
     async def run(self) -> Lsn:
         """Where the WAL ends, on a majority.  Raises Fenced, ConfigError, and Unreachable at the deadline."""
@@ -144,96 +151,113 @@ def _tolerable(group: BaseExceptionGroup) -> BaseException:
 # -- who knows the timeline ----------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class _Answer:
-    """What one keeper has of the timeline, and of which server."""
+class _Findings:
+    """What is known after having asked: who has WAL of which cluster, and who does not belong here.
 
-    kept: KeptTimeline
-    server: ServerInfo
+    ``system_id`` is the cluster's: the only one that keepers name, or the one that most of those listed do; 0 if there is
+    none.  Whoever names another one is misplaced, and so is whoever refuses us for good.
+    """
 
+    def __init__(self, found: Poll[ServerInfo | None]) -> None:
+        self._found = found
+        self._needed = majority(len(found.results))
+        self._votes = Counter(each.kept.system_id for each in found.answers if each.kept.system_id)
+        self.system_id = next(
+            (each for each, count in self._votes.items() if len(self._votes) == 1 or count >= self._needed), 0
+        )
 
-class _Survey:
-    """Asks all keepers what they have, before anything is changed on any of them."""
+    @property
+    def is_ambiguous(self) -> bool:
+        """Whether keepers name several clusters, none of them often enough."""
+        return len(self._votes) > 1 and not self.system_id
 
-    def __init__(self, config: SyncConfig) -> None:
-        self._config = config
-        self._answers: dict[Address, _Answer | None] = {}
-        self._failures: dict[Address, str] = {}
-        self._refusal: ConfigError | None = None
-        self._enough = trio.Event()
-        self._everyone = trio.Event()
+    @property
+    def is_enough(self) -> bool:
+        """Whether a majority has told what it has, or it is clear that none ever will."""
+        return self.is_hopeless or (not self.is_ambiguous and len(self.places()) >= self._needed)
 
-    async def run(self) -> None:
-        """Until a majority has answered, and a little longer for the rest.  Raises ConfigError."""
-        async with trio.open_nursery() as nursery:
-            for address in self._config.keepers:
-                nursery.start_soon(self._ask, address)
-            await self._enough.wait()
-            with trio.move_on_after(PATIENCE_SECONDS):
-                await self._everyone.wait()
-            nursery.cancel_scope.cancel()
-        if self._refusal is not None:
-            raise self._refusal
+    @property
+    def is_hopeless(self) -> bool:
+        """Whether those who do not belong here leave no majority, even if everybody else comes."""
+        if self.is_ambiguous:
+            passing = sum(each.may_pass for each in self._found.troubles)
+            return max(self._votes.values()) + passing < self._needed
+        return len(self._found.results) - len(self.misplaced()) < self._needed
+
+    def misplaced(self) -> Sequence[Trouble]:
+        """Those who do not belong here; of several clusters without a majority none does, or all."""
+        strangers = [
+            Trouble(each.address, f"keeper {each.address} has WAL of cluster {each.kept.system_id}")
+            for each in self._found.answers
+            if not self._is_well(each)
+        ]
+        return [*(each for each in self._found.troubles if each.refusal), *strangers]
+
+    def places(self) -> Sequence[int]:
+        """The places of those who belong here and have told what they have, if it is nothing."""
+        return [place for place, each in enumerate(self._found.results) if self._is_well(each)]
+
+    def _is_well(self, result: Answer[ServerInfo | None] | Trouble) -> bool:
+        match result:
+            case Answer(_, kept):
+                return kept.system_id in (0, self.system_id)
+            case Trouble():
+                return result.is_ignorant
+
+    def troubles(self) -> str:
+        """Why there are not enough, for people."""
+        silent = [each for each in self._found.troubles if each.may_pass]
+        return "; ".join(each.why for each in (*silent, *self.misplaced()))
 
     def server(self) -> ServerInfo | None:
         """The server whose WAL the keepers have, without its system id; None if none of them knows the timeline.
 
-        Raises ConfigError when they do not agree.
+        Raises ConfigError when nobody says.
         """
-        known = {address: answer for address, answer in self._answers.items() if answer is not None}
-        systems = {answer.kept.system_id: address for address, answer in known.items() if answer.kept.system_id}
-        if len(systems) > 1:
-            seen = ", ".join(f"{address}: {system_id}" for system_id, address in systems.items())
-            raise ConfigError(f"the keepers have {self._config.ttid} of several clusters: {seen}")
-        return next((answer.server for answer in known.values()), None)
-
-    def places(self) -> Sequence[int]:
-        """The places of the keepers that have answered."""
-        return [place for place, address in enumerate(self._config.keepers) if address in self._answers]
-
-    def troubles(self) -> str:
-        """Why keepers did not answer, for people."""
-        silent = [address for address in self._config.keepers if address not in self._answers]
-        return "; ".join(self._failures.get(address, f"keeper {address}: not heard") for address in silent)
-
-    async def _ask(self, address: Address) -> None:
-        backoff = Backoff()
-        while not await self._try_to_ask(address):
-            self._look()
-            await trio.sleep(backoff.next_pause_seconds())
-        self._look()
-
-    async def _try_to_ask(self, address: Address) -> bool:
-        """Whether there is no more to ask."""
-        try:
-            with time_limit(ANSWER_SECONDS, f"keeper {address}"):
-                self._answers[address] = await self._answer(address)
-        except ConfigError as error:
-            self._refusal = error
-        except (Unreachable, ServerError, PeerError) as error:
-            self._failures[address] = str(error)
-            return False
-        return True
-
-    def _look(self) -> None:
-        if self._refusal is not None or len(self._answers) >= majority(len(self._config.keepers)):
-            self._enough.set()
-        if self._refusal is not None or len(self._answers.keys() | self._failures) == len(self._config.keepers):
-            self._everyone.set()
-
-    async def _answer(self, address: Address) -> _Answer | None:
-        async with connect_keeper(address, self._config.ttid, APPLICATION_NAME) as connection:
-            kept = await identify(connection)
-            if kept is None:
-                return None
-            return _Answer(kept, self._config.server or await _ask_server(connection))
+        answers = [each for each in self._found.answers if self._is_well(each)]
+        told = next((each.told for each in answers if each.told is not None), None)
+        if answers and told is None:
+            raise ConfigError(
+                f"{answers[0].address} does not say whose WAL it has, nor does another keeper: give PostgreSQL's version and"
+                " the segment size (--pg-version, --wal-segment-size)"
+            )
+        return told
 
 
-async def _ask_server(connection: Connection) -> ServerInfo:
+async def _survey(config: SyncConfig, log: Log) -> _Findings:
+    """Ask all keepers what they have, before anything is changed on any of them.
+
+    Until a majority has answered, and a little longer for the rest.  Raises Unreachable and ConfigError.
+    """
+
+    async def ask(connection: Connection) -> ServerInfo | None:
+        return config.server or await _ask_server(connection)
+
+    findings = _Findings(
+        await poll(
+            config.keepers,
+            config.ttid,
+            ask,
+            application_name=APPLICATION_NAME,
+            enough=lambda found: _Findings(found).is_enough,
+            answer_seconds=ANSWER_SECONDS,
+            patience_seconds=PATIENCE_SECONDS,
+            retry_seconds=config.timeout_seconds,
+        )
+    )
+    if findings.is_hopeless:
+        misplaced = "; ".join(each.why for each in findings.misplaced())
+        raise ConfigError(f"too few of the keepers belong to {config.ttid}: {misplaced}")
+    if not findings.is_enough:
+        raise _late(config, findings.troubles())
+    for each in findings.misplaced():
+        log.warning("keeper misplaced", keeper=str(each.address), why=each.why)
+    return findings
+
+
+async def _ask_server(connection: Connection) -> ServerInfo | None:
+    """None from a keeper that does not say."""
     try:
         return await ask_server(connection)
-    except ServerError as error:
-        raise ConfigError(
-            f"{connection.name} does not say whose WAL it has ({error.message}): give PostgreSQL's version and the segment"
-            " size (--pg-version, --wal-segment-size)"
-        ) from error
+    except ServerError:
+        return None

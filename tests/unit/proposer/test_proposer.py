@@ -8,7 +8,7 @@ from unit.proposer.model_keeper import FIRST_LSN, ModelKeeper
 from unit.proposer.table import GREETING, Table
 from walkeeper.errors import ConfigError, Malformed, OutOfTurn
 from walkeeper.ids import NodeId
-from walkeeper.lsn import Lsn
+from walkeeper.lsn import LSN_MAX, Lsn
 from walkeeper.membership import KEEPERS_MAX, NO_CONFIGURATION, NO_GENERATION, Configuration, Generation, Member
 from walkeeper.messages import (
     APPEND_BYTES_MAX,
@@ -347,6 +347,7 @@ def test_an_incomplete_keeper_has_no_vote_while_anybody_is_missing() -> None:
     (elected,) = table.talk(1, 0)
     assert isinstance(elected, Elected)
     assert elected.election.start_lsn == FIRST_LSN + 5
+    assert elected.election.is_vouched_for
 
 
 def test_incomplete_keepers_have_votes_when_everybody_has_voted() -> None:
@@ -357,6 +358,7 @@ def test_incomplete_keepers_have_votes_when_everybody_has_voted() -> None:
     (elected,) = table.talk(0, 1, 2)
     assert isinstance(elected, Elected)
     assert elected.election.donor == 0
+    assert not elected.election.is_vouched_for
     assert doubted(table) == []
 
 
@@ -587,6 +589,63 @@ def test_a_configuration_that_changes_while_we_lead_ends_our_leadership() -> Non
 
 
 def test_the_donor_is_the_keeper_that_surely_has_most() -> None:
+    table = led_with_two_donors()
+    assert table.proposer.donor_for(0) == 2
+    table.proposer.disconnected(2)
+    assert table.proposer.donor_for(0) == 1
+    assert table.proposer.donor_for(1) is None
+
+
+def test_a_donor_whose_wal_is_damaged_is_left_for_another_one_from_there_on() -> None:
+    table = led_with_two_donors()
+    table.proposer.found_damaged(2, 0, Lsn(FIRST_LSN + 4))
+    assert table.proposer.donor_for(0) == 1
+    table.proposer.found_damaged(1, 0, Lsn(FIRST_LSN + 6))
+    assert (table.proposer.donor_for(0), table.proposer.sound_until(1, 0)) == (1, FIRST_LSN + 6)
+    table.proposer.found_damaged(1, 0, FIRST_LSN)
+    assert (table.proposer.donor_for(0), table.proposer.sound_until(2, 0)) == (2, FIRST_LSN + 4)
+    table.proposer.found_damaged(2, 0, FIRST_LSN)
+    assert table.proposer.donor_for(0) is None
+    assert table.proposer.damaged_donors(0) == [1, 2]
+
+
+def test_a_donor_that_is_damaged_for_one_keeper_may_help_another() -> None:
+    table = led_with_two_donors()
+    table.proposer.found_damaged(2, 0, FIRST_LSN)
+    assert table.proposer.damaged_donors(1) == []
+    assert table.proposer.donor_for(1) == 2
+
+
+def test_a_donor_whose_wal_was_damaged_before_what_is_needed_now_gives_it() -> None:
+    table = led_with_two_donors()
+    table.proposer.found_damaged(2, 0, FIRST_LSN)
+    table.talk(0)
+    table.write(8)
+    table.talk(2)
+    assert table.proposer.sound_until(2, 0) == LSN_MAX
+    assert table.proposer.donor_for(0) == 2
+
+
+def test_a_donor_that_comes_back_may_have_been_repaired() -> None:
+    table = led_with_two_donors()
+    table.proposer.found_damaged(2, 0, FIRST_LSN)
+    table.proposer.disconnected(2)
+    table.connect(2)
+    assert table.proposer.donor_for(0) == 2
+
+
+def test_a_keeper_that_waits_for_wal_which_nobody_gives_makes_no_majority() -> None:
+    table = led_with_two_donors()
+    table.proposer.disconnected(1)
+    majorities = [table.proposer.has_majority]
+    for lacks in (True, False):
+        table.proposer.lacks_wal(0, lacks)
+        majorities.append(table.proposer.has_majority)
+    assert majorities == [True, False, True]
+
+
+def led_with_two_donors() -> Table:
+    """The first keeper has nothing yet, the second half of the WAL, the third all of it."""
     table = Table()
     table.elect(0, 1, 2)
     table.write(8)
@@ -594,10 +653,7 @@ def test_the_donor_is_the_keeper_that_surely_has_most() -> None:
     table.write(8)
     table.talk(2)
     table.say(0)
-    assert table.proposer.donor_for(0) == 2
-    table.proposer.disconnected(2)
-    assert table.proposer.donor_for(0) == 1
-    assert table.proposer.donor_for(1) is None
+    return table
 
 
 def test_a_sync_is_done_for_a_quorum_when_it_has_persisted_the_terms_start() -> None:

@@ -12,7 +12,7 @@ from sidecar_world import World, has_all, kept_before
 from walkeeper.errors import ConfigError, Fenced
 from walkeeper.formats.segments import segment_start
 from walkeeper.ids import TenantTimelineId
-from walkeeper.lsn import Lsn
+from walkeeper.lsn import Lsn, format_lsn
 from walkeeper.messages import NO_HOT_STANDBY, HotStandbyFeedback, ServerInfo
 from walkeeper.proposer.follower import HOT_STANDBY_SECONDS
 from walkeeper.terms import Term
@@ -83,6 +83,32 @@ async def test_a_keeper_that_lost_its_disk_is_named_among_those_whom_commits_wai
     doubted, _, missing = str(told["missing"]).partition("Bring back")
     assert f"keeper {wiped.address} cannot vouch" in doubted
     assert f"keeper {down.address}: " in missing
+
+
+@pytest.mark.parametrize("whole", [0, 1])
+async def test_an_election_for_which_too_few_keepers_vouch_says_what_may_be_lost(
+    autojump_clock: MockClock, world: World, whole: int
+) -> None:
+    """Two of three lost their disks and got some WAL back: what they had acknowledged may be more."""
+    await kept_before(world)
+    for keeper in world.keepers[whole:]:
+        keeper.is_whole = False
+    async with world.sidecar():
+        await world.commit()
+    (told,) = world.log.said("acknowledged commits may be lost")
+    assert told["quorum_ends_at"] == format_lsn(world.primary.wal.records[0].end)
+    assert all(f"keeper {keeper.address}" in str(told["keepers"]) for keeper in world.keepers)
+    assert str(told["keepers"]).count("incomplete") == 3 - whole
+
+
+async def test_nothing_is_said_to_be_lost_at_a_first_start_nor_with_a_minority_of_new_disks(
+    autojump_clock: MockClock, world: World
+) -> None:
+    await kept_before(world)
+    world.keepers[0].wipe()
+    async with world.sidecar():
+        await world.commit()
+    assert not world.log.said("acknowledged commits may be lost")
 
 
 async def test_keepers_that_come_only_to_go_are_no_majority(autojump_clock: MockClock, world: World) -> None:

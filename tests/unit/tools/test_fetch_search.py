@@ -10,11 +10,11 @@ from walkeeper.formats.segments import segment_name
 from walkeeper.ids import FIRST_TLI, TenantTimelineId, TimelineNumber
 from walkeeper.links.address import Address
 from walkeeper.links.keeper import KeptTimeline
+from walkeeper.links.poll import Answer, Poll, Trouble
 from walkeeper.lsn import Lsn
 from walkeeper.messages import ServerInfo
 from walkeeper.tools.fetch_config import FetchConfig
 from walkeeper.tools.fetch_search import Search
-from walkeeper.tools.poll import Answer, Poll, Trouble
 
 SIZE = 1 << 20
 SERVER = ServerInfo(150005, 0, SIZE)

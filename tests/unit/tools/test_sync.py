@@ -9,11 +9,12 @@ import trio
 import trio.testing
 from trio.testing import MockClock
 
-from fake_servers import SEGMENT_BYTES, SYSTEM_ID, FakeKeeper, RecordingLog, until
+from fake_servers import SEGMENT_BYTES, SYSTEM_ID, Client, FakeKeeper, RecordingLog, until
 from walkeeper.errors import ConfigError, Fenced, Unreachable
+from walkeeper.formats.backend import ErrorResponse
 from walkeeper.ids import NodeId, TenantTimelineId
 from walkeeper.links.address import Address
-from walkeeper.lsn import Lsn
+from walkeeper.lsn import Lsn, format_lsn
 from walkeeper.messages import ServerInfo
 from walkeeper.terms import Term
 from walkeeper.testing.wal import WalGenerator
@@ -127,6 +128,17 @@ async def test_a_wiped_keeper_that_was_never_said_to_be_whole_again_does_not_vou
     assert bytes(refilled.wal) == wal_of(7).wal
 
 
+async def test_keepers_of_which_none_vouches_for_the_end_are_synced_with_a_warning(
+    autojump_clock: MockClock, quorum: Quorum
+) -> None:
+    for keeper in quorum.keepers:
+        fill(keeper, 3)
+        keeper.is_whole = False
+    assert await quorum.sync() == wal_of(3).lsn
+    (told,) = quorum.log.said("acknowledged commits may be lost")
+    assert str(told["keepers"]).count(format_lsn(wal_of(3).lsn)) == 3
+
+
 async def test_a_wiped_keeper_is_whole_after_a_sync_with_the_others(
     autojump_clock: MockClock, quorum: Quorum
 ) -> None:
@@ -212,13 +224,93 @@ async def test_a_minority_is_a_clear_failure(autojump_clock: MockClock, quorum: 
     assert quorum.keepers[0].term == 1
 
 
-async def test_keepers_of_several_clusters_are_refused(autojump_clock: MockClock, quorum: Quorum) -> None:
-    for keeper in quorum.keepers:
+async def test_one_misplaced_keeper_is_warned_of_and_left_alone_and_the_others_are_enough(
+    autojump_clock: MockClock, quorum: Quorum
+) -> None:
+    misplaced, *well = quorum.keepers
+    fill(misplaced, 9)
+    misplace(misplaced)
+    for keeper in well:
         fill(keeper, 3)
-    quorum.keepers[1].server = replace(SERVER, system_id=77)
+    assert await quorum.sync() == wal_of(3).lsn
+    assert [keeper.commit_lsn for keeper in well] == [wal_of(3).lsn] * 2
+    assert (misplaced.term, bytes(misplaced.wal)) == (1, wal_of(9).wal)
+    (told,) = quorum.log.said("keeper misplaced")
+    assert str(misplaced.address) in str(told["keeper"])
+
+
+async def test_keepers_of_other_clusters_are_refused_when_they_leave_no_majority(
+    autojump_clock: MockClock, quorum: Quorum
+) -> None:
+    for keeper, system_id in zip(quorum.keepers, (SYSTEM_ID, 77, 78), strict=True):
+        fill(keeper, 3)
+        keeper.server = replace(SERVER, system_id=system_id)
     with pytest.raises(ConfigError):
         await quorum.sync()
     assert [keeper.term for keeper in quorum.keepers] == [1, 1, 1]
+
+
+async def test_of_two_clusters_neither_is_chosen_before_a_majority_is_of_one(
+    autojump_clock: MockClock, quorum: Quorum
+) -> None:
+    one, other, late = quorum.keepers
+    for keeper in quorum.keepers:
+        fill(keeper, 3)
+    misplace(one)
+    with late.hold(), pytest.raises(Unreachable) as caught:
+        await quorum.sync()
+    assert all(str(keeper.address) in str(caught.value) for keeper in quorum.keepers)
+    assert [keeper.term for keeper in quorum.keepers] == [1, 1, 1]
+    assert await quorum.sync() == wal_of(3).lsn
+    assert (one.term, other.term, late.term) == (1, 2, 2)
+
+
+async def test_an_address_that_is_no_keepers_is_warned_of_and_the_others_are_enough(
+    autojump_clock: MockClock, quorum: Quorum, nursery: trio.Nursery
+) -> None:
+    for keeper in quorum.keepers:
+        fill(keeper, 3)
+    database = NoKeeper()
+    await nursery.start(database.serve)
+    addresses = (database.address, *(keeper.address for keeper in quorum.keepers[1:]))
+    assert await quorum.sync(keepers=addresses) == wal_of(3).lsn
+    (told,) = quorum.log.said("keeper misplaced")
+    assert str(database.address) in str(told["keeper"])
+
+
+async def test_addresses_that_are_no_keepers_are_refused_when_they_leave_no_majority(
+    autojump_clock: MockClock, quorum: Quorum, nursery: trio.Nursery
+) -> None:
+    fill(quorum.keepers[0], 3)
+    databases = [NoKeeper(), NoKeeper()]
+    for database in databases:
+        await nursery.start(database.serve)
+    before = trio.current_time()
+    with pytest.raises(ConfigError):
+        await quorum.sync(keepers=(quorum.keepers[0].address, *(each.address for each in databases)))
+    assert trio.current_time() - before < 10
+    assert quorum.keepers[0].term == 1
+
+
+class NoKeeper(FakeKeeper):
+    """Refuses everybody for good, as a PostgreSQL does that has no database of this name."""
+
+    async def welcome(self, client: Client) -> None:
+        await client.send(ErrorResponse('database "replication" does not exist', "3D000"))
+
+
+def misplace(keeper: FakeKeeper) -> None:
+    keeper.server = replace(SERVER, system_id=77)
+
+
+async def test_one_keeper_that_does_not_say_whose_wal_it_has_hears_it_from_the_others(
+    autojump_clock: MockClock, quorum: Quorum
+) -> None:
+    for keeper in quorum.keepers:
+        fill(keeper, 3)
+    quorum.keepers[0].answers_show = False
+    assert await quorum.sync() == wal_of(3).lsn
+    assert [keeper.commit_lsn for keeper in quorum.keepers] == [wal_of(3).lsn] * 3
 
 
 async def test_the_server_can_be_told_where_keepers_do_not_say(autojump_clock: MockClock, quorum: Quorum) -> None:

@@ -1,6 +1,7 @@
 """What keepers say of one timeline, asked all at once."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 import trio
@@ -9,14 +10,15 @@ from hypothesis import strategies as st
 from trio.testing import MockClock
 
 from fake_servers import SEGMENT_BYTES, SYSTEM_ID, FakeKeeper
+from walkeeper.errors import ConfigError
 from walkeeper.ids import FIRST_TLI, TenantTimelineId
 from walkeeper.links.address import Address
 from walkeeper.links.keeper import KeptTimeline
+from walkeeper.links.poll import ANSWER_SECONDS, Answer, Poll, Trouble, poll
 from walkeeper.links.postgres import Connection
 from walkeeper.lsn import Lsn
 from walkeeper.membership import majority
 from walkeeper.testing.wal import WalGenerator
-from walkeeper.tools.poll import ANSWER_SECONDS, Answer, Poll, Trouble, poll
 
 START = Lsn(0x1000000)
 TTID = TenantTimelineId.of_system(SYSTEM_ID)
@@ -67,12 +69,12 @@ async def keepers(nursery: trio.Nursery) -> Sequence[FakeKeeper]:
     return made
 
 
-async def ask(keepers: Sequence[FakeKeeper], **patience: float) -> Poll[str | None]:
+async def ask(keepers: Sequence[FakeKeeper], **options: Any) -> Poll[str | None]:
     async def show(connection: Connection) -> str | None:
         ((answer,),) = await connection.query("SHOW wal_segment_size")
         return answer
 
-    return await poll([each.address for each in keepers], TTID, show, application_name="test", **patience)
+    return await poll([each.address for each in keepers], TTID, show, application_name="test", **options)
 
 
 async def test_every_keeper_answers_in_the_order_of_the_list(keepers: Sequence[FakeKeeper]) -> None:
@@ -131,3 +133,54 @@ async def test_a_question_that_a_keeper_does_not_know_is_its_trouble(keepers: Se
     keepers[0].answers_show = False
     found = await ask(keepers)
     assert [each.address for each in found.troubles] == [keepers[0].address]
+
+
+async def test_with_patience_for_it_keepers_that_fail_are_asked_again_until_there_are_enough(
+    autojump_clock: MockClock, keepers: Sequence[FakeKeeper], nursery: trio.Nursery
+) -> None:
+    for keeper in keepers[:2]:
+        keeper.answers_show = False
+
+    async def recover() -> None:
+        await trio.sleep(20)
+        keepers[0].answers_show = True
+
+    nursery.start_soon(recover)
+    before = trio.current_time()
+    found = await ask(keepers, retry_seconds=60.0)
+    assert 20 <= trio.current_time() - before < 25
+    assert found.has_majority
+    assert [each.address for each in found.troubles] == [keepers[1].address]
+
+
+async def test_that_patience_has_an_end(autojump_clock: MockClock, keepers: Sequence[FakeKeeper]) -> None:
+    before = trio.current_time()
+    with keepers[1].hold(), keepers[2].hold():
+        found = await ask(keepers, retry_seconds=60.0)
+    assert trio.current_time() - before == pytest.approx(60, abs=1)
+    assert [each.address for each in found.answers] == [keepers[0].address]
+
+
+async def test_a_keeper_that_refuses_for_good_or_does_not_have_the_timeline_is_asked_once(
+    autojump_clock: MockClock, keepers: Sequence[FakeKeeper]
+) -> None:
+    keepers[1].exists = False
+
+    async def refuse(connection: Connection) -> None:
+        raise ConfigError("put it right")
+
+    found = await poll(
+        [each.address for each in keepers], TTID, refuse, application_name="test", retry_seconds=60.0
+    )
+    assert [keeper.queries for keeper in keepers] == [["IDENTIFY_SYSTEM"]] * 3
+    assert [each.may_pass for each in found.troubles] == [False] * 3
+
+
+async def test_whoever_asks_says_how_many_answers_are_enough(
+    autojump_clock: MockClock, keepers: Sequence[FakeKeeper]
+) -> None:
+    before = trio.current_time()
+    with keepers[1].hold(), keepers[2].hold():
+        found = await ask(keepers, enough=lambda found: bool(found.answers), patience_seconds=0)
+    assert trio.current_time() - before < 1
+    assert [each.address for each in found.answers] == [keepers[0].address]

@@ -3,11 +3,12 @@
 Rules: a keeper that does not answer is part of the result (``Trouble``), never an error; one that does not have the
 timeline is no part of a majority, whose keepers are those that have it.  Nothing is changed on any keeper.
 
-Asks each keeper once: whoever wants more patience polls again.  Does not know what is asked: the caller brings it.
+Does not know what is asked, how much patience that deserves, nor who must have answered: the caller brings it.
 """
 
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from math import inf
 from typing import Final, Generic, TypeVar
 
 import trio
@@ -15,6 +16,7 @@ import trio
 from walkeeper.errors import ConfigError, PeerError, ServerError, Unreachable
 from walkeeper.ids import TenantTimelineId
 from walkeeper.links.address import Address
+from walkeeper.links.backoff import Backoff
 from walkeeper.links.keeper import KeptTimeline, connect_keeper, identify
 from walkeeper.links.postgres import Connection, time_limit
 from walkeeper.lsn import Lsn
@@ -37,11 +39,20 @@ class Answer(Generic[T]):
 
 @dataclass(frozen=True, slots=True)
 class Trouble:
-    """A keeper that is of no help, and ``why``, which names it.  ``is_ignorant``: it lives and lacks the timeline."""
+    """A keeper that is of no help, and ``why``, which names it.  ``is_ignorant``: it lives and lacks the timeline.
+
+    ``refusal``: what somebody has to put right first, since it would say the same again.
+    """
 
     address: Address
     why: str
     is_ignorant: bool = False
+    refusal: ConfigError | None = None
+
+    @property
+    def may_pass(self) -> bool:
+        """Whether it may be of help when it is asked again."""
+        return not self.is_ignorant and self.refusal is None
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,14 +70,18 @@ class Poll(Generic[T]):
         return [each for each in self.results if isinstance(each, Trouble)]
 
     @property
+    def ignorant(self) -> int:
+        """How many live and lack the timeline."""
+        return sum(each.is_ignorant for each in self.troubles)
+
+    @property
     def has_majority(self) -> bool:
         return len(self.answers) >= majority(len(self.results))
 
     @property
     def is_unknown(self) -> bool:
         """Whether most keepers live and lack the timeline, and none has it: it may have another name."""
-        ignorant = sum(each.is_ignorant for each in self.troubles)
-        return not self.answers and ignorant >= majority(len(self.results))
+        return not self.answers and self.ignorant >= majority(len(self.results))
 
     @property
     def commit_lsn(self) -> Lsn | None:
@@ -101,48 +116,77 @@ def unknown_timeline(ttid: TenantTimelineId) -> ConfigError:
     return ConfigError(f"no keeper that answered has WAL of {ttid}: is it the right name, or --system-id?")
 
 
+async def ask_nothing_more(_connection: Connection) -> None:
+    """For ``poll``: how far the keeper is was asked already."""
+
+
+def _has_majority(found: Poll[T]) -> bool:
+    return found.has_majority
+
+
 async def poll(
     keepers: Sequence[Address],
     ttid: TenantTimelineId,
     ask: Callable[[Connection], Awaitable[T]],
     *,
     application_name: str,
+    enough: Callable[[Poll[T]], bool] = _has_majority,
+    answer_seconds: float = ANSWER_SECONDS,
     patience_seconds: float = ANSWER_SECONDS,
+    retry_seconds: float | None = None,
 ) -> Poll[T]:
-    """Ask every keeper at once.  When a majority has answered, the rest may take ``patience_seconds`` more.
+    """Ask every keeper at once.  When those who have answered are ``enough``, the rest may take ``patience_seconds`` more.
 
-    ``ask`` gets a connection to a keeper that has the timeline.  Raises nothing of what can go wrong with a keeper.
+    ``ask`` gets a connection to a keeper that has the timeline.  Each has ``answer_seconds`` to answer, and is asked once;
+    with ``retry_seconds``, those that may do better are asked again, with pauses, for so long, until there are enough and
+    everybody has been asked once.  Raises nothing of what can go wrong with a keeper.
 
     Cancellation: at any time.
     """
     found: dict[Address, Answer[T] | Trouble] = {}
 
+    def so_far() -> Poll[T]:
+        return Poll([found.get(address) or _unheard(address) for address in keepers])
+
     async def ask_one(address: Address, scope: trio.CancelScope) -> None:
-        found[address] = await _ask(address, ttid, ask, application_name)
-        if sum(isinstance(each, Answer) for each in found.values()) >= majority(len(keepers)):
-            scope.deadline = min(scope.deadline, trio.current_time() + patience_seconds)
+        backoff = Backoff()
+        while True:
+            found[address] = result = await _ask(address, ttid, ask, application_name, answer_seconds)
+            if enough(so_far()):
+                rest_seconds = patience_seconds if len(found) < len(keepers) else 0
+                scope.deadline = min(scope.deadline, trio.current_time() + rest_seconds)
+            if retry_seconds is None or isinstance(result, Answer) or not result.may_pass:
+                return
+            await trio.sleep(backoff.next_pause_seconds())
 
     async with trio.open_nursery() as nursery:
+        nursery.cancel_scope.deadline = trio.current_time() + (inf if retry_seconds is None else retry_seconds)
         for address in keepers:
             nursery.start_soon(ask_one, address, nursery.cancel_scope)
-    return Poll([found.get(address) or _late(address, patience_seconds) for address in keepers])
+    return so_far()
 
 
 async def _ask(
-    address: Address, ttid: TenantTimelineId, ask: Callable[[Connection], Awaitable[T]], application_name: str
+    address: Address,
+    ttid: TenantTimelineId,
+    ask: Callable[[Connection], Awaitable[T]],
+    application_name: str,
+    answer_seconds: float,
 ) -> Answer[T] | Trouble:
     name = f"keeper {address}"
     try:
-        with time_limit(ANSWER_SECONDS, name):
+        with time_limit(answer_seconds, name):
             async with connect_keeper(address, ttid, application_name) as connection:
                 kept = await identify(connection)
                 if kept is None:
                     return Trouble(address, f"{name}: it does not have this timeline", is_ignorant=True)
                 return Answer(address, kept, await ask(connection))
-    except (Unreachable, ServerError, PeerError, ConfigError) as error:
+    except ConfigError as error:
+        return Trouble(address, str(error), refusal=error)
+    except (Unreachable, ServerError, PeerError) as error:
         return Trouble(address, str(error))
     raise AssertionError("the block returns or raises")
 
 
-def _late(address: Address, seconds: float) -> Trouble:
-    return Trouble(address, f"keeper {address}: no answer {seconds:g} s after the others'")
+def _unheard(address: Address) -> Trouble:
+    return Trouble(address, f"keeper {address}: it was not heard in time")
