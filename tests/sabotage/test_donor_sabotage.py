@@ -42,16 +42,12 @@ def verifies_too_late(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("walkeeper.links.keeper_link.DonorWal", VerifiesTooLate)
 
 
-def forgets_who_is_damaged(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("walkeeper.proposer.proposer.Proposer.found_damaged", lambda *_: None)
-
-
 def takes_the_damage_for_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
     def leave(self: KeeperLink, place: int, wal: donor.DonorWal, damage: BadWal, connection: Connection) -> None:
         self._proposer.found_damaged(place, self.place, wal.sound_lsn)  # and what was sent is not taken back
 
     monkeypatch.setattr(KeeperLink, "_leave_damaged", leave)
-    monkeypatch.setattr(donor, "HELD_BYTES_MAX", 10_000)
+    scenes.hold_little_back(monkeypatch)
 
 
 @pytest.mark.parametrize(
@@ -63,7 +59,6 @@ def takes_the_damage_for_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
             scenes.test_a_keeper_that_nobody_has_sound_wal_for_does_not_become_whole_and_harms_no_others,
         ),
         (verifies_too_late, scenes.test_wal_that_is_damaged_on_its_donor_comes_from_another_one),
-        (forgets_who_is_damaged, scenes.test_wal_that_is_damaged_on_its_donor_comes_from_another_one),
         (takes_the_damage_for_the_end, scenes.a_long_record_is_damaged),
     ],
 )

@@ -360,6 +360,7 @@ class KeeperLink:
                 self._is_copying = False
         if wal.damage is not None:
             self._leave_damaged(place, wal, wal.damage, connection)
+            await trio.sleep(DONOR_PAUSE_SECONDS)
 
     def _verifier(self) -> RecordVerifier:
         """From where this keeper's last record surely ends.  Only the very first WAL may go on with another one's rest."""

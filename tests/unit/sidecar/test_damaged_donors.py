@@ -119,9 +119,17 @@ async def test_a_keeper_forgets_what_it_was_sent_of_a_long_record_that_turns_out
     autojump_clock: MockClock, world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Too long to be held back as a whole."""
-    monkeypatch.setattr("walkeeper.links.donor.HELD_BYTES_MAX", 10_000)
+    hold_little_back(monkeypatch)
     await a_long_record_is_damaged(autojump_clock, world)
     assert len(world.log.said("donor's WAL is damaged")) == 1
+    assert len(world.log.said("keeper lost")) == 2  # when it was wiped, and to forget
+
+
+def hold_little_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Less than one of ``a_long_record_is_damaged``, which comes in several receives."""
+    monkeypatch.setattr("walkeeper.links.donor.HELD_BYTES_MAX", 10_000)
+    monkeypatch.setattr("walkeeper.links.link.RECEIVE_BYTES_MAX", 20_000)
+    monkeypatch.setattr("walkeeper.links.link.FLOOD_BYTES_MAX", 20_000)
 
 
 async def a_long_record_is_damaged(_clock: MockClock, world: World) -> None:
