@@ -3,31 +3,37 @@
 ``rule`` is what is asked for: the nearest rule that is broken, or one about the whole quorum that follows from it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
 import pytest
 
 from walkeeper.acceptor.acceptor import Acceptor, Intent, Kept
-from walkeeper.acceptor.effects import Effect, KeepControlFile, SyncWal, TruncateWal
-from walkeeper.acceptor.state import AcceptorState
+from walkeeper.acceptor.effects import KeepControlFile, SyncWal
 from walkeeper.lsn import INVALID_LSN, Lsn
-from walkeeper.membership import Configuration, majority
-from walkeeper.messages import AcceptorMessage, AppendRun, ProposerElected, ProposerGreeting, VoteRequest, VoteResponse
+from walkeeper.membership import NO_GENERATION, majority
+from walkeeper.messages import (
+    AppendRun,
+    Batch,
+    ProposerElected,
+    VoteRequest,
+    VoteResponse,
+)
 from walkeeper.proposer.actions import Action, CommitAdvanced, Elected
 from walkeeper.proposer.election import Election
 from walkeeper.proposer.follower import Follower
-from walkeeper.proposer.proposer import Pace, Proposer
+from walkeeper.proposer.proposer import Proposer
 from walkeeper.proposer.quorum import Quorum, Voter
-from walkeeper.terms import INITIAL_TERM, Term
-from walkeeper.testing.exploration.entries import START
+from walkeeper.terms import INITIAL_TERM, Term, TermHistory
+from walkeeper.testing.exploration.entries import START, lsn_of, wal_of
+from walkeeper.testing.exploration.invariants import Fault
 from walkeeper.testing.exploration.keeper import Disk, Keeper, KeeperCode, Store
-from walkeeper.testing.exploration.search import explore
-from walkeeper.testing.exploration.world import Bounds, SmallWorld
+from walkeeper.testing.exploration.narrative import tell
+from walkeeper.testing.exploration.search import Found, explore
+from walkeeper.testing.exploration.world import Bounds, Event, SmallWorld, State
 from walkeeper.testing.exploration.writer import WriterCode
 
-SMALL = Bounds(proposers=2, acceptors=3, terms=1, entries=1)
-TWO_TERMS = Bounds(proposers=1, acceptors=3, terms=2, entries=2)
+STATES_MAX = 200_000
 
 # -- keepers -------------------------------------------------------------------------------------------------
 
@@ -74,7 +80,9 @@ class CommitsWhatItLacks(Acceptor):
         if not run.commit_lsn or not run.slices:
             return intent
         ahead = replace(state.ahead, commit_lsn=Lsn(run.end_lsn + 8))
-        return Intent(intent.effects, replace(intent._kept, acceptor=Acceptor(self.node_id, replace(state, ahead=ahead))))
+        return Intent(
+            intent.effects, replace(intent._kept, acceptor=Acceptor(self.node_id, replace(state, ahead=ahead)))
+        )
 
 
 class ForgetsItsVote(KeeperCode):
@@ -107,16 +115,14 @@ class DoesNotSync(KeeperCode):
 
 @dataclass(frozen=True, slots=True)
 class OneLessThanAMajority(Quorum):
-    def agree(self, said_yes: Sequence[Voter]) -> bool:
+    def agree(self, said_yes: Collection[Voter]) -> bool:
         return all(len(voters.intersection(said_yes)) >= majority(len(voters)) - 1 for voters in self.sets)
 
 
 class WinsWithoutAMajority(Proposer):
-    def __init__(
-        self, keepers: Sequence[str], greeting: ProposerGreeting, pace: Pace = Pace(), held_term: Term | None = None
-    ) -> None:
-        super().__init__(keepers, greeting, pace, held_term)
+    def _campaign(self) -> None:
         self._quorum = OneLessThanAMajority(self._quorum.sets)
+        super()._campaign()
 
 
 class CommitsWhatOneHas(Proposer):
@@ -166,43 +172,97 @@ class BeginsAnew(Proposer):
         return ProposerElected(self._configuration.generation, self.term, START, self.history)
 
 
+def keepers_of_two_leaders() -> list[Keeper]:
+    """One has two entries of the leader of term 1, one has an entry of the leader of term 2; the third elected both."""
+    return [told(Term(1), 2), told(Term(2), 1), told(Term(2), 0)]
+
+
+def told(term: Term, entries: int) -> Keeper:
+    """A keeper that voted in a term and got so many entries of its leader; none if it never heard of the outcome."""
+    code, end = KeeperCode(), lsn_of(entries)
+    messages: list[Batch] = [VoteRequest(NO_GENERATION, term)]
+    if entries:
+        history = TermHistory.of((INITIAL_TERM, START), (term, START))
+        messages.append(ProposerElected(NO_GENERATION, term, START, history))
+        wal = wal_of((term,) * entries)
+        messages.append(AppendRun(NO_GENERATION, term, START, end, INVALID_LSN, INVALID_LSN, (wal,)))
+    keeper = code.new()
+    for message in messages:
+        keeper = code.hear(keeper, message)[0].keeper
+    return keeper
+
+
 @dataclass(frozen=True, slots=True)
 class Broken:
+    """``steps``: how long the shortest way is."""
+
     bounds: Bounds
     rule: str
+    steps: int
     acceptor: type[Acceptor] = Acceptor
     keepers: type[KeeperCode] = KeeperCode
     proposer: type[Proposer] = Proposer
+    scene: Sequence[Keeper] = ()
 
+
+ONE_TERM = Bounds(proposers=2, acceptors=3, terms=1, entries=1)
+TWO_TERMS = Bounds(proposers=1, acceptors=3, terms=2, entries=2)
+SHORT = replace(TWO_TERMS, entries=1)
+THREE_TERMS = Bounds(proposers=1, acceptors=3, terms=3, entries=2, faults=1)
+FOUR_TERMS = Bounds(proposers=1, acceptors=3, terms=4, entries=2)
 
 CASES = {
-    "votes twice": Broken(SMALL, "2", VotesTwice),
-    "votes twice, and two are elected": Broken(SMALL, "35", VotesTwice),
-    "forgets its vote": Broken(replace(SMALL, faults=1), "1", keepers=ForgetsItsVote),
-    "forgets its vote, and two are elected": Broken(replace(SMALL, faults=1), "35", keepers=ForgetsItsVote),
-    "follows old leaders": Broken(replace(TWO_TERMS, proposers=2), "15", FollowsOldLeaders),
-    "truncates what is committed": Broken(replace(TWO_TERMS, entries=1), "10", TruncatesWhereItIsTold, proposer=BeginsAnew),
-    "diverges nowhere": Broken(TWO_TERMS, "15", TruncatesWhereItIsTold, proposer=DivergesNowhere),
-    "diverges nowhere, and is refused": Broken(TWO_TERMS, "refusal", proposer=DivergesNowhere),
-    "commits what it lacks": Broken(SMALL, "8", CommitsWhatItLacks),
-    "history before truncation": Broken(replace(TWO_TERMS, faults=1), "15", keepers=HistoryBeforeTruncation),
-    "does not sync": Broken(replace(SMALL, faults=1), "7", keepers=DoesNotSync),
-    "wins without a majority": Broken(SMALL, "35", proposer=WinsWithoutAMajority),
-    "commits what one has": Broken(TWO_TERMS, "39", proposer=CommitsWhatOneHas),
-    "commits what one has, and it is gone": Broken(TWO_TERMS, "40", proposer=CommitsWhatOneHas),
-    "continues the shortest log": Broken(TWO_TERMS, "39", proposer=ContinuesTheShortestLog),
-    "counts older terms": Broken(replace(TWO_TERMS, terms=4), "39", proposer=CountsWalOfOlderTerms),
+    "votes twice": Broken(ONE_TERM, "2", 3, VotesTwice),
+    "votes twice, which its writers hear when it confirms": Broken(ONE_TERM, "refusal", 4, VotesTwice),
+    "forgets its vote": Broken(replace(ONE_TERM, faults=1), "1", 3, keepers=ForgetsItsVote),
+    "forgets its vote, and two are elected": Broken(replace(ONE_TERM, faults=1), "35", 12, keepers=ForgetsItsVote),
+    "follows old leaders": Broken(replace(SHORT, proposers=2), "15", 14, FollowsOldLeaders),
+    "truncates what is committed": Broken(SHORT, "10", 17, TruncatesWhereItIsTold, proposer=BeginsAnew),
+    "diverges nowhere": Broken(SHORT, "15", 16, TruncatesWhereItIsTold, proposer=DivergesNowhere),
+    "diverges nowhere, and is refused": Broken(SHORT, "refusal", 16, proposer=DivergesNowhere),
+    "commits what it lacks": Broken(ONE_TERM, "8", 11, CommitsWhatItLacks),
+    "history before truncation": Broken(
+        THREE_TERMS, "15", 6, keepers=HistoryBeforeTruncation, scene=keepers_of_two_leaders()
+    ),
+    "does not sync": Broken(replace(ONE_TERM, faults=1), "7", 8, keepers=DoesNotSync),
+    "wins without a majority": Broken(ONE_TERM, "35", 6, proposer=WinsWithoutAMajority),
+    "commits what one has": Broken(TWO_TERMS, "39", 13, proposer=CommitsWhatOneHas),
+    "commits what one has, and others have not": Broken(TWO_TERMS, "40", 8, proposer=CommitsWhatOneHas),
+    "continues the shortest log": Broken(TWO_TERMS, "39", 15, proposer=ContinuesTheShortestLog),
+    "counts older terms": Broken(
+        FOUR_TERMS, "39", 14, proposer=CountsWalOfOlderTerms, scene=keepers_of_two_leaders()
+    ),
 }
 
 
+def search(case: Broken) -> tuple[SmallWorld, Found[State, Event]]:
+    writers = WriterCode(case.bounds.acceptors, case.proposer)
+    keepers = case.keepers(case.acceptor)
+    world = SmallWorld(case.bounds, keepers, writers, only={case.rule}, scene=case.scene)
+    return world, explore(world, states_max=STATES_MAX)
+
+
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
-def test_a_broken_rule_is_found(case: Broken) -> None:
-    world = SmallWorld(
-        case.bounds,
-        case.keepers(case.acceptor),
-        WriterCode(case.bounds.acceptors, case.proposer),
-        only={case.rule},
-    )
-    found = explore(world, states_max=1_000_000)
+def test_a_broken_rule_is_found_by_a_shortest_way(case: Broken) -> None:
+    _, found = search(case)
     assert found.violation is not None
-    print(found.states, found.depth, *found.violation.faults)
+    assert {fault.rule for fault in found.violation.faults if isinstance(fault, Fault)} == {case.rule}
+    assert len(found.violation.trace) == case.steps
+
+
+def test_from_that_scene_nothing_is_found_if_no_rule_is_broken() -> None:
+    found = explore(
+        SmallWorld(FOUR_TERMS, scene=keepers_of_two_leaders()), depth_max=CASES["counts older terms"].steps
+    )
+    assert found.violation is None
+    assert found.states > 1000
+
+
+def test_the_way_is_told_in_lines() -> None:
+    world, found = search(CASES["votes twice"])
+    assert found.violation is not None
+    lines = list(tell(world, found.violation))
+    assert len(lines) == found.depth + 2
+    assert "starts: greets keepers" in lines[1]
+    assert "vote in term 1? → given" in lines[-2]
+    assert "invariant 2" in lines[-1]

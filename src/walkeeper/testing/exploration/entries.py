@@ -44,9 +44,7 @@ def wal_of(log: Log) -> bytes:
 def log_of(wal: bytes) -> Log:
     """The whole entries in ``wal``, which begins at START."""
     starts = range(0, len(wal) - ENTRY_BYTES + 1, ENTRY_BYTES)
-    return tuple(
-        Term(int.from_bytes(wal[at + _TERM_AT : at + _TERM_AT + _TERM_BYTES], "big")) for at in starts
-    )
+    return tuple(Term(int.from_bytes(wal[at + _TERM_AT : at + _TERM_AT + _TERM_BYTES], "big")) for at in starts)
 
 
 def lsn_of(entries: int) -> Lsn:

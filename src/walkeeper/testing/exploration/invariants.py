@@ -9,6 +9,7 @@ can be in and for each step that it takes, those of several for each state of th
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import NamedTuple
 
 from walkeeper.terms import Term
@@ -48,7 +49,7 @@ class History:
 def check_keeper(keeper: Keeper) -> Iterable[Fault]:
     """Invariants 8, 13, 15 and 36."""
     state, log = keeper.state, keeper.log
-    if any(later < earlier for earlier, later in zip(log, log[1:], strict=False)):
+    if any(later < earlier for earlier, later in pairwise(log)):
         yield Fault("36", f"LogIsMonotonic: terms fall in {log}")
     if not state.kept.commit_lsn <= state.ahead.commit_lsn <= state.flush_lsn:
         yield Fault("8", "not: commit on disk <= commit in memory <= flushed")
@@ -71,7 +72,9 @@ def check_step(before: Keeper, outcome: Outcome) -> Iterable[Fault]:
         yield Fault("9", "its commit on disk went back")
     if outcome.truncated_to is not None and outcome.truncated_to < before.state.ahead.commit_lsn:
         known = entries_below(before.state.ahead.commit_lsn)
-        yield Fault("10", f"it knew {known} entries to be committed and kept {entries_below(outcome.truncated_to)}")
+        yield Fault(
+            "10", f"it knew {known} entries to be committed and kept {entries_below(outcome.truncated_to)}"
+        )
     if outcome.gave_vote_in in before.voted:
         yield Fault("2", f"it voted a second time in term {outcome.gave_vote_in}")
     if outcome.refusal in LAST_DEFENCES:
@@ -124,7 +127,9 @@ def check_leader(history: History, term: Term, log: Log) -> Iterable[Fault]:
     """Invariant 39 for a leader of ``term`` whose log begins with ``log``."""
     for earlier, committed in history.committed:
         if earlier < term and log[: len(committed)] != committed:
-            yield Fault("39", f"{committed} was committed in term {earlier}, the leader of term {term} begins with {log}")
+            yield Fault(
+                "39", f"{committed} was committed in term {earlier}, the leader of term {term} begins with {log}"
+            )
 
 
 def with_commit(history: History, term: Term, log: Log) -> tuple[History, Faults]:

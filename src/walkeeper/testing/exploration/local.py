@@ -129,7 +129,9 @@ class Local:
             faults.append(Fault("refusal", f"a keeper refuses what it hears: {outcome.refusal}"))
         return Answer(outcome, self.keepers.number(outcome.keeper), reply, faults)
 
-    def change(self, event: str, writer: int, lines: tuple[int, ...], place: int, number: int) -> Change | Fault | None:
+    def change(
+        self, event: str, writer: int, lines: tuple[int, ...], place: int, number: int
+    ) -> Change | Fault | None:
         """What comes of an event at a writer: a change, a fault, or None where nothing can happen."""
         if event in ("send", "cut") and len(lines) > 1:
             lines, place = lines[place : place + 1], 0  # they look at no other line

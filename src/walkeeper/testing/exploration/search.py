@@ -10,18 +10,20 @@ from typing import Generic, Protocol, TypeVar
 
 S = TypeVar("S", bound=Hashable)
 Event = TypeVar("Event")
-EventOut = TypeVar("EventOut", covariant=True)
+Event_co = TypeVar("Event_co", covariant=True)
 Faults = Sequence[object]
+Progress = Callable[[int, int, int], None]
+"""Is told depth, states and steps."""
 
 
-class Space(Protocol[S, EventOut]):
+class Space(Protocol[S, Event_co]):
     """States, and steps between them.  A step from a state and one from its canonical form lead to the same."""
 
     def initial(self) -> S: ...
 
     def canonical(self, state: S) -> S: ...
 
-    def successors(self, state: S) -> Iterator[tuple[EventOut, S, Faults]]: ...
+    def successors(self, state: S) -> Iterator[tuple[Event_co, S, Faults]]: ...
 
     def judge(self, state: S) -> Faults: ...
 
@@ -50,7 +52,7 @@ def explore(
     *,
     states_max: int | None = None,
     depth_max: int | None = None,
-    progress: Callable[[int, int, int], None] = lambda depth, states, steps: None,
+    progress: Progress | None = None,
 ) -> Found[S, Event]:
     """Visit states until there are none left, one is wrong, or a limit is reached.
 
@@ -74,15 +76,16 @@ def explore(
                     numbers[state] = len(order)
                     order.append(state)
                     parents.append(parent)
-                    faults = faults or space.judge(state)
-                if faults:
+                wrong = faults or (space.judge(state) if is_new else ())
+                if wrong:
                     way = _way(order, parents, parent)
-                    violation = Violation(faults, _retrace(space, [*way, state], faults))
+                    violation = Violation(wrong, _retrace(space, [*way, state], wrong))
                     return Found(len(order), steps, depth + 1, is_complete=False, violation=violation)
         begin = end
         if len(order) > end:
             depth += 1
-        progress(depth, len(order), steps)
+        if progress is not None:
+            progress(depth, len(order), steps)
     return Found(len(order), steps, depth, is_complete=True)
 
 

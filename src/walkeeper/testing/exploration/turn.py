@@ -17,6 +17,7 @@ from walkeeper.testing.exploration.invariants import Fault, Faults
 from walkeeper.testing.exploration.local import NOTHING, Change, Local, Step
 from walkeeper.testing.exploration.writer import has_only_greeted
 
+
 class Part(NamedTuple):
     """One keeper as a writer sees it: its line, the connection if there is one, what is on that, and what has just
     strayed from it."""
@@ -133,7 +134,9 @@ class Turn:
                 said = self.local.requests[change.message]
                 slow = view.with_part(place, part._replace(request=change.message))
                 yield Move(Step("speaks slowly", place, said), slow, cost=1)
-                yield self.at(view).cut(Step("is cut off, and a message strays", place, said), place, change.message)
+                yield self.at(view).cut(
+                    Step("is cut off, and a message strays", place, said), place, change.message
+                )
 
     def arrive(self, kind: str, place: int, view: View, message: int) -> Iterator[Move]:
         """The message is answered; and the answer is heard at once, or slow, or lost."""
@@ -212,7 +215,10 @@ class Turn:
     def forgotten(self) -> Iterator[View]:
         """The writer knows nothing any more; what it had sent is lost or strays."""
         options = [
-            [Part(part.keeper, self.local.new_line, stray=stray) for stray in dict.fromkeys((NOTHING, part.request))]
+            [
+                Part(part.keeper, self.local.new_line, stray=stray)
+                for stray in dict.fromkeys((NOTHING, part.request))
+            ]
             for part in self.view.parts
         ]
         for parts in product(*options):

@@ -40,6 +40,7 @@ from walkeeper.testing.exploration.local import NOTHING, Local, Step, Table
 from walkeeper.testing.exploration.turn import Move, Part, Turn, View, hung_up, put
 from walkeeper.testing.exploration.writer import WriterCode
 
+
 class Link(NamedTuple):
     """Between a writer and a keeper: the writer's line, the connection if there is one, and what is on it."""
 
@@ -99,7 +100,9 @@ class SmallWorld:
             entries=bounds.entries,
             may_refuse=bounds.faults > 0,
         )
-        self._scene = [self.local.keepers.number(keeper) for keeper in scene] or [self.local.new_keeper] * bounds.acceptors
+        self._scene = [self.local.keepers.number(keeper) for keeper in scene] or [
+            self.local.new_keeper
+        ] * bounds.acceptors
         self.columns: Table[Column] = Table()
         self.histories: Table[History] = Table()
         self._moves: dict[tuple[View, bool], Sequence[Move]] = {}

@@ -44,7 +44,9 @@ NOW: Final = 0.0
 GREETING: Final = ProposerGreeting(TTID, NO_CONFIGURATION, SERVER)
 ALWAYS_DUE: Final = Pace(heartbeat_seconds=0.0)
 
-_A_VOTE: Final = VoteResponse(NO_GENERATION, INITIAL_TERM, True, INVALID_LSN, INVALID_LSN, TermHistory(), INVALID_LSN)
+_A_VOTE: Final = VoteResponse(
+    NO_GENERATION, INITIAL_TERM, True, INVALID_LSN, INVALID_LSN, TermHistory(), INVALID_LSN
+)
 _SLOTS: Final = tuple(field.name for field in fields(Follower) if field.name != "name")
 
 _PHASE: Final = _SLOTS.index("phase")
@@ -102,6 +104,10 @@ class WriterCode:
         reaction = self._freeze(self._proposer(names, GREETING, ALWAYS_DUE), ())
         return reaction.writer, reaction.lines
 
+    def reduced(self, writer: Writer, lines: Sequence[Line]) -> Reaction:
+        """The same writer, if it was frozen with all there is."""
+        return self._freeze(self._thaw(writer, lines), writer.log)
+
     # -- events -----------------------------------------------------------------------------------------------
 
     def connect(self, writer: Writer, lines: Sequence[Line], place: int, greeting: tuple[bool, Term]) -> Reaction:
@@ -110,9 +116,7 @@ class WriterCode:
         proposer = self._thaw(writer, lines)
         proposer.connected(place, is_whole)
         proposer.next_message(place, NOW)
-        return self._hear(
-            proposer, writer, lines, place, AcceptorGreeting(NodeId(place + 1), NO_CONFIGURATION, term)
-        )
+        return self._hear(proposer, writer, place, AcceptorGreeting(NodeId(place + 1), NO_CONFIGURATION, term))
 
     def cut(self, writer: Writer, lines: Sequence[Line], place: int) -> Reaction:
         proposer = self._thaw(writer, lines)
@@ -136,11 +140,9 @@ class WriterCode:
         return replace(run, slices=(wal,) if wal else (), truncate_lsn=horizon)
 
     def hear(self, writer: Writer, lines: Sequence[Line], place: int, reply: AcceptorMessage) -> Reaction:
-        return self._hear(self._thaw(writer, lines), writer, lines, place, reply)
+        return self._hear(self._thaw(writer, lines), writer, place, reply)
 
-    def _hear(
-        self, proposer: Proposer, writer: Writer, lines: Sequence[Line], place: int, reply: AcceptorMessage
-    ) -> Reaction:
+    def _hear(self, proposer: Proposer, writer: Writer, place: int, reply: AcceptorMessage) -> Reaction:
         won: Term | None = None
         donors, committed, objection = tuple[int, ...](), Log(), ""
         actions: Sequence[Action] = ()
