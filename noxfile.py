@@ -141,6 +141,13 @@ def integration(session: nox.Session) -> None:
 
 
 @nox.session
+def explore(session: nox.Session) -> None:
+    """Every state of a small world of real keepers and writers: `-- --proposers 2 --acceptors 3 --terms 2 --entries 2`."""
+    install(session, "runtime")
+    session.run("python", "-m", "walkeeper.testing.exploration", *session.posargs)
+
+
+@nox.session
 def demo(session: nox.Session) -> None:
     """Lose a keeper, lose the primary's disk, get every acknowledged commit back."""
     install_with_postgresql(session)
