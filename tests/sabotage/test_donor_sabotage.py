@@ -8,7 +8,7 @@ from trio.testing import MockClock
 
 from sidecar_world import World
 from unit.sidecar import test_damaged_donors as scenes
-from walkeeper.errors import BadWal, leaves
+from walkeeper.errors import leaves
 from walkeeper.links import donor
 from walkeeper.links.keeper_link import KeeperLink
 from walkeeper.links.postgres import Connection
@@ -43,10 +43,10 @@ def verifies_too_late(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def takes_the_damage_for_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    def leave(self: KeeperLink, place: int, wal: donor.DonorWal, damage: BadWal, connection: Connection) -> None:
-        self._proposer.found_damaged(place, self.place, wal.sound_lsn)  # and what was sent is not taken back
+    def forget_nothing(self: KeeperLink, wal: donor.DonorWal, connection: Connection) -> None:
+        """What was sent is not taken back."""
 
-    monkeypatch.setattr(KeeperLink, "_leave_damaged", leave)
+    monkeypatch.setattr(KeeperLink, "_require_verified", forget_nothing)
     scenes.hold_little_back(monkeypatch)
 
 

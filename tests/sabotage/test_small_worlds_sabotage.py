@@ -145,12 +145,12 @@ class CountsWalOfOlderTerms(Proposer):
 
 
 class ContinuesTheShortestLog(Proposer):
-    def _win(self) -> Sequence[Action]:
-        actions = super()._win()
+    def _win(self, is_vouched_for: bool) -> Sequence[Action]:
+        actions = super()._win(is_vouched_for)
         votes = {place: each.vote for place, each in enumerate(self.followers) if each.vote is not None}
         donor = min(votes, key=lambda place: votes[place].flush_lsn)
         vote = votes[donor]
-        self.election = Election(self.term, donor, vote.flush_lsn, vote.term_history, INVALID_LSN)
+        self.election = Election(self.term, donor, vote.flush_lsn, vote.term_history, INVALID_LSN, is_vouched_for)
         return [Elected(self.election), *actions[1:]]
 
 

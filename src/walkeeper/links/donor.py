@@ -6,8 +6,8 @@ donor gives is believed: what goes on are records whose pages, lengths, checksum
 Rules:
 * reading begins where a record of the other keeper ends, even if that has had some of the next one already;
 * an open record is held back until it is complete, unless it is longer than ``HELD_BYTES_MAX``.  Then what has come of
-  it goes on, all but the end: a keeper's WAL ends, whatever follows, where its last complete record does, and so what a
-  record turns out to be that was sent in part is forgotten when the connection ends;
+  it goes on, all but the end: a keeper's WAL ends, whatever follows, where its last complete record does, and so it
+  forgets a part of a record when the connection ends.  Whoever sends on ends it unless the rest is verified too;
 * verifying takes turns with everybody else, since commits wait for the same processor.
 
 Does not choose donors, and does not know who needs what: ``links.keeper_link``, ``proposer``.
@@ -56,10 +56,15 @@ class DonorWal:
     @property
     def sound_lsn(self) -> Lsn:
         """Up to where WAL may go on."""
-        end_lsn, record_end = self.window.end_lsn, self._verifier.record_end
-        if self.damage is None and end_lsn - record_end > HELD_BYTES_MAX:
+        end_lsn = self.window.end_lsn
+        if self.damage is None and end_lsn - self.verified_lsn > HELD_BYTES_MAX:
             return end_lsn
-        return min(record_end, end_lsn)
+        return self.verified_lsn
+
+    @property
+    def verified_lsn(self) -> Lsn:
+        """Up to where it is known what the WAL is."""
+        return min(self._verifier.record_end, self.window.end_lsn)
 
     async def take(self, delivery: Delivery) -> None:
         """Take in what came from the stream.  Cancellation: the donor's WAL is then of no more use."""

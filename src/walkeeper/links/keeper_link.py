@@ -196,6 +196,7 @@ class KeeperLink:
                     nursery.start_soon(self._speak, connection)
             finally:
                 self._connection = None
+                self.lack = ""
                 self._proposer.disconnected(self.place)
                 self._company.keeper_came_or_went()
         if self._failure is not None:
@@ -293,9 +294,13 @@ class KeeperLink:
     @property
     def _needs_donor(self) -> bool:
         """Whether this keeper waits for WAL that the writer does not have any more."""
-        if self._proposer.stage is not Stage.LEADING or self._follower.phase is not Phase.STREAMING:
+        if not self._is_streaming:
             return False
         return self._follower.streaming_at < min(self._source.tail_lsn, self._proposer.available_lsn)
+
+    @property
+    def _is_streaming(self) -> bool:
+        return self._proposer.stage is Stage.LEADING and self._follower.phase is Phase.STREAMING
 
     async def _copy_from_donor(self, connection: Connection) -> None:
         """Send WAL that another keeper has, until the writer's own takes over."""
@@ -354,13 +359,30 @@ class KeeperLink:
             wal = DonorWal(stream, verifier, self._proposer.sound_until(place, self.place))
             self._is_copying = True
             try:
-                while self._needs_donor and self._follower.streaming_at < wal.stop_lsn and wal.damage is None:
+                while self._must_go_on(wal):
                     await self._pass_on(wal, connection)
+            except (ServerError, PeerError, Unreachable) as error:
+                if not self._is_own(error, connection):
+                    self._require_verified(wal, connection)
+                raise
             finally:
                 self._is_copying = False
         if wal.damage is not None:
-            self._leave_damaged(place, wal, wal.damage, connection)
+            self._leave_damaged(place, wal, wal.damage)
+        self._require_verified(wal, connection)
+        if wal.damage is not None:
             await trio.sleep(DONOR_PAUSE_SECONDS)
+
+    def _must_go_on(self, wal: DonorWal) -> bool:
+        """While something is missing; and to the end of a record, even if the writer has the rest of it."""
+        if wal.damage is not None or self._follower.streaming_at >= wal.stop_lsn:
+            return False
+        return self._needs_donor or (self._is_streaming and self._follower.streaming_at > wal.verified_lsn)
+
+    def _require_verified(self, wal: DonorWal, connection: Connection) -> None:
+        """Raises Unreachable if this keeper was sent a part of a record of which nobody knows whether it is sound."""
+        if self._follower.streaming_at > wal.verified_lsn:
+            raise Unreachable(connection.name, "it has to forget the part that it was sent of a record")
 
     def _verifier(self) -> RecordVerifier:
         """From where this keeper's last record surely ends.  Only the very first WAL may go on with another one's rest."""
@@ -373,8 +395,8 @@ class KeeperLink:
             inside_record=is_first and begin_lsn % PAGE_BYTES == 0,
         )
 
-    def _leave_damaged(self, place: int, wal: DonorWal, damage: BadWal, connection: Connection) -> None:
-        """No more from this donor behind what is sound.  Raises Unreachable if this keeper has to forget more than that."""
+    def _leave_damaged(self, place: int, wal: DonorWal, damage: BadWal) -> None:
+        """No more from this donor behind what is sound."""
         self._company.log.warning(
             "donor's WAL is damaged",
             keeper=str(self.address),
@@ -383,8 +405,6 @@ class KeeperLink:
             why=str(damage),
         )
         self._proposer.found_damaged(place, self.place, wal.sound_lsn)
-        if self._follower.streaming_at > wal.sound_lsn:
-            raise Unreachable(connection.name, "it has to forget the part of a damaged record that it was sent")
 
     async def _pass_on(self, wal: DonorWal, connection: Connection) -> None:
         """What of one delivery of the donor is verified, all of it, before the next."""
@@ -394,7 +414,7 @@ class KeeperLink:
         wal.forget(self._follower.streaming_at)
 
     async def _send(self, connection: Connection, source: WalSource, until: Lsn) -> None:
-        while self._needs_donor and self._follower.streaming_at < until:
+        while self._is_streaming and self._follower.streaming_at < until:
             self._say(connection, source, until)
             await connection.wait_sent()
             await trio.lowlevel.checkpoint()  # a kernel that takes everything would make us starve the others

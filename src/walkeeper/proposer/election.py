@@ -37,7 +37,7 @@ class Election:
         return self.start_lsn == INVALID_LSN
 
 
-def settle(term: Term, votes: Mapping[int, VoteResponse], *, is_vouched_for: bool = True) -> Election:
+def settle(term: Term, votes: Mapping[int, VoteResponse], *, is_vouched_for: bool) -> Election:
     """The outcome of a campaign from the votes of its quorum, by the voters' places.
 
     The donor is the greatest (last_log_term, flush_lsn): whatever an earlier leader had committed is on a

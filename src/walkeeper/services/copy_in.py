@@ -119,6 +119,7 @@ class CopyReader:
     async def _let_others_run(self) -> None:
         """Before more of what has been received is taken."""
         if self._turnstile:
+            self.stop_listening()  # the others are waited for, not this client
             await self._turnstile.go_through()
         elif self._payloads_in_turn >= PAYLOADS_MAX:
             self._payloads_in_turn = 0

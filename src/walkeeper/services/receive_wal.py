@@ -289,7 +289,7 @@ class ReplyWriter:
         is_listening = True
         async with outbox:
             async for first in outbox:
-                waiting = [first, *_waiting_in(outbox)]
+                waiting = _with_all_that_waits(first, outbox)
                 if is_listening:
                     is_listening = await self._send(waiting)
                 self._queued -= sum(not isinstance(each, PageserverFeedback) for each in waiting)
@@ -330,9 +330,10 @@ class ReplyWriter:
         return encode_frame(b"d", encode_acceptor_message(reply, self._version))
 
 
-def _waiting_in(outbox: "trio.MemoryReceiveChannel[Outbox]") -> list[Outbox]:
-    waiting: list[Outbox] = []
-    while not (waiting and isinstance(waiting[-1], Goodbye)):
+def _with_all_that_waits(first: Outbox, outbox: "trio.MemoryReceiveChannel[Outbox]") -> list[Outbox]:
+    """Up to a goodbye: nothing is said behind that."""
+    waiting = [first]
+    while not isinstance(waiting[-1], Goodbye):
         try:
             waiting.append(outbox.receive_nowait())
         except (trio.WouldBlock, trio.EndOfChannel):

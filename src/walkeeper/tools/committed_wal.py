@@ -17,7 +17,7 @@ from typing import Final
 
 import trio
 
-from walkeeper.errors import BadWal, Malformed, ServerError, Unreachable
+from walkeeper.errors import BadWal, ConfigError, Malformed, PeerError, ServerError, Unreachable
 from walkeeper.formats.commands import encode_start_replication
 from walkeeper.formats.segments import segment_name, segment_number
 from walkeeper.ids import TenantTimelineId, TimelineNumber
@@ -84,7 +84,7 @@ class CommittedWal:
             with trio.move_on_after(LOOK_SECONDS_MAX):
                 while self._check.is_open(stop_lsn) and self._check.next_lsn < limit_lsn:
                     await self._receive()
-        except (Unreachable, ServerError):
+        except (Unreachable, ServerError, PeerError):
             pass
 
     async def _receive(self) -> None:
@@ -142,7 +142,7 @@ async def _read_before(address: Address, ttid: TenantTimelineId, end_lsn: Lsn, a
                     for piece in (await stream.receive()).slices:
                         before += piece
                 return bytes(before[:LOOK_BACK_BYTES])
-    except (Unreachable, ServerError):
+    except (Unreachable, ServerError, PeerError, ConfigError):
         pass
     return b""
 

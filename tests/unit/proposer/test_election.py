@@ -17,7 +17,7 @@ def vote(flush: int, *history: tuple[int, int], truncate: int = 0) -> VoteRespon
 
 
 def test_the_donor_has_the_newest_term_even_if_another_has_more_wal() -> None:
-    election = settle(TERM, {0: vote(90, (1, 10)), 1: vote(50, (1, 10), (2, 40))})
+    election = settle(TERM, {0: vote(90, (1, 10)), 1: vote(50, (1, 10), (2, 40))}, is_vouched_for=True)
     assert (election.donor, election.start_lsn) == (1, 50)
     assert election.history == TermHistory.of((1, 10), (2, 40))
 

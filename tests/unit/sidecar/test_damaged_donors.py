@@ -3,14 +3,18 @@
 The clock is Trio's fake one.
 """
 
+from collections.abc import Callable
+from dataclasses import dataclass
+
 import pytest
 import trio
 from trio.testing import MockClock
 
-from fake_servers import FakeKeeper, until
+from fake_servers import Client, FakeKeeper, until
 from sidecar_world import World, has_all
 from walkeeper.formats.xlog import Record, RecordVerifier
-from walkeeper.lsn import Lsn
+from walkeeper.ids import NodeId
+from walkeeper.lsn import LSN_MAX, Lsn
 
 WINDOW_BYTES = 10_000  # less than any keeper here has to catch up with
 RECORD_BYTES = 20_000
@@ -137,6 +141,60 @@ async def a_long_record_is_damaged(_clock: MockClock, world: World) -> None:
     async with world.sidecar(window_bytes=WINDOW_BYTES):
         await commit_some(world, 300_000)
         damage(damaged, 5, world)
+        wiped.wipe()
+        await until(lambda: has_all(wiped, world.primary) and wiped.is_whole)
+
+
+@dataclass
+class LeavingDonor(FakeKeeper):
+    """Gives WAL up to ``leaves_at``, once, and refuses then."""
+
+    leaves_at: Lsn = LSN_MAX
+
+    async def send_wal(
+        self, client: Client, begin: Lsn, read: Callable[[Lsn], bytes], end: Callable[[], Lsn]
+    ) -> None:
+        def read_up_to(lsn: Lsn) -> bytes:
+            if lsn >= self.leaves_at:
+                self.refuses_readers = True
+                raise trio.BrokenResourceError
+            return read(lsn)[: self.leaves_at - lsn]
+
+        await super().send_wal(client, begin, read_up_to, end)
+
+
+async def test_a_keeper_forgets_what_it_was_sent_of_a_long_record_whose_donor_was_lost(
+    autojump_clock: MockClock, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That part was damaged, and nobody can know: the other donor gives the record from its beginning."""
+    hold_little_back(monkeypatch)
+    donor = LeavingDonor(node_id=NodeId(1))
+    world = World(keepers=[donor, FakeKeeper(node_id=NodeId(2)), FakeKeeper(node_id=NodeId(3))])
+    for server in (world.primary, *world.keepers):
+        await nursery.start(server.serve)
+    wiped = world.keepers[1]
+    async with world.sidecar(window_bytes=WINDOW_BYTES):
+        await commit_some(world, 300_000)
+        start, end, _ = world.primary.wal.records[5]
+        donor.wal[start + 1000 - donor.start_lsn] ^= 1
+        donor.leaves_at = Lsn((start + end) // 2)
+        wiped.wipe()
+        await until(lambda: donor.refuses_readers)
+        with donor.hold():
+            donor.cut()
+            await until(lambda: has_all(wiped, world.primary))
+
+
+async def test_a_keeper_gets_the_whole_of_a_long_record_from_its_donor_although_the_window_has_the_end(
+    autojump_clock: MockClock, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The window begins in the middle of the record: what comes before that was not verified to its end."""
+    hold_little_back(monkeypatch)
+    damaged, wiped, _ = world.keepers
+    async with world.sidecar(window_bytes=150_000):
+        await commit_some(world, 300_000)
+        start, _, _ = world.primary.wal.records[-1]
+        damaged.wal[start + 1000 - damaged.start_lsn] ^= 1
         wiped.wipe()
         await until(lambda: has_all(wiped, world.primary) and wiped.is_whole)
 
