@@ -2,7 +2,7 @@
 
     lint types tests        the default sessions
     integration             tests with a real PostgreSQL, real sockets and kill -9
-    demo                    three keepers, a PostgreSQL, two disasters, nothing lost
+    demo                    three keepers, a PostgreSQL, a standby, three disasters, nothing lost
     bench                   the benchmarks, as a table of ratios
     simulate                lives of clusters in memory, each from its seed (`-- --seeds 1000`)
     fuzz                    parsers against garbage, guided by coverage (`-- --seconds 300`)
@@ -149,7 +149,7 @@ def explore(session: nox.Session) -> None:
 
 @nox.session
 def demo(session: nox.Session) -> None:
-    """Lose a keeper, lose the primary's disk, get every acknowledged commit back."""
+    """Lose two keepers and the primary's disk, one after the other, and get every acknowledged commit back."""
     install_with_postgresql(session)
     session.run("python", "-m", "demo", *session.posargs, env={"PYTHONPATH": "tests"})
 

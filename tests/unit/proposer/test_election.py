@@ -23,27 +23,32 @@ def test_the_donor_has_the_newest_term_even_if_another_has_more_wal() -> None:
 
 
 def test_within_the_newest_term_the_donor_has_the_most_wal() -> None:
-    assert settle(TERM, {0: vote(50, (1, 10)), 2: vote(60, (1, 10))}).donor == 2
+    assert settle(TERM, {0: vote(50, (1, 10)), 2: vote(60, (1, 10))}, is_vouched_for=True).donor == 2
 
 
 def test_equal_votes_make_the_first_keeper_the_donor() -> None:
-    assert settle(TERM, {2: vote(50, (1, 10)), 1: vote(50, (1, 10))}).donor == 1
+    assert settle(TERM, {2: vote(50, (1, 10)), 1: vote(50, (1, 10))}, is_vouched_for=True).donor == 1
 
 
 def test_a_term_that_starts_beyond_the_wal_gives_no_precedence() -> None:
     """A keeper adopts a leader's history before it has the leader's WAL."""
-    election = settle(TERM, {0: vote(30, (1, 10), (5, 70)), 1: vote(50, (1, 10), (2, 40))})
+    election = settle(TERM, {0: vote(30, (1, 10), (5, 70)), 1: vote(50, (1, 10), (2, 40))}, is_vouched_for=True)
     assert election.donor == 1
 
 
 def test_nobody_with_wal_leaves_the_start_open() -> None:
-    election = settle(TERM, {0: vote(0), 1: vote(0)})
+    election = settle(TERM, {0: vote(0), 1: vote(0)}, is_vouched_for=True)
     assert election.is_first
     assert election.history == TermHistory()
 
 
 def test_truncate_lsn_begins_at_the_highest_that_a_voter_remembers() -> None:
-    assert settle(TERM, {0: vote(50, (1, 10), truncate=20), 1: vote(50, (1, 10), truncate=30)}).truncate_lsn == 30
+    assert (
+        settle(
+            TERM, {0: vote(50, (1, 10), truncate=20), 1: vote(50, (1, 10), truncate=30)}, is_vouched_for=True
+        ).truncate_lsn
+        == 30
+    )
 
 
 LEADER = TermHistory.of((1, 10), (2, 40), (9, 60))

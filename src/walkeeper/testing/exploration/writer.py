@@ -47,7 +47,11 @@ ALWAYS_DUE: Final = Pace(heartbeat_seconds=0.0)
 _A_VOTE: Final = VoteResponse(
     NO_GENERATION, INITIAL_TERM, True, INVALID_LSN, INVALID_LSN, TermHistory(), INVALID_LSN
 )
-_SLOTS: Final = tuple(field.name for field in fields(Follower) if field.name != "name")
+_SLOTS: Final = tuple(
+    field.name
+    for field in fields(Follower)
+    if field.name not in ("name", "damaged_for")  # no disk of a small world damages anything
+)
 
 _PHASE: Final = _SLOTS.index("phase")
 
