@@ -254,10 +254,13 @@ def test_a_timeline_that_is_not_here_is_undefined(text: str, scene: Scene) -> No
         assert refused.value.sqlstate == UNDEFINED_OBJECT
 
 
-def test_wal_from_before_the_timeline_is_an_undefined_file(scene: Scene) -> None:
+@pytest.mark.parametrize(
+    "wanted", ["0/1000000", "0/3000000 TIMELINE 2"], ids=["from before the timeline", "of another timeline id"]
+)
+def test_wal_that_is_not_here_is_an_undefined_file(wanted: str, scene: Scene) -> None:
     with one_line_in_the_log(scene), scene.client() as client:
         client.start_up(TTID)
-        client.send(Query("START_REPLICATION PHYSICAL 0/1000000").encode())
+        client.send(Query(f"START_REPLICATION PHYSICAL {wanted}").encode())
         assert_refused_and_closed(client, UNDEFINED_FILE)
 
 
