@@ -141,7 +141,7 @@ def check_nobody_is_left(keeper: Keeper) -> None:
 @pytest.mark.parametrize("story", STORIES)
 def test_what_is_cancelled_has_not_begun_or_is_complete(story: Callable[[], Story], whose: str) -> None:
     report = cancel_everywhere(lambda victim: live_through(story(), CANCELS[whose], victim))
-    assert report.moments > 10
+    assert report.moments >= 8
 
 
 # -- operations that nobody asks for over a connection -------------------------------------------------------
@@ -222,7 +222,7 @@ async def live_through_interrupt(disk: MemoryDisk, victim: Victim) -> None:
 
 
 def test_ctrl_c_at_any_moment_leaves_a_timeline_that_can_be_read_and_goes_on() -> None:
-    assert interrupt_everywhere(be_interrupted).moments > 10
+    assert interrupt_everywhere(be_interrupted).moments >= 8
 
 
 # -- those who would be careless -----------------------------------------------------------------------------
