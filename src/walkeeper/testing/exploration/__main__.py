@@ -46,7 +46,7 @@ def _options() -> Namespace:
         ("acceptors", "keepers"),
         ("terms", "highest term"),
         ("entries", "length of a log"),
-        ("faults", "how often something fails: each costs about tenfold"),
+        ("faults", "how often something fails: each costs thirty- to fiftyfold"),
     ]
     for name, meaning in sizes:
         parser.add_argument(f"--{name}", type=int, default=getattr(Bounds(), name), help=meaning)
