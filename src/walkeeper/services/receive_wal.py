@@ -7,6 +7,7 @@
 Each task owns and closes its own ends, so the end of the stream travels the way the data does: the peer ends, the
 reader closes the inbox, the acceptor keeps what has arrived and closes the outbox, the writer sends the last
 reply, and the nursery is empty.  Errors travel the same way, as a ``Goodbye`` behind everything that was right.
+A reply that nothing has to go before skips the channel: it goes to the kernel in the turn in which it was decided.
 
 A slow disk fills the inbox, the reader stops, and the TCP window closes.  Those two channels are the only places
 where data rests.  A peer that has gone does not stop what it had sent from being kept.

@@ -1,1 +1,1 @@
-"""Fakes that ship with the package: a disk with crashes, a network with cuts, a WAL generator."""
+"""What ships for tests: fakes of disk, network and threads, clusters made of them, and cancellation at every moment."""

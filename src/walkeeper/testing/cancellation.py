@@ -2,7 +2,7 @@
 
     async def scenario(victim: Victim) -> None:
         service = await start()
-        with victim.exposed("connection"):      # what is cancelled, and when moments are counted
+        with victim.exposed():                  # what is cancelled, and while moments are counted
             await use(service)
         check(service)                          # must hold, whatever was cancelled
 
@@ -10,7 +10,7 @@
 
 A first run counts the moments: every step of every task of the program, while the scenario is inside such a block.
 Then the scenario is run once for each of them, and the block is cancelled exactly there.  Checks behind the block say
-what must hold; a failure names the moment, and where each task was.
+what must hold; a failure names the moment: which task was about to go on, and where.
 
 All runs have the same seed and a fake clock that leaps, so the moments of the first run are those of the others up to the
 cancellation.  Threads do not go with that: use ``InlineOffload``.
