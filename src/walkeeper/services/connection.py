@@ -317,7 +317,7 @@ class Connection:
             if not command.allow_timeline_creation:
                 log.info("timeline does not exist and the proposer must not create it")
                 return False  # Neon's proposer takes silence as the answer
-            timeline = await self._timelines.create(ttid, first.server)
+            timeline = await self._timelines.create(ttid, first.server, configuration=first.configuration)
         log.info("proposer begins", protocol=command.proto_version)
         said = await serve_proposer(
             self._link,

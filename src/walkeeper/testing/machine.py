@@ -6,15 +6,15 @@ What runs is ``services``, ``timeline`` and ``storage`` as they are; replaced ar
 Has no HTTP.  Does not decide when what goes wrong (``faults``) nor what must hold (``witness``).
 """
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import closing
 from pathlib import Path
 from random import Random
-from typing import Final
+from typing import Final, TypeVar
 
 import trio
 
-from walkeeper.errors import ConfigError, StorageError, leaves
+from walkeeper.errors import ConfigError, StorageError, WalkeeperError, leaves
 from walkeeper.ids import NodeId, TenantTimelineId
 from walkeeper.services.listener import accepting
 from walkeeper.storage.data_directory import claim
@@ -22,6 +22,8 @@ from walkeeper.testing.memory_disk import MemoryDisk, PowerCut
 from walkeeper.testing.network import Host
 from walkeeper.testing.offload import InlineOffload
 from walkeeper.timeline.timelines import Timelines, open_timelines
+
+T = TypeVar("T")
 
 DATA: Final = Path("/data")
 
@@ -67,6 +69,7 @@ class KeeperMachine:
         self._scope = trio.CancelScope()
         self._ended = trio.Event()
         self._ended.set()
+        self._administrators: trio.Nursery | None = None
         self.replace_disk()
 
     def __str__(self) -> str:
@@ -103,7 +106,7 @@ class KeeperMachine:
             self._tell(f"{self} ends: {next(leaves(failures))}")
             self.disk.end_process()
         finally:
-            self.timelines = None
+            self.timelines = self._administrators = None
             self.host.go_down(silently=False)
             self._ended.set()
 
@@ -114,8 +117,31 @@ class KeeperMachine:
                 async with trio.open_nursery() as connections:
                     listener = self.host.listen()
                     async with accepting(listener, self.timelines, connections, Uncounted(), READER_SECONDS_MAX):
+                        self._administrators = connections
                         await self._stop.wait()
+                        self._administrators = None
                     connections.cancel_scope.deadline = trio.current_time() + DRAIN_SECONDS
+
+    async def administer(self, request: Callable[[Timelines], Awaitable[T]]) -> T | None:
+        """What an operator's request to the daemon returns; None if it is refused, or ends with the daemon.
+
+        ``request`` runs as part of the daemon, as an HTTP request does: no longer than it lives.
+        """
+        if self._administrators is None or self.timelines is None:
+            return None
+        timelines, answers, ended = self.timelines, list[T](), trio.Event()
+
+        async def answer() -> None:
+            try:
+                answers.append(await request(timelines))
+            except WalkeeperError as refusal:
+                self._tell(f"{self} refuses an operator: {refusal}")
+            finally:
+                ended.set()
+
+        self._administrators.start_soon(answer)
+        await ended.wait()
+        return answers[0] if answers else None
 
     # -- its ends ---------------------------------------------------------------------------------------------
 

@@ -2,7 +2,7 @@
 
 Rules that are checked, by their numbers in docs/guarantees.md: 2 one vote in a term; 3 and 22 what is said of terms is on
 disk; 7 and 25 what is reported as flushed is on disk, byte for byte as its leader wrote it; 8 and 16 the commit that is
-told; 9 what never goes back on one connection; 1 terms neither; 13 and 14 histories.
+told; 9 what never goes back on one connection; 1 terms neither; 13 and 14 histories; 18, 19 and 38 configurations.
 
 What is violated is told to ``accuse``: raised where keepers speak, it would only end a connection.
 
@@ -21,6 +21,7 @@ from walkeeper.formats.segments import segment_offset, segment_start
 from walkeeper.ids import FIRST_TLI, TenantTimelineId
 from walkeeper.links.keeper import PROTOCOL_VERSION
 from walkeeper.lsn import INVALID_LSN, Lsn, format_lsn
+from walkeeper.membership import NO_GENERATION, Configuration, Generation
 from walkeeper.messages import AcceptorGreeting, AcceptorMessage, AppendResponse, VoteResponse
 from walkeeper.storage.recovery import CONTROL_FILE
 from walkeeper.storage.wal import partial, segment_path
@@ -38,6 +39,7 @@ class _Disk:
     """What was said on behalf of one disk."""
 
     votes: dict[Term, str] = field(default_factory=dict)
+    generation: Generation = NO_GENERATION
     proved: dict[Term, Lsn] = field(default_factory=dict)
     """Up to where the WAL of a term's leader was seen on disk."""
 
@@ -68,6 +70,7 @@ class Witness:
         self._ttid = ttid
         self._keepers = keepers
         self._disks: dict[tuple[str, int], _Disk] = {}
+        self._configurations: dict[Generation, Configuration] = {}
         self._conversations: dict[MemoryLink, _Conversation] = {}
 
     def connected(self, _client: MemoryLink, server: MemoryLink) -> None:
@@ -104,11 +107,31 @@ class Witness:
             raise Violated(f"3: {keeper} says {message}, on its disk is term {kept.term}")
         match message:
             case VoteResponse():
+                self._check_generation(keeper, message.generation, kept)
                 self._check_vote(keeper, link, message)
             case AppendResponse():
+                self._check_generation(keeper, message.generation, kept)
                 self._check_append(keeper, heard, message, kept)
             case AcceptorGreeting():
-                pass
+                self._check_generation(keeper, message.configuration.generation, kept)
+                self._check_configuration(keeper, message.configuration)
+
+    def _check_generation(self, keeper: KeeperMachine, generation: Generation, kept: ControlFile) -> None:
+        """A reply may be on its way while the keeper goes over to a newer configuration, but none says so too early."""
+        disk = self._disk(keeper)
+        if kept.configuration.generation < max(generation, disk.generation):
+            raise Violated(
+                f"18: {keeper} speaks in generation {generation} and has spoken in {disk.generation}; on its disk is"
+                f" {kept.configuration.generation}"
+            )
+        disk.generation = max(disk.generation, generation)
+
+    def _check_configuration(self, keeper: KeeperMachine, configuration: Configuration) -> None:
+        if configuration.generation != NO_GENERATION and keeper.node_id not in configuration:
+            raise Violated(f"19: {keeper} is in {configuration} without being a member")
+        known = self._configurations.setdefault(configuration.generation, configuration)
+        if known != configuration:
+            raise Violated(f"38: {keeper} is in {configuration}, others are in {known}")
 
     def _check_vote(self, keeper: KeeperMachine, link: MemoryLink, vote: VoteResponse) -> None:
         entries = vote.term_history.entries

@@ -1,6 +1,7 @@
 """The proposer's conversation with its keepers, one rule at a time."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 
@@ -16,6 +17,7 @@ from walkeeper.messages import (
     AppendResponse,
     AppendRun,
     ProposerElected,
+    ProposerGreeting,
     VoteRequest,
     VoteResponse,
 )
@@ -560,6 +562,26 @@ def test_a_configuration_learnt_from_a_keeper_decides_who_must_agree() -> None:
     assert table.proposer.next_message(0, 0.0) is None  # a majority of {1,2,3}, none yet of {3,4,5}
     table.connect(3)
     assert table.proposer.next_message(0, 0.0) == VoteRequest(Generation(3), Term(1))
+
+
+def test_a_configuration_learnt_from_a_keeper_is_told_to_those_that_are_greeted_later() -> None:
+    table = Table(keepers=5)
+    table.keepers[0].configuration = CONFIGURATION
+    table.connect(0)
+    table.proposer.connected(1, is_whole=True)
+    greeting = table.proposer.next_message(1, 0.0)
+    assert isinstance(greeting, ProposerGreeting)
+    assert greeting.configuration == CONFIGURATION
+
+
+def test_a_configuration_that_the_writer_brings_decides_who_must_agree() -> None:
+    proposer = Proposer(["a", "b", "c", "d"], replace(GREETING, configuration=CONFIGURATION))
+    for place, node in enumerate((1, 2, 4, 5)):
+        proposer.connected(place, is_whole=True)
+        assert isinstance(proposer.next_message(place, 0.0), ProposerGreeting)
+        assert proposer.next_message(0, 0.0) is None  # all four are a majority of {1,2,3} and of {3,4,5}
+        proposer.received(place, AcceptorGreeting(NodeId(node), CONFIGURATION, Term(0)), 0.0)
+    assert proposer.next_message(0, 0.0) == VoteRequest(Generation(3), Term(1))
 
 
 def test_a_joint_configuration_commits_only_what_both_majorities_have() -> None:

@@ -39,6 +39,7 @@ from walkeeper.services.receive_wal import (
     ReplyWriter,
     read_greeting,
 )
+from walkeeper.services.sqlstate import error_response
 from walkeeper.terms import Term
 from walkeeper.timeline.batch import BATCH_BYTES_MAX
 from walkeeper.timeline.registry import Client as ServedClient
@@ -311,6 +312,24 @@ async def test_a_client_that_never_greets_is_given_up_in_the_end(autojump_clock:
     before = trio.current_time()
     assert await read_greeting(source, VERSION) is CopyEnd.GONE
     assert trio.current_time() - before == pytest.approx(SILENCE_SECONDS_MAX)
+
+
+async def test_what_comes_after_the_goodbye_was_said_is_not_read(autojump_clock: MockClock) -> None:
+    """Found by simulation: the refused proposer's next words came before its reader was told to stop."""
+    connection, session = Connection.new(), copying_session()
+    source = CopyReader(connection.link, session)
+    ends: list[object] = []
+
+    async def read() -> None:
+        with source.listening():
+            ends.append(await source.next_payloads())
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(read)
+        await wait_all_tasks_blocked()
+        session.send(error_response(WalGap(START, START)))
+        await connection.client.say(encode_proposer_message(GREETING, VERSION))
+    assert ends == [CopyEnd.GONE]
 
 
 @pytest.mark.parametrize("pause_seconds", [SLACK_SECONDS / 2, SILENCE_SECONDS_MAX - SLACK_SECONDS])
