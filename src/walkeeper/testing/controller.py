@@ -65,14 +65,18 @@ class Controller:
 
             await machine.administer(create)
 
-    async def replace_members(self, lot: int, leave: Callable[[KeeperMachine], Awaitable[None]]) -> None:
+    def change(
+        self, nursery: trio.Nursery, lot: int, leave: Callable[[KeeperMachine], Awaitable[None]]
+    ) -> None:
         """Put one or two machines that are no members in the places of some that are; these ``leave`` in the end.
 
         Which ones, ``lot`` says.  Nothing if a change is going on already.
         """
-        if self.is_changing:
-            return
-        self.is_changing = True
+        if not self.is_changing:
+            self.is_changing = True
+            nursery.start_soon(self._replace_members, lot, leave)
+
+    async def _replace_members(self, lot: int, leave: Callable[[KeeperMachine], Awaitable[None]]) -> None:
         old = self.configuration.members
         outside = [each for node, each in self._machines.items() if node not in self.configuration]
         count = 1 + lot % 2

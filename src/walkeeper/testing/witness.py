@@ -12,6 +12,7 @@ but to know whether it has changed its mind meanwhile, in which case there is no
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Final
 
 from walkeeper.formats.control_file import ControlFile, parse_control_file
@@ -32,6 +33,10 @@ from walkeeper.testing.truth import Truth, Violated
 
 _TO_READERS: Final = (b"w", b"k")
 """The first bytes of what is sent to those who read WAL: those are not acceptor's messages."""
+
+
+_parse_control_file: Final = lru_cache(64)(parse_control_file)
+"""It is looked at with every reply, and changes with few."""
 
 
 @dataclass(slots=True)
@@ -189,7 +194,7 @@ class Witness:
         content = keeper.disk.durable_content(directory_of(self._ttid) / CONTROL_FILE)
         if content is None:
             raise Violated(f"3: {keeper} speaks of {self._ttid} and has no control file on its disk")
-        return parse_control_file(content)
+        return _parse_control_file(content)
 
     def _durable_wal(self, keeper: KeeperMachine, begin_lsn: Lsn, end_lsn: Lsn) -> bytes:
         size = self._truth.server.wal_seg_size

@@ -493,9 +493,7 @@ class World:
 
     def _new_members(self, fault: Fault, _repairs: trio.Nursery, nursery: trio.Nursery) -> None:
         assert self.controller is not None
-        nursery.start_soon(
-            self.controller.replace_members, fault.place, lambda keeper: self._leave(keeper, fault, nursery)
-        )
+        self.controller.change(nursery, fault.place, lambda keeper: self._leave(keeper, fault, nursery))
 
 
 _Effect = Callable[[World, Fault, trio.Nursery, trio.Nursery], None]
