@@ -65,9 +65,7 @@ class Controller:
 
             await machine.administer(create)
 
-    def change(
-        self, nursery: trio.Nursery, lot: int, leave: Callable[[KeeperMachine], Awaitable[None]]
-    ) -> None:
+    def change(self, nursery: trio.Nursery, lot: int, leave: Callable[[KeeperMachine], Awaitable[None]]) -> None:
         """Put one or two machines that are no members in the places of some that are; these ``leave`` in the end.
 
         Which ones, ``lot`` says.  Nothing if a change is going on already.
@@ -98,9 +96,7 @@ class Controller:
         self.is_changing = False
 
     def _decide(self, members: tuple[Member, ...], new_members: tuple[Member, ...] | None) -> None:
-        self.configuration = Configuration(
-            Generation(self.configuration.generation + 1), members, new_members
-        )
+        self.configuration = Configuration(Generation(self.configuration.generation + 1), members, new_members)
         names = " and ".join(", ".join(member.host for member in each) for each in self.configuration.sets())
         self._tell(f"controller: generation {self.configuration.generation} is {names}")
 

@@ -490,7 +490,6 @@ class World:
     def _new_writer(self, fault: Fault, _repairs: trio.Nursery, _nursery: trio.Nursery) -> None:
         self.writers[fault.place % len(self.writers)].wake()
 
-
     def _new_members(self, fault: Fault, _repairs: trio.Nursery, nursery: trio.Nursery) -> None:
         assert self.controller is not None
         self.controller.change(nursery, fault.place, lambda keeper: self._leave(keeper, fault, nursery))
