@@ -289,6 +289,10 @@ class DiskFull(StorageError):
     """No space left; what had been begun was undone, so the timeline goes on as it was."""
 
 
+class OutOfFiles(StorageError):
+    """No descriptor left to open a file with, here or in the whole system; it says nothing of the disk."""
+
+
 class Superseded(StorageError):
     """Another call has begun to make the same file, and only the last one gives it its name."""
 

@@ -9,6 +9,7 @@ from walkeeper.errors import (
     BadCommand,
     DiskFull,
     NotFound,
+    OutOfFiles,
     PeerError,
     Refused,
     StorageError,
@@ -30,6 +31,7 @@ _CODES: Final[tuple[tuple[type[WalkeeperError], str], ...]] = (
     (NotFound, "42704"),  # undefined_object
     (TimelineUnavailable, "57P03"),  # cannot_connect_now
     (DiskFull, "53100"),  # disk_full
+    (OutOfFiles, "53000"),  # insufficient_resources
     (StorageError, "58030"),  # io_error
 )
 """The first that fits."""
