@@ -262,6 +262,13 @@ class Blown(TimelineUnavailable):
     reason = "is being read again from disk after a failed operation"
 
 
+class TooManyClients(WalkeeperError):
+    """All that there is room for are here already; in the words of PostgreSQL."""
+
+    def __init__(self) -> None:
+        super().__init__("sorry, too many clients already")
+
+
 class InvalidTimeline(Refused):
     """The parameters of a timeline to be created contradict each other or what can be kept."""
 

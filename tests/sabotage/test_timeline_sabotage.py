@@ -15,8 +15,8 @@ from walkeeper.acceptor.acceptor import AdminRequest, Intent, Kept
 from walkeeper.lsn import Lsn
 from walkeeper.membership import NO_GENERATION
 from walkeeper.messages import Batch, VoteRequest
-from walkeeper.storage.store import TimelineStore
 from walkeeper.storage.offload import Offload, ThreadOffload
+from walkeeper.storage.store import TimelineStore
 from walkeeper.terms import Term
 from walkeeper.testing.offload import InlineOffload
 from walkeeper.timeline import timeline as timeline_module

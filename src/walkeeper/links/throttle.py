@@ -1,40 +1,46 @@
 """Log lines that others can bring about as often as they like: some, and how many there were besides.
 
-Does not log and does not count what is counted anyway (``/metrics``): it says which line may be written.
+Does not log, and counts nothing for good (``/metrics`` does): it says which line may be written.
 """
 
-from collections import Counter
+from dataclasses import dataclass
 from typing import Final
 
 import trio
 
 THROTTLE_SECONDS: Final = 10.0
-"""How long one kind of line is held back after there were enough of it: a person who watches still sees it go on."""
+"""How long a kind of line is held back after there was enough of it: whoever watches still sees that it goes on."""
+
+
+@dataclass(slots=True)
+class _Window:
+    """From the first line of a kind until ``ends_at``: how many were written, and how many were not."""
+
+    ends_at: float
+    said: int = 0
+    unsaid: int = 0
 
 
 class Throttle:
-    """Lets through ``lines`` of each kind, and no more of it for ``THROTTLE_SECONDS``.
+    """Lets through so many lines of each kind in ``THROTTLE_SECONDS``.
 
-    Kinds are ours, not a client's own words: one that was seen is remembered.
+    A kind is a word of ours, never a client's: it is remembered for ever.
     """
 
-    def __init__(self, lines: int = 1) -> None:
-        self._lines = lines
-        self._began: dict[str, float] = {}
-        self._count: Counter[str] = Counter()
+    def __init__(self) -> None:
+        self._windows: dict[str, _Window] = {}
 
-    def admit(self, kind: str) -> dict[str, int] | None:
-        """None if a line of this kind is not to be written now, else what it has to say of those that were not.
-
-        That is ``unsaid``, how many, if there were any.
-        """
+    def admit(self, kind: str, lines_max: int = 1) -> dict[str, int] | None:
+        """What a line of this kind has to say of those before it that were held back; None: it is held back, too."""
         now = trio.current_time()
-        unsaid = 0
-        if now - self._began.get(kind, now) >= THROTTLE_SECONDS or kind not in self._began:
-            self._began[kind] = now
-            unsaid = max(self._count[kind] - self._lines, 0)
-            self._count[kind] = 0
-        self._count[kind] += 1
-        if self._count[kind] > self._lines:
+        window = self._windows.get(kind)
+        before: dict[str, int] = {}
+        if window is None or now >= window.ends_at:
+            if window is not None and window.unsaid:
+                before = {"unsaid": window.unsaid}
+            window = self._windows[kind] = _Window(now + THROTTLE_SECONDS)
+        if window.said >= lines_max:
+            window.unsaid += 1
             return None
-        return {"unsaid": unsaid} if unsaid else {}
+        window.said += 1
+        return before

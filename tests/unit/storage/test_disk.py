@@ -2,19 +2,18 @@
 
 import errno
 import os
-import resource
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from scarce import others_having_all_files
 from walkeeper.errors import DiskFull, DurabilityLost, FileMissing, OutOfFiles, StorageError
 from walkeeper.messages import Slice
 from walkeeper.storage.disk import (
-    FILES_HELD_BACK,
     SLICES_PER_WRITE_MAX,
     Disk,
     LookingDisk,
@@ -247,25 +246,6 @@ def test_no_space_and_no_quota_are_disk_full(code: int) -> None:
     assert (caught.value.operation, caught.value.path) == ("write to", "file")
 
 
-@contextmanager
-def others_having_all_files() -> Iterator[None]:
-    """This process has no descriptor left in the block."""
-    taken: list[int] = []
-    before = resource.getrlimit(resource.RLIMIT_NOFILE)
-    lowest = os.dup(0)
-    os.close(lowest)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest + 100, before[1]))
-    try:
-        with suppress(OSError):
-            while True:
-                taken.append(os.dup(0))
-        yield
-    finally:
-        for fd in taken:
-            os.close(fd)
-        resource.setrlimit(resource.RLIMIT_NOFILE, before)
-
-
 def test_without_descriptors_what_was_begun_ends_and_nothing_else_begins(tmp_path: Path) -> None:
     disk = OsDisk()
     disk.create(tmp_path / "old").close()
@@ -277,9 +257,12 @@ def test_without_descriptors_what_was_begun_ends_and_nothing_else_begins(tmp_pat
         replace_file(disk, tmp_path / "new", b"content", temporary="being made")
         assert disk.names(tmp_path) == ["new", "old"]
         disk.syncfs(tmp_path)
-        with ExitStack() as stack, pytest.raises(OutOfFiles):
-            for _ in range(FILES_HELD_BACK + 1):
-                stack.enter_context(disk.open_for_writing(tmp_path / "old"))
+        with ExitStack() as stack:
+            with pytest.raises(OutOfFiles):  # noqa: PT012
+                while True:
+                    stack.enter_context(disk.open_for_writing(tmp_path / "old"))
+            with pytest.raises(OutOfFiles):
+                disk.require_files()
     disk.require_files()
     assert get(disk, tmp_path / "new") == b"content"
 
