@@ -28,7 +28,7 @@ from walkeeper.messages import ServerInfo
 from walkeeper.sidecar.name import DEFAULT_NAME
 
 CONNECTIONS_MAX_DEFAULT: Final = 10_000
-"""As many as anybody gets who does not ask for more: they cost memory, too."""
+"""As many as anybody gets who does not ask for more: idle they cost 10 KiB of memory each, pausing readers half a MiB."""
 
 LOG_FORMATS: Final = ("plain", "json")
 
