@@ -2,6 +2,7 @@
 
 Rules:
 * What ``perform`` has done is durable when it returns, except WAL before its ``SyncWal``.
+* Whoever is about to perform effects asks ``require_files`` first: once begun, none of them wants for a descriptor.
 * DiskFull leaves everything as it was.  After any other error the timeline must be read again (``recover``).
 * After a failed sync nothing is done and nothing reported as done until then (invariant 29).
 
@@ -87,6 +88,10 @@ class TimelineStore:
         self._control_file, self._tli, self._lost = recovered.control_file, recovered.tli, None
         return recovered
 
+    def require_files(self) -> None:
+        """Raises OutOfFiles if effects, but for a write into an open segment, could want for descriptors.  Never waits."""
+        self._disk.require_files()
+
     def perform(self, effect: Effect) -> None:
         """Make ``effect`` happen.
 
@@ -152,6 +157,7 @@ class TimelineStore:
 
     def prepare_spare(self) -> None:
         """Make the segment that will be needed next.  On any thread, without the lock.  Raises StorageError."""
+        self.require_files()
         if wal := self._wal:
             wal.prepare_spare()
 

@@ -16,7 +16,7 @@ import trio
 
 from walkeeper.errors import ConfigError, StorageError, WalkeeperError, leaves
 from walkeeper.ids import NodeId, TenantTimelineId
-from walkeeper.services.listener import accepting
+from walkeeper.services.listener import Limits, accepting
 from walkeeper.storage.data_directory import claim
 from walkeeper.testing.memory_disk import MemoryDisk, PowerCut
 from walkeeper.testing.network import Host
@@ -32,7 +32,7 @@ DISK_SECONDS: Final = 0.001
 
 SAVE_SECONDS: Final = 5.0
 DRAIN_SECONDS: Final = 3.0
-READER_SECONDS_MAX: Final = 60.0
+LIMITS: Final = Limits(reader_seconds_max=60.0, connections_max=1000)
 
 
 def directory_of(ttid: TenantTimelineId) -> Path:
@@ -116,7 +116,7 @@ class KeeperMachine:
             async with open_timelines(directory, offload, save_seconds=SAVE_SECONDS) as self.timelines:
                 async with trio.open_nursery() as connections:
                     listener = self.host.listen()
-                    async with accepting(listener, self.timelines, connections, Uncounted(), READER_SECONDS_MAX):
+                    async with accepting(listener, self.timelines, connections, Uncounted(), LIMITS):
                         self._administrators = connections
                         await self._stop.wait()
                         self._administrators = None

@@ -99,7 +99,7 @@ class Timeline:
         """Decide, keep, become; return the reply, if there is one.
 
         Raises Refused or PeerError (nothing has changed), TimelineUnavailable, DiskFull (nothing has changed),
-        or another StorageError (the fuse has blown).
+        OutOfFiles (nothing has changed, if the fuse has not blown), or another StorageError (the fuse has blown).
 
         Cancellation: before the lock nothing has happened; after it everything has.
         """
@@ -117,10 +117,12 @@ class Timeline:
         acceptor = self._require_open()
         intent = acceptor.decide(request)  # pure: may refuse, changes nothing
         if intent.effects:
+            is_small = is_small_write(intent.effects, acceptor.state.kept.server.wal_seg_size)
+            if not is_small:
+                self._store.require_files()  # before it begins: no half of it may end for want of one
             with trio.CancelScope(shield=True), self._fuse:  # from here to the end nobody can stop it
                 if intent.truncates_to is not None:
                     self.progress.withdraw(intent.truncates_to)  # readers lose sight of it before the disk does
-                is_small = is_small_write(intent.effects, acceptor.state.kept.server.wal_seg_size)
                 keep = Brief(intent.keep) if is_small else intent.keep
                 kept = await self._offload(keep, self._store)  # one hop at most: durable when it returns
                 self._acceptor = kept.acceptor  # no checkpoint since the hop

@@ -4,7 +4,7 @@ import gc
 import signal
 import threading
 import weakref
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from queue import SimpleQueue
 from typing import TypeVar, TypeVarTuple
@@ -244,6 +244,15 @@ async def test_an_idle_thread_keeps_nothing_of_its_last_job() -> None:
         assert alive() is None
 
 
+@pytest.fixture
+def _interruptible() -> Iterator[None]:
+    """Python leaves SIGINT alone where a shell has started it in the background, with the signal ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("_interruptible")
 def test_an_interrupt_does_not_abandon_a_job() -> None:
     order = []
 
@@ -271,6 +280,7 @@ class Interrupting(SimpleQueue[Job | None]):
             signal.raise_signal(signal.SIGINT)
 
 
+@pytest.mark.usefixtures("_interruptible")
 def test_an_interrupt_between_handing_over_and_waiting_does_not_abandon_the_job() -> None:
     order: list[str] = []
 
@@ -380,6 +390,7 @@ async def test_tasks_that_take_turns_do_not_run_their_jobs_on_the_loop() -> None
     assert threading.get_ident() not in disk.ran_on
 
 
+@pytest.mark.usefixtures("_interruptible")
 def test_an_interrupt_does_not_abandon_a_job_on_the_loop() -> None:
     order = []
 
