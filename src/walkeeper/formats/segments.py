@@ -5,7 +5,7 @@ Its file name is three 8-digit upper-case hexadecimal numbers: PostgreSQL's time
 split as if LSNs were 32-bit numbers with a high half.  ``.partial`` marks a segment that is still being written.
 
 Does not know what is inside (``formats.xlog``) and does not open files (``storage.wal``).
-Source: PostgreSQL ``access/xlog_internal.h`` (XLogFileName, XLByteToSeg, IsValidWalSegSize).
+Source: PostgreSQL ``access/xlog_internal.h`` (XLogFileName, XLByteToSeg, IsValidWalSegSize, IsTLHistoryFileName).
 """
 
 import re
@@ -24,6 +24,8 @@ PARTIAL_SUFFIX: Final = ".partial"
 
 # Both cases are read: tools of other origin have written lower-case names.
 _NAME = re.compile(r"([0-9A-Fa-f]{8})([0-9A-Fa-f]{8})([0-9A-Fa-f]{8})(\.partial)?")
+
+_BESIDE_WAL = re.compile(r"[0-9A-F]{8}\.history|[0-9A-F]{24}\.[0-9A-F]{8}\.backup")
 
 
 class SegmentName(NamedTuple):
@@ -86,6 +88,11 @@ def parse_segment_name(name: str, size: int) -> SegmentName | None:
     if low >= per_half:
         return None
     return SegmentName(TimelineNumber(tli), high * per_half + low, match.group(4) is not None)
+
+
+def is_beside_wal(name: str) -> bool:
+    """Whether a file of this name is a history or a backup file: what else PostgreSQL asks an archive for."""
+    return _BESIDE_WAL.fullmatch(name) is not None
 
 
 def _segments_per_half(size: int) -> int:
