@@ -16,6 +16,7 @@ Source: PostgreSQL ``access/transam/xlogarchive.c`` (RestoreArchivedFile); its d
 
 from collections.abc import Callable
 from pathlib import Path
+
 from walkeeper.errors import ConfigError, DurabilityLost, FileMissing, NotKept, StorageError, Superseded
 from walkeeper.formats.segments import WAL_SEG_SIZE_MIN, is_beside_wal, parse_segment_name
 from walkeeper.storage.disk import LookingDisk, OsDisk
