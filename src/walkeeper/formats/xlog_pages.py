@@ -123,11 +123,6 @@ class PageLayout:
         """The end of the record whose last byte is just below ``after``."""
         return next_segment_start(after, self.wal_seg_size) if switch else Lsn((after + 7) & ~7)
 
-    @staticmethod
-    def is_blank(wal: Slice, offset: int) -> bool:
-        """Whether there are zeroes where a page header should be, as behind an XLOG_SWITCH and the end of the WAL."""
-        return not any(_read_short_header(wal, offset))
-
     def read_page_header(self, wal: Slice, offset: int, page: int) -> PageHeader:
         """The header at ``wal[offset:]``, which must be complete, of the page at LSN ``page``.
 
