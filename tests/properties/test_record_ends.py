@@ -108,11 +108,12 @@ def cuts(generated: WalGenerator) -> st.SearchStrategy[int]:
 def batches(case: Case, data: st.DataObject, wal: bytes | None = None) -> Iterator[list[memoryview]]:
     """The WAL, or ``wal`` in its place, as it may arrive: batches of slices, each cut anywhere."""
     generated = case.generated
-    wal, begin = memoryview(generated.wal if wal is None else wal), generated.start
+    rest, begin = memoryview(generated.wal if wal is None else wal), generated.start
     places = sorted(data.draw(st.lists(cuts(generated), max_size=8)))
     batch: list[memoryview] = []
     for place in (*places, generated.lsn):
-        batch.append(wal[begin - generated.start : place - generated.start])
+        batch.append(rest[: place - begin])
+        rest = rest[place - begin :]
         begin = Lsn(place)
         if place == generated.lsn or data.draw(st.booleans()):
             yield batch

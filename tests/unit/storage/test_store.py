@@ -240,7 +240,7 @@ def test_what_does_more_is_not_brief(writing: Keeper, effects: list[Effect]) -> 
 
 
 def test_nothing_is_brief_where_no_segment_is_open(writing: Keeper) -> None:
-    small = [write(START + 8, 500), SyncWal()]
+    small: list[Effect] = [write(START + 8, 500), SyncWal()]
     writing.recover()
     assert not writing.store.is_brief(small)
     writing.store.close()
