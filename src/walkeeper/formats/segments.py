@@ -41,12 +41,16 @@ def is_legal_segment_size(size: int) -> bool:
     return WAL_SEG_SIZE_MIN <= size <= WAL_SEG_SIZE_MAX and size & (size - 1) == 0
 
 
+def require_legal_segment_size(size: int) -> int:
+    """``size`` itself.  Raises Malformed unless it is legal."""
+    if not is_legal_segment_size(size):
+        raise Malformed(f"a WAL segment cannot have {size} bytes, but a power of two from 1 MiB to 1 GiB")
+    return size
+
+
 def parse_segment_size(text: str) -> int:
     """PostgreSQL's wal_segment_size (``16MB``) -> bytes.  Raises Malformed for one that it would not accept."""
-    size = parse_size(text)
-    if not is_legal_segment_size(size):
-        raise Malformed(f"a WAL segment cannot have {size} bytes")
-    return size
+    return require_legal_segment_size(parse_size(text))
 
 
 def segment_number(lsn: int, size: int) -> int:

@@ -17,7 +17,7 @@ from struct import Struct
 from typing import Final, NamedTuple
 
 from walkeeper.errors import BadWal, Malformed
-from walkeeper.formats.segments import is_legal_segment_size, next_segment_start, segment_start
+from walkeeper.formats.segments import next_segment_start, require_legal_segment_size, segment_start
 from walkeeper.ids import TimelineNumber
 from walkeeper.lsn import Lsn, format_lsn
 from walkeeper.messages import ServerInfo, Slice
@@ -109,11 +109,8 @@ class PageLayout:
         magic = MAGICS.get(pg_major)
         if magic is None:
             raise Malformed(f"WAL of PostgreSQL {pg_major} cannot be read, only of {min(MAGICS)} to {max(MAGICS)}")
-        if not is_legal_segment_size(wal_seg_size):
-            raise Malformed(f"a WAL segment cannot have {wal_seg_size} bytes")
-        return cls(
-            pg_major, wal_seg_size, magic, RECORD_BYTES_MAX if pg_major >= 16 else _RECORD_BYTES_MAX_BEFORE_16
-        )
+        record_bytes_max = RECORD_BYTES_MAX if pg_major >= 16 else _RECORD_BYTES_MAX_BEFORE_16
+        return cls(pg_major, require_legal_segment_size(wal_seg_size), magic, record_bytes_max)
 
     def header_bytes(self, page: int) -> int:
         """How long the header of the page that starts at ``page`` is: its position alone decides."""

@@ -124,7 +124,9 @@ class Ensemble:
     def troubles(self) -> str:
         """Who is waited for, why, and what to do, for people; empty when it is nobody."""
         blank = ", ".join(str(link) for link in self.links if self._is_blank(link.place))
-        missing = "; ".join(link.trouble or link.lack or f"{link}: not done yet" for link in self._missing())
+        missing = "; ".join(
+            link.trouble or link.missing_wal or f"{link}: not done yet" for link in self._missing()
+        )
         if not blank:
             return missing
         return (
