@@ -10,8 +10,9 @@ One thread at a time, under the timeline's lock, except ``open_segment``, ``want
 Does not decide anything and does not know records: order and content of effects are the acceptor's.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import assert_never
+from typing import Final, assert_never
 
 from walkeeper.acceptor.effects import (
     BecomeWhole,
@@ -39,6 +40,10 @@ from walkeeper.storage.recovery import (
     recover,
 )
 from walkeeper.storage.wal import Observe, Wal, observed, unobserved
+
+SMALL_WRITE_BYTES_MAX: Final = 32 * 1024
+"""The commits of some dozens of clients.  Syncing that takes hardly longer than syncing a single one, and whoever streams
+more at once gains more from receiving while the disk works."""
 
 
 def write_control_file(disk: Disk, directory: Path, control_file: ControlFile) -> None:
@@ -135,6 +140,16 @@ class TimelineStore:
                 self._disk.fsync_dir(self._directory)
             case _:
                 assert_never(effect)
+
+    def is_brief(self, effects: Sequence[Effect]) -> bool:
+        """Whether a quick disk is done with them at once: a small write into the segment that is open and stays so, and
+        its sync."""
+        match effects:
+            case [WriteWal() as write, SyncWal()] if self._wal is not None:
+                size = write.end_lsn - write.begin_lsn
+                return size <= SMALL_WRITE_BYTES_MAX and self._wal.is_open_for(write.begin_lsn, size)
+            case _:
+                return False
 
     def _opened(self) -> tuple[ControlFile, Wal]:
         assert self._control_file is not None and self._wal is not None, "recover() comes first"

@@ -388,6 +388,23 @@ async def test_an_operation_that_has_begun_is_finished_when_the_connection_is_ca
     assert not keeper.timeline.is_blown
 
 
+async def test_jobs_that_take_no_turn_of_the_scheduler_do_not_put_off_a_cancellation(
+    keeper: Keeper, autojump_clock: MockClock
+) -> None:
+    proposer = keeper.connect()
+    await proposer.be_elected()
+    keeper.disk.seconds = 3.0
+    appends = [proposer.next_append() for _ in range(100)]
+    await proposer.say(*[each for append in appends for each in (append, VoteRequest(NO_GENERATION, Term(1)))])
+    await wait_all_tasks_blocked()
+    keeper.disk.is_in_turn = True  # from the second one on
+    await keeper.timeline.progress.wait_until(lambda position: position.flush_lsn >= appends[0].end_lsn)
+    for receiver in keeper.timeline.registry.receivers():
+        receiver.scope.cancel()
+    await proposer.has_ended.wait()
+    assert keeper.flush_lsn < appends[3].end_lsn
+
+
 # -- the first message ---------------------------------------------------------------------------------------
 
 

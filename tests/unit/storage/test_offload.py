@@ -341,6 +341,26 @@ async def test_a_disk_that_gets_slow_holds_up_the_loop_for_one_job() -> None:
         assert disk.last_ran_on_the_loop
 
 
+async def test_a_disk_that_gets_slow_while_threads_work_holds_up_nothing() -> None:
+    disk = FakeDisk()
+    async with ThreadOffload(1, disk.clock) as offload:
+        await work_quickly(offload, disk)
+        await offload(disk.work, 60.0)
+        await work_quickly(offload, disk)
+        assert threading.get_ident() not in disk.ran_on
+        await work_quickly(offload, disk, 1)
+        assert disk.last_ran_on_the_loop
+
+
+async def test_only_brief_jobs_show_that_the_disk_is_quick() -> None:
+    disk = FakeDisk()
+    async with ThreadOffload(1, disk.clock) as offload:
+        for _ in range(QUICK_JOBS_MIN):
+            await offload(disk.work)
+        await work_quickly(offload, disk)
+    assert threading.get_ident() not in disk.ran_on
+
+
 async def test_a_brief_job_that_fails_slowly_was_slow() -> None:
     disk = FakeDisk()
 
