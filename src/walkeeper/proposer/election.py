@@ -20,7 +20,7 @@ class Election:
     ``donor`` is the place of the voter whose WAL is continued, ``start_lsn`` the end of its WAL and
     ``history`` its term history.  ``start_lsn`` is 0 when nobody has any WAL; the winner then chooses.
 
-    ``is_vouched_for``: whether a quorum of whole keepers was among the voters.  If not, everybody has voted, but too many
+    ``is_vouched_for``: whether a majority of whole members was among the voters.  If not, everybody has voted, but too many
     of them may have forgotten what they had acknowledged beyond ``start_lsn``.
     """
 

@@ -276,8 +276,7 @@ class Proposer:
         """Win the campaign and trust all that have voted so far, if we have a majority now (invariant 48)."""
         bound = [place for place, each in enumerate(self.followers) if each.confirmed_after == self._votes]
         whole = self._voters_at(place for place in bound if not self.followers[place].is_doubted)
-        is_vouched_for = self._quorum.agree(whole)
-        if not (is_vouched_for or self._quorum.is_everybody(self._voters_at(bound))):
+        if not (self._quorum.agree(whole) or self._quorum.is_everybody(self._voters_at(bound))):
             return ()
         self.is_asking = False
         for follower in self.followers:
@@ -285,7 +284,7 @@ class Proposer:
                 follower.is_doubted, follower.tell_commit_at = False, now
         if self.stage is Stage.LEADING:
             return self._advance_commit(now)
-        return self._win(is_vouched_for) if self.stage is Stage.CAMPAIGNING else ()
+        return self._win(self._quorum.vouches(whole)) if self.stage is Stage.CAMPAIGNING else ()
 
     def _win(self, is_vouched_for: bool) -> Sequence[Action]:
         votes = {place: each.vote for place, each in enumerate(self.followers) if each.vote is not None}

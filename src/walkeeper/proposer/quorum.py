@@ -50,6 +50,14 @@ class Quorum:
         """Whether nobody is missing among ``voters``."""
         return all(each.issubset(voters) for each in self.sets)
 
+    def vouches(self, whole: Collection[Voter]) -> bool:
+        """Whether everything that was ever committed is with one of these, who have never lost anything.
+
+        Of a joint configuration the old members decide: nothing was committed without a majority of them.
+        """
+        members = self.sets[0]
+        return len(members.intersection(whole)) >= majority(len(members))
+
     def agreed_lsn(self, lsns: Mapping[Voter, Lsn]) -> Lsn:
         """The highest position that a majority of every set has reached; who is not in ``lsns`` has nothing."""
         return min(

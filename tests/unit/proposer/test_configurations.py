@@ -8,7 +8,7 @@ from walkeeper.ids import NodeId
 from walkeeper.lsn import Lsn
 from walkeeper.membership import Configuration, Generation, Member
 from walkeeper.messages import AcceptorGreeting, ProposerGreeting, VoteRequest
-from walkeeper.proposer.actions import CommitAdvanced, Reconfigured
+from walkeeper.proposer.actions import CommitAdvanced, Elected, Reconfigured
 from walkeeper.proposer.proposer import Proposer
 from walkeeper.terms import Term
 
@@ -57,6 +57,17 @@ def test_a_joint_configuration_commits_only_what_both_majorities_have() -> None:
     table.write(8)
     assert table.talk(0, 1, 2) == []
     assert table.talk(3)[-1] == CommitAdvanced(Lsn(FIRST_LSN + 8))
+
+
+def test_new_members_that_have_nothing_yet_do_not_make_old_ones_doubtful() -> None:
+    table = Table(keepers=5)
+    for keeper in table.keepers:
+        keeper.configuration = CONFIGURATION
+    table.keepers[3].is_whole = table.keepers[4].is_whole = False
+    table.greet(0, 1, 2, 3, 4)
+    (elected,) = table.talk(0, 1, 2, 3, 4)
+    assert isinstance(elected, Elected)
+    assert elected.election.is_vouched_for
 
 
 def test_a_newer_configuration_ends_an_election_under_the_older_one() -> None:

@@ -60,3 +60,9 @@ def test_the_agreed_position_is_the_highest_one_that_a_majority_has_reached(lsns
     agreed = Quorum.of_keepers(len(lsns)).agreed_lsn(dict(enumerate(lsns)))
     assert sum(lsn >= agreed for lsn in lsns) >= majority(len(lsns))
     assert sum(lsn > agreed for lsn in lsns) < majority(len(lsns))
+
+
+def test_old_members_vouch_for_what_is_committed_new_ones_do_not() -> None:
+    assert JOINT.vouches({1, 2})
+    assert not JOINT.vouches({1, 4, 5})
+    assert not JOINT.vouches({3, 4, 5})
