@@ -2,7 +2,8 @@
 
 Rules that are checked, by their numbers in docs/guarantees.md: 2 one vote in a term; 3 and 22 what is said of terms is on
 disk; 7 and 25 what is reported as flushed is on disk, byte for byte as its leader wrote it; 8 and 16 the commit that is
-told; 9 what never goes back on one connection; 1 terms neither; 13 and 14 histories.
+told; 9 what never goes back on one connection, or on one disk; 1 terms neither; 13 and 14 histories; 12 what is set once;
+18, 19 and 38 generations, and who is in them.
 
 What is violated is told to ``accuse``: raised where keepers speak, it would only end a connection.
 
@@ -21,6 +22,7 @@ from walkeeper.formats.segments import segment_offset, segment_start
 from walkeeper.ids import FIRST_TLI, TenantTimelineId
 from walkeeper.links.keeper import PROTOCOL_VERSION
 from walkeeper.lsn import INVALID_LSN, Lsn, format_lsn
+from walkeeper.membership import NO_GENERATION, Configuration, Generation
 from walkeeper.messages import AcceptorGreeting, AcceptorMessage, AppendResponse, VoteResponse
 from walkeeper.storage.recovery import CONTROL_FILE
 from walkeeper.storage.wal import partial, segment_path
@@ -32,11 +34,16 @@ from walkeeper.testing.truth import Truth, Violated
 _TO_READERS: Final = (b"w", b"k")
 """The first bytes of what is sent to those who read WAL: those are not acceptor's messages."""
 
+_ONLY_RISING: Final = ("commit_lsn", "backup_lsn", "peer_horizon_lsn", "remote_consistent_lsn")
+_SET_ONCE: Final = ("timeline_start_lsn", "local_start_lsn")
+"""Of a control file."""
+
 
 @dataclass(slots=True)
 class _Disk:
-    """What was said on behalf of one disk."""
+    """What was said on behalf of one disk, and what was seen on it."""
 
+    kept: ControlFile | None = None
     votes: dict[Term, str] = field(default_factory=dict)
     proved: dict[Term, Lsn] = field(default_factory=dict)
     """Up to where the WAL of a term's leader was seen on disk."""
@@ -68,6 +75,7 @@ class Witness:
         self._ttid = ttid
         self._keepers = keepers
         self._disks: dict[tuple[str, int], _Disk] = {}
+        self._configurations: dict[Generation, Configuration] = {}
         self._conversations: dict[MemoryLink, _Conversation] = {}
 
     def connected(self, _client: MemoryLink, server: MemoryLink) -> None:
@@ -100,6 +108,7 @@ class Witness:
             raise Violated(f"1: {keeper} told {link.there} term {message.term} after {heard.term}: {message}")
         heard.term = message.term
         kept = self._kept(keeper)
+        self._check_kept(keeper, kept)
         if kept.term < message.term:
             raise Violated(f"3: {keeper} says {message}, on its disk is term {kept.term}")
         match message:
@@ -109,6 +118,26 @@ class Witness:
                 self._check_append(keeper, heard, message, kept)
             case AcceptorGreeting():
                 pass
+
+    def _check_kept(self, keeper: KeeperMachine, kept: ControlFile) -> None:
+        """What changes on one disk in one direction only, or once, starts of the keeper included."""
+        disk = self._disk(keeper)
+        before, disk.kept = disk.kept or kept, kept
+        if kept.term < before.term:
+            raise Violated(f"1: on the disk of {keeper} is term {kept.term} after {before.term}")
+        for what in _ONLY_RISING:
+            if getattr(kept, what) < getattr(before, what):
+                raise Violated(f"9: on the disk of {keeper} {what} goes back: {kept} after {before}")
+        for what in _SET_ONCE:
+            if getattr(before, what) not in (INVALID_LSN, getattr(kept, what)):
+                raise Violated(f"12: on the disk of {keeper} {what} is set again: {kept} after {before}")
+        configuration, generation = kept.configuration, kept.configuration.generation
+        if generation < before.configuration.generation:
+            raise Violated(f"18: on the disk of {keeper} is generation {generation}, there was a later one")
+        if generation != NO_GENERATION and keeper.node_id not in configuration:
+            raise Violated(f"19: {keeper} has {configuration}, of which it is no member")
+        if self._configurations.setdefault(generation, configuration) != configuration:
+            raise Violated(f"38: {keeper} has {configuration}, others {self._configurations[generation]}")
 
     def _check_vote(self, keeper: KeeperMachine, link: MemoryLink, vote: VoteResponse) -> None:
         entries = vote.term_history.entries
