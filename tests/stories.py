@@ -71,11 +71,11 @@ def commit_that_is_saved_later() -> Story:
 
 
 def truncation() -> Story:
-    """Two segments are removed, and the one before them is not complete any more."""
+    """For a leader that others have elected two segments are removed; the one before is not complete any more."""
     writer = Writer(1)
     before = [*led_by(writer), *writer.write(2 * SEGMENT)]
     other = writer.successor()
-    return Story([writer, other], [*before, other.vote()], [other.elected(), *other.write(500)])
+    return Story([writer, other], before, [other.elected(), *other.write(500)])
 
 
 def switch_without_its_padding() -> Story:

@@ -107,6 +107,10 @@ def control_file(disk: MemoryDisk) -> bytes | None:
 
 @pytest.mark.parametrize("story", MESSAGES)
 def test_what_was_promised_survives_a_loss_of_power_at_any_operation(story: Callable[[], Story]) -> None:
+    """Hazards W1, W3 to W5, W7 to W9, T1 to T5, C1, C2, C4, C5 and 2.9: all that a crash can leave of them on disk.
+
+    W7 and C4 are WAL and votes that were kept and not told: they may be there, and harm nobody.
+    """
     report = lose_power_everywhere(lambda power: live_through(story(), power))
     assert report.losses >= 3 <= report.survivors
 

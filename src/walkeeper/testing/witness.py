@@ -1,9 +1,9 @@
 """What keepers say on the wire, checked in the moment in which they say it.
 
-Rules that are checked, by their numbers in docs/guarantees.md: 2 one vote in a term; 3 and 22 what is said of terms is on
-disk; 7 and 25 what is reported as flushed is on disk, byte for byte as its leader wrote it; 8 and 16 the commit that is
-told; 9 what never goes back on one connection, or on one disk; 1 terms neither; 13 and 14 histories; 12 what is set once;
-18, 19 and 38 generations, and who is in them.
+Checks invariants 1 to 3, 7 to 9, 12 to 14, 16, 18, 19, 22, 25 and 38 of docs/guarantees.md: terms, and one vote in each;
+that what is said of terms is on disk; that what is reported as flushed is there, byte for byte as its leader wrote it, and
+so is the commit that is told; what never goes back on one connection, or on one disk; what is set once; histories;
+generations, and who is in them.
 
 What is violated is told to ``accuse``: raised where keepers speak, it would only end a connection.
 

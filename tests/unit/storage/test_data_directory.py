@@ -271,7 +271,7 @@ def test_what_was_half_made_is_cleaned_at_the_next_start(disk: MemoryDisk, data:
 
 @pytest.mark.parametrize("removing", [False, True])
 def test_a_crash_leaves_a_timeline_whole_or_not_at_all(removing: bool) -> None:
-    """Invariant 43; hazards L1, of making one, and L5, of removing it: both can be done again."""
+    """Hazards L1 and L5, invariant 43: made or removed, and what was interrupted can be done again."""
     counts = set()
 
     async def scenario(power: Power) -> None:

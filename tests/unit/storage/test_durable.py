@@ -40,6 +40,7 @@ def test_a_file_can_be_made_longer_than_its_content(disk: MemoryDisk) -> None:
 
 
 def test_a_crash_at_any_moment_leaves_the_old_or_the_new_file(disk: MemoryDisk) -> None:
+    """Hazards C1 and W9: what is made under a temporary name has its own only when it is durable (invariant 32)."""
     found: set[bytes] = set()
 
     async def scenario(power: Power) -> None:
