@@ -123,9 +123,14 @@ class Promises:
             if entry.lsn < min(bound, end_lsn):
                 yield leaders[entry.term], entry.lsn, min(bound, end_lsn)
 
-    def wal(self, history: TermHistory, end_lsn: Lsn) -> bytes:
-        """A log of that history from START on."""
-        return b"".join(leader.wal.between(begin, end) for leader, begin, end in self.parts(history, end_lsn))
+    def wal(self, history: TermHistory, begin_lsn: Lsn, end_lsn: Lsn) -> bytes:
+        """What a log of that history has in [begin_lsn, end_lsn), which begins at START at the earliest."""
+        pieces = [
+            leader.wal.between(max(begin, begin_lsn), end)
+            for leader, begin, end in self.parts(history, end_lsn)
+            if end > begin_lsn
+        ]
+        return b"".join(pieces)
 
 
 def check_started(keeper: Keeper, promises: Promises) -> None:
@@ -163,7 +168,7 @@ def check_not_behind(before: AcceptorState, after: AcceptorState) -> None:
 def check_wal(disk: Disk, promises: Promises, state: AcceptorState) -> None:
     assert not LEFTOVERS & set(disk.names(DIRECTORY))
     end_lsn, history = state.wal.flush_lsn, state.term_history
-    written = promises.wal(history, end_lsn) if end_lsn else b""
+    written = promises.wal(history, START, end_lsn)
     ends = {record.end for leader, _, _ in promises.parts(history, end_lsn) for record in leader.wal.records}
     assert end_lsn in {INVALID_LSN, START, *ends}  # invariant 24
     assert read_wal(disk, end_lsn) == written  # invariant 25
@@ -174,13 +179,15 @@ def check_wal(disk: Disk, promises: Promises, state: AcceptorState) -> None:
 
 def check_complete(disk: Disk, segment: Segment, promises: Promises, history: TermHistory, end_lsn: Lsn) -> None:
     """A file without the suffix is whole and holds nothing but WAL up to its end (invariant 28)."""
-    begin = segment.segno * SEGMENT
+    begin = Lsn(segment.segno * SEGMENT)
     content = read_file(disk, segment.path.name)
     assert len(content) == SEGMENT
     head = first_segment_headers(START, server=SERVER, tli=FIRST_TLI) if begin < START else b""
-    possible = [(history, end_lsn), *((leader.history, leader.wal.lsn) for leader in promises.leaders)]
-    logs = [promises.wal(log, end)[max(0, begin - START) :][: SEGMENT - len(head)] for log, end in possible]
-    assert content in [head + log.ljust(SEGMENT - len(head), b"\0") for log in logs if log]
+    logs = [(history, end_lsn), *((leader.history, leader.wal.lsn) for leader in promises.leaders)]
+    possible = [
+        promises.wal(log, max(begin, START), min(end, Lsn(begin + SEGMENT))) for log, end in logs if end > begin
+    ]
+    assert content in [(head + wal).ljust(SEGMENT, b"\0") for wal in possible]
 
 
 def check_tidy(disk: Disk, lsn: Lsn) -> None:
