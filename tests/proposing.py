@@ -49,15 +49,21 @@ GREETING = ProposerGreeting(TTID, NO_CONFIGURATION, SERVER)
 
 
 class SlowDisk(InlineOffload):
-    """Jobs take ``seconds``, half of it before and half after they happen; and WAL its time per byte."""
+    """Jobs take ``seconds``, half of it before and half after they happen; and WAL its time per byte.
+
+    ``is_in_turn``: they happen without a turn of the scheduler, as brief ones may.
+    """
 
     def __init__(self) -> None:
         super().__init__(lambda: self._half)
         self.seconds = 0.0
         self.bytes_per_second = 0
+        self.is_in_turn = False
         self._half = 0.0
 
     async def __call__(self, function: Callable[[*Ts], T], *args: *Ts) -> T:
+        if self.is_in_turn:
+            return function(*args)
         self._half = (self.seconds + self._transfer_seconds(function)) / 2
         return await super().__call__(function, *args)
 

@@ -262,6 +262,13 @@ class Blown(TimelineUnavailable):
     reason = "is being read again from disk after a failed operation"
 
 
+class TooManyClients(WalkeeperError):
+    """All that there is room for are here already; in the words of PostgreSQL."""
+
+    def __init__(self) -> None:
+        super().__init__("sorry, too many clients already")
+
+
 class InvalidTimeline(Refused):
     """The parameters of a timeline to be created contradict each other or what can be kept."""
 
@@ -287,6 +294,10 @@ class FileMissing(StorageError):
 
 class DiskFull(StorageError):
     """No space left; what had been begun was undone, so the timeline goes on as it was."""
+
+
+class OutOfFiles(StorageError):
+    """No descriptor left to open a file with, here or in the whole system; it says nothing of the disk."""
 
 
 class Superseded(StorageError):

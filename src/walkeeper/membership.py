@@ -18,7 +18,7 @@ Generation = NewType("Generation", int)
 NO_GENERATION: Final = Generation(0)
 
 KEEPERS_MAX: Final = 31
-"""Most keepers of one writer, as in Neon's walproposer."""
+"""Most keepers of one writer, as in Neon's walproposer; so a configuration with more, in either set, is none."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,7 +26,6 @@ from walkeeper.formats.proposer import parse_proposer_message
 from walkeeper.formats.segments import parse_segment_name, segment_name
 from walkeeper.formats.sizes import format_size, parse_size
 from walkeeper.formats.xlog import (
-    LONG_HEADER_BYTES,
     PAGE_BYTES,
     RECORD_HEADER_BYTES,
     Record,
@@ -35,7 +34,7 @@ from walkeeper.formats.xlog import (
     first_record_header,
     last_record_start,
 )
-from walkeeper.formats.xlog_pages import MAGICS, PAGE_MASK, server_of_segment
+from walkeeper.formats.xlog_pages import MAGICS, PAGE_MASK, PageLayout, server_of_segment
 from walkeeper.ids import NodeId, TenantId, TenantTimelineId, TimelineId
 from walkeeper.lsn import Lsn, format_lsn, parse_lsn
 from walkeeper.membership import Configuration, Generation, Member
@@ -126,15 +125,15 @@ class SomeWal:
         flags = MAJORS.index(pg_major) | (0x80 if inside_record else 0)
         return begin_lsn.to_bytes(4, "big") + bytes([flags, 0]) + cut.to_bytes(2, "big") + wal
 
-    def is_blank_behind_switches(self, records: Sequence[Record]) -> bool:
-        """Whether no page there has a header, as PostgreSQL has it: the verifier does not look, the scanner may."""
-        pages = (
-            page - self.begin_lsn
+    def has_pages_behind_switches(self, records: Sequence[Record]) -> bool:
+        """Whether any page there has its header, as PostgreSQL's never have: the scanner would take it for WAL."""
+        layout = PageLayout.of(self.pg_major, SEGMENT_BYTES)
+        return any(
+            has_header(layout, self.wal, page + 1 - self.begin_lsn, page + 1)
             for record in records
             if record.header.is_switch
             for page in range((record.start + RECORD_HEADER_BYTES - 1) | PAGE_MASK, record.end - 1, PAGE_BYTES)
         )
-        return not any(any(self.wal[page + 1 : page + 1 + LONG_HEADER_BYTES]) for page in pages)
 
     def scanner(self) -> RecordScanner:
         return RecordScanner.start(
@@ -147,11 +146,22 @@ class SomeWal:
         )
 
 
+def has_header(layout: PageLayout, wal: bytes, offset: int, page: int) -> bool:
+    """Whether it is there as a whole, and legible."""
+    if offset + layout.header_bytes(page) > len(wal):
+        return False
+    try:
+        layout.read_page_header(wal, offset, page)
+    except Malformed:
+        return False
+    return True
+
+
 def feed_scanner(data: bytes) -> None:
     """Of WAL in which the verifier finds nothing wrong, however it is cut, the scanner finds the same end."""
     some = SomeWal.of(data)
     verifier = some.verifier()
-    is_good = some.is_blank_behind_switches(verifier.feed(some.wal)) and verifier.stopped is None
+    is_good = not some.has_pages_behind_switches(verifier.feed(some.wal)) and verifier.stopped is None
     for slices in ([some.wal], [some.wal[: some.cut], some.wal[some.cut :]]):
         scanner = some.scanner()
         try:

@@ -1,21 +1,23 @@
-"""Bad input from the network: the peer hears a code, the log gets one line, and nothing else has changed.
+"""Bad input from the network: the peer hears a code, it is counted and told in the log, and nothing else has changed.
 
 One keeper with one timeline serves all tests of this file; each test ends with a look at whether it still does.
 """
 
 import json
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from struct import pack
 from typing import Any
+from urllib.request import urlopen
 
 import pytest
 
 import postgres
 from keeper_client import Client, Refused, connect
-from programs import Keeper
+from programs import ANSWER_SECONDS, Keeper
 from stored_wal import StoredTimeline
 from walkeeper.formats.backend import CopyBothResponse, ErrorResponse
 from walkeeper.formats.frames import FRAME_BYTES_MAX, encode_frame
@@ -74,6 +76,14 @@ class Scene:
     def log_lines(self) -> list[dict[str, Any]]:
         return [json.loads(line) for line in self.keeper.log.splitlines()]
 
+    def refusals(self) -> float:
+        """How many requests it has refused so far."""
+        with urlopen(f"http://127.0.0.1:{self.keeper.http_port}/metrics", timeout=ANSWER_SECONDS) as answer:
+            text = answer.read().decode()
+        return sum(
+            float(value) for value in re.findall(r"^walkeeper_refusals_total\{.*\} (.*)$", text, re.MULTILINE)
+        )
+
     def client(self) -> Client:
         return Client(self.keeper.pg_port)
 
@@ -131,14 +141,17 @@ def complaints(lines: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 @contextmanager
-def one_line_in_the_log(scene: Scene) -> Iterator[None]:
-    """The block makes the keeper complain once, and without a traceback."""
-    before = len(scene.log_lines())
+def one_complaint(scene: Scene) -> Iterator[None]:
+    """The block makes the keeper complain once: counted, and told in a line without a traceback unless there were many."""
+    before, refusals = len(scene.log_lines()), scene.refusals()
     yield
-    (line,) = complaints(scene.log_lines()[before:])
-    assert line["level"] == "warning"
-    assert line["error"]
-    assert "exception" not in line
+    assert scene.refusals() == refusals + 1
+    lines = complaints(scene.log_lines()[before:])
+    assert len(lines) <= 1
+    for line in lines:
+        assert line["level"] == "warning"
+        assert line["error"]
+        assert "exception" not in line
 
 
 @contextmanager
@@ -186,7 +199,7 @@ STRANGE_BEGINNINGS = {
 
 @pytest.mark.parametrize("beginning", STRANGE_BEGINNINGS.values(), ids=STRANGE_BEGINNINGS)
 def test_a_stranger_that_begins_wrongly_is_told_so_and_sent_away(beginning: bytes, scene: Scene) -> None:
-    with one_line_in_the_log(scene), scene.client() as client:
+    with one_complaint(scene), scene.client() as client:
         client.send(beginning)
         client.end()
         assert_refused_and_closed(client, PROTOCOL_VIOLATION)
@@ -228,7 +241,7 @@ BAD_COMMANDS = {
 def test_a_bad_command_is_refused_and_the_connection_goes_on(text: str, sqlstate: str, scene: Scene) -> None:
     with scene.client() as client:
         client.start_up(TTID)
-        with one_line_in_the_log(scene), pytest.raises(Refused) as refused:
+        with one_complaint(scene), pytest.raises(Refused) as refused:
             client.query(text)
         assert refused.value.sqlstate == sqlstate
         assert client.query("TIMELINE_STATUS")
@@ -238,7 +251,7 @@ def test_a_bad_command_is_refused_and_the_connection_goes_on(text: str, sqlstate
     "text", ["START_WAL_PUSH", "IDENTIFY_SYSTEM", "START_REPLICATION PHYSICAL 0/0", "TIMELINE_STATUS"]
 )
 def test_a_command_about_a_timeline_needs_ids(text: str, scene: Scene) -> None:
-    with one_line_in_the_log(scene), scene.client() as client:
+    with one_complaint(scene), scene.client() as client:
         client.start_up(None)
         with pytest.raises(Refused) as refused:
             client.query(text)
@@ -258,7 +271,7 @@ def test_a_timeline_that_is_not_here_is_undefined(text: str, scene: Scene) -> No
     "wanted", ["0/1000000", "0/3000000 TIMELINE 2"], ids=["from before the timeline", "of another timeline id"]
 )
 def test_wal_that_is_not_here_is_an_undefined_file(wanted: str, scene: Scene) -> None:
-    with one_line_in_the_log(scene), scene.client() as client:
+    with one_complaint(scene), scene.client() as client:
         client.start_up(TTID)
         client.send(Query(f"START_REPLICATION PHYSICAL {wanted}").encode())
         assert_refused_and_closed(client, UNDEFINED_FILE)
@@ -290,7 +303,7 @@ BAD_FRAMES = {
 
 @pytest.mark.parametrize("frame", BAD_FRAMES.values(), ids=BAD_FRAMES)
 def test_a_bad_frame_is_told_and_ends_the_connection(frame: bytes, scene: Scene) -> None:
-    with one_line_in_the_log(scene), scene.client() as client:
+    with one_complaint(scene), scene.client() as client:
         client.start_up(TTID)
         client.send(frame)
         client.end()
@@ -344,7 +357,7 @@ WRONG_FIRST_WORDS: dict[str, tuple[Words, str]] = {
 
 @pytest.mark.parametrize(("words", "sqlstate"), WRONG_FIRST_WORDS.values(), ids=WRONG_FIRST_WORDS)
 def test_a_proposer_that_greets_wrongly_is_sent_away(words: Words, sqlstate: str, scene: Scene) -> None:
-    with one_line_in_the_log(scene), scene.client() as client:
+    with one_complaint(scene), scene.client() as client:
         client.start_push(TTID)
         say(client, words(scene))
         assert_refused_and_closed(client, sqlstate)
@@ -405,7 +418,7 @@ WRONG_WORDS: dict[str, tuple[Words, str]] = {
 
 @pytest.mark.parametrize(("words", "sqlstate"), WRONG_WORDS.values(), ids=WRONG_WORDS)
 def test_a_proposer_that_says_something_wrong_is_sent_away(words: Words, sqlstate: str, scene: Scene) -> None:
-    with one_line_in_the_log(scene), scene.client() as client:
+    with one_complaint(scene), scene.client() as client:
         greeted(client, scene)
         say(client, words(scene))
         assert_refused_and_closed(client, sqlstate)
@@ -430,7 +443,7 @@ WHOLE_BAD_FRAMES = {name: frame for name, frame in BAD_FRAMES.items() if name !=
 
 @pytest.mark.parametrize("frame", WHOLE_BAD_FRAMES.values(), ids=WHOLE_BAD_FRAMES)
 def test_a_bad_frame_in_a_copy_is_told_and_ends_the_connection(frame: bytes, scene: Scene) -> None:
-    with one_line_in_the_log(scene), scene.client() as client:
+    with one_complaint(scene), scene.client() as client:
         greeted(client, scene)
         client.send(frame)
         assert_refused_and_closed(client, PROTOCOL_VIOLATION)
@@ -453,7 +466,7 @@ def test_a_proposer_that_fails_its_copy_hears_that_it_was_heard(scene: Scene) ->
 
 
 def test_a_protocol_version_that_nobody_speaks_is_refused(scene: Scene) -> None:
-    with one_line_in_the_log(scene), scene.client() as client:
+    with one_complaint(scene), scene.client() as client:
         client.start_up(TTID)
         client.send(Query("START_WAL_PUSH (proto_version '9')").encode())
         say(client, greeting(scene))
@@ -475,7 +488,7 @@ def test_a_stale_writer_hears_the_newer_term_and_changes_nothing(scene: Scene) -
 
 @pytest.mark.parametrize("changes", [{"wal_seg_size": 12345}, {"pg_version": 90624}, {"pg_version": 0}], ids=str)
 def test_a_timeline_that_could_not_be_kept_is_not_made(changes: dict[str, int], scene: Scene) -> None:
-    with one_line_in_the_log(scene), scene.client() as client:
+    with one_complaint(scene), scene.client() as client:
         client.start_push(NOBODYS)
         say(client, greeting(scene, ttid=NOBODYS, server=server(scene, **changes)))
         assert_refused_and_closed(client, NOT_IN_PREREQUISITE_STATE)

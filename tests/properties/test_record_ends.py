@@ -8,7 +8,17 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from walkeeper.errors import Malformed
-from walkeeper.formats.xlog import MAGICS, PAGE_BYTES, Record, RecordScanner, RecordVerifier, last_record_start
+from walkeeper.formats.xlog import (
+    LONG_HEADER_BYTES,
+    MAGICS,
+    PAGE_BYTES,
+    RECORD_HEADER_BYTES,
+    Record,
+    RecordScanner,
+    RecordVerifier,
+    last_record_start,
+)
+from walkeeper.formats.xlog_pages import PageLayout, encode_page_header
 from walkeeper.lsn import INVALID_LSN, Lsn
 from walkeeper.testing.wal import WalGenerator
 
@@ -95,14 +105,15 @@ def cuts(generated: WalGenerator) -> st.SearchStrategy[int]:
     return inside | near.map(lambda lsn: min(max(lsn, generated.start), generated.lsn))
 
 
-def batches(case: Case, data: st.DataObject) -> Iterator[list[memoryview]]:
-    """The WAL as it may arrive: batches of slices, each cut anywhere."""
+def batches(case: Case, data: st.DataObject, wal: bytes | None = None) -> Iterator[list[memoryview]]:
+    """The WAL, or ``wal`` in its place, as it may arrive: batches of slices, each cut anywhere."""
     generated = case.generated
-    wal, begin = memoryview(generated.wal), generated.start
+    rest, begin = memoryview(generated.wal if wal is None else wal), generated.start
     places = sorted(data.draw(st.lists(cuts(generated), max_size=8)))
     batch: list[memoryview] = []
     for place in (*places, generated.lsn):
-        batch.append(wal[begin - generated.start : place - generated.start])
+        batch.append(rest[: place - begin])
+        rest = rest[place - begin :]
         begin = Lsn(place)
         if place == generated.lsn or data.draw(st.booleans()):
             yield batch
@@ -121,6 +132,38 @@ def test_scanner_verifier_and_generator_agree_after_every_batch(case: Case, data
         assert (verifier.stopped, verifier.next_lsn) == (None, scanner.next_lsn)
         assert (scanner.record_end, verifier.record_end) == (expected, expected)
     assert seen == case.generated.records
+
+
+@given(cases(), st.data())
+def test_what_is_behind_a_switch_changes_nothing_wherever_it_is_cut(case: Case, data: st.DataObject) -> None:
+    case.generated.switch()
+    case.generated.record()
+    wal = litter_behind_switches(case, data)
+    scanner, verifier = case.scanner(), case.verifier()
+    seen: list[Record] = []
+    for batch in batches(case, data, wal):
+        scanner = scanner.scan(batch)
+        for piece in batch:
+            seen += verifier.feed(piece)
+        assert scanner.record_end == case.generated.record_end_at(scanner.next_lsn)
+    assert seen == case.generated.records
+
+
+def litter_behind_switches(case: Case, data: st.DataObject) -> bytes:
+    """The WAL with anything but pages of their place behind switches: noise, or pages of a segment long ago."""
+    generated = case.generated
+    layout = PageLayout.of(case.pg_major, MIB)
+    wal = bytearray(generated.wal)
+    noise = data.draw(st.binary(min_size=1, max_size=50))
+    for record in generated.records:
+        begin = record.start + RECORD_HEADER_BYTES + LONG_HEADER_BYTES
+        if record.header.is_switch and begin < record.end:
+            litter = noise * (MIB // len(noise) + 1)
+            wal[begin - generated.start : record.end - generated.start] = litter[: record.end - begin]
+            for page in range(begin + -begin % PAGE_BYTES, record.end, data.draw(st.integers(1, 9)) * PAGE_BYTES):
+                header = encode_page_header(layout, page - MIB, tli=1, system_id=1)
+                wal[page - generated.start : page - generated.start + len(header)] = header
+    return bytes(wal)
 
 
 @given(cases(), st.data())
@@ -148,7 +191,8 @@ def test_the_start_of_a_record_is_found_from_its_end(case: Case, data: st.DataOb
     first_page = generated.start + -generated.start % PAGE_BYTES
     assume(first_page <= record.end)
     begin = data.draw(st.sampled_from(range(first_page, record.end + 1, PAGE_BYTES)))
-    window = memoryview(generated.wal)[begin - generated.start : record.end - generated.start]
+    wal = litter_behind_switches(case, data) if data.draw(st.booleans()) else generated.wal
+    window = memoryview(wal)[begin - generated.start : record.end - generated.start]
     found = last_record_start(window, record.end, pg_major=case.pg_major, wal_seg_size=MIB)
     splits_a_switch = any(r.header.is_switch and r.start < begin <= r.start + 16 for r in generated.records)
     assert found == (record.start if record.start >= begin and not splits_a_switch else None)

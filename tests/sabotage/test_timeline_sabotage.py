@@ -16,6 +16,7 @@ from walkeeper.lsn import Lsn
 from walkeeper.membership import NO_GENERATION
 from walkeeper.messages import Batch, VoteRequest
 from walkeeper.storage.offload import Offload, ThreadOffload
+from walkeeper.storage.store import TimelineStore
 from walkeeper.terms import Term
 from walkeeper.testing.offload import InlineOffload
 from walkeeper.timeline import timeline as timeline_module
@@ -130,6 +131,20 @@ async def test_readers_that_see_what_is_being_truncated_are_caught(
     monkeypatch.setattr(Progress, "withdraw", forget_to_withdraw)
     with pytest.RaisesGroup(AssertionError, allow_unwrapped=True, flatten_subgroups=True):
         await scenes.test_readers_lose_sight_of_wal_before_the_disk_does(autojump_clock)
+
+
+@defect
+def begin_without_asking(_store: TimelineStore) -> None:
+    """What is half done when descriptors run out stays so."""
+
+
+async def test_a_timeline_that_does_not_ask_for_descriptors_before_it_begins_is_caught(
+    autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scene = scenes.test_without_descriptors_commits_go_on_and_what_needs_one_is_refused_until_there_are_some
+    monkeypatch.setattr(TimelineStore, "require_files", begin_without_asking)
+    with pytest.RaisesGroup(AssertionError, allow_unwrapped=True, flatten_subgroups=True):
+        await scene(autojump_clock)
 
 
 # -- threads --------------------------------------------------------------------------------------------------

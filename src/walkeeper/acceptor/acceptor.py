@@ -36,7 +36,7 @@ from walkeeper.formats.control_file import ControlFile
 from walkeeper.formats.xlog import MAGICS
 from walkeeper.ids import FIRST_TLI, NO_TLI, NodeId, TimelineNumber
 from walkeeper.lsn import INVALID_LSN, Lsn
-from walkeeper.membership import Generation
+from walkeeper.membership import NO_GENERATION, Configuration, Generation
 from walkeeper.messages import (
     AcceptorGreeting,
     AcceptorMessage,
@@ -58,7 +58,14 @@ class Checkpoint:
     remote_consistent_lsn: Lsn = INVALID_LSN
 
 
-AdminRequest = Checkpoint
+@dataclass(frozen=True, slots=True)
+class SwitchMembership:
+    """Go over to ``configuration`` if it is newer than ours, else change nothing.  No reply."""
+
+    configuration: Configuration
+
+
+AdminRequest = Checkpoint | SwitchMembership
 
 
 class Performer(Protocol):
@@ -121,6 +128,8 @@ class Acceptor:
                 return self._elected(request)
             case ProposerGreeting():
                 return self._greeting(request)
+            case SwitchMembership(configuration):
+                return self._intend(*self.state.saving(configuration=self._newer(configuration)))
             case Checkpoint(remote_consistent_lsn):
                 return self._intend(*self.state.hearing_of(remote_consistent_lsn).saving())
             case _:
@@ -136,22 +145,26 @@ class Acceptor:
     def _greeting(self, greeting: ProposerGreeting) -> Intent:
         kept = self.state.kept
         self._require_same_server(greeting)
-        server, configuration = kept.server, kept.configuration
+        server, configuration = kept.server, self._newer(greeting.configuration)
         if greeting.server.system_id not in (0, server.system_id):
             server = replace(
                 server,
                 system_id=greeting.server.system_id,
                 pg_version=greeting.server.pg_version or server.pg_version,
             )
-        if greeting.configuration.generation > configuration.generation:  # invariant 18: only ever upwards
-            if self.node_id not in greeting.configuration:  # invariant 19
-                raise NotMember(self.node_id, greeting.configuration.generation)
-            configuration = greeting.configuration
         effects: Sequence[Effect] = ()
         state = self.state
         if (server, configuration) != (kept.server, kept.configuration):
             effects, state = self.state.saving(server=server, configuration=configuration)
         return self._intend(effects, state, AcceptorGreeting(self.node_id, configuration, state.term))
+
+    def _newer(self, configuration: Configuration) -> Configuration:
+        """``configuration`` or our own, whichever is newer (invariant 18).  Raises NotMember (invariant 19)."""
+        own = self.state.kept.configuration
+        if configuration.generation <= own.generation:
+            return own
+        require_member(self.node_id, configuration)
+        return configuration
 
     def _require_same_server(self, greeting: ProposerGreeting) -> None:
         kept = self.state.kept
@@ -283,6 +296,12 @@ class Acceptor:
         own = self.state.kept.configuration.generation
         if generation != own:
             raise WrongGeneration(request, generation, own)
+
+
+def require_member(node_id: NodeId, configuration: Configuration) -> None:
+    """Raises NotMember if generations are in use and ``node_id`` is not in this one (invariant 19)."""
+    if configuration.generation != NO_GENERATION and node_id not in configuration:
+        raise NotMember(node_id, configuration.generation)
 
 
 def _adopted(state: AcceptorState, elected: ProposerElected) -> dict[str, object]:

@@ -14,8 +14,7 @@ from typing import Any
 from walkeeper.acceptor.effects import KeepControlFile
 from walkeeper.errors import InvalidTimeline, Malformed
 from walkeeper.formats.control_file import ControlFile
-from walkeeper.formats.segments import is_legal_segment_size
-from walkeeper.formats.xlog import MAGICS, PAGE_BYTES, RecordScanner
+from walkeeper.formats.xlog import PAGE_BYTES, RecordScanner
 from walkeeper.formats.xlog_pages import PageLayout
 from walkeeper.ids import NO_TLI, TenantTimelineId, TimelineNumber
 from walkeeper.lsn import INVALID_LSN, Lsn, format_lsn
@@ -200,10 +199,7 @@ def _require_record_boundary(lsn: Lsn, server: ServerInfo) -> None:
 
 def require_known_server(server: ServerInfo) -> None:
     """Raises InvalidTimeline unless WAL of this server can be read: a known major version, a legal segment size."""
-    if server.pg_major not in MAGICS:
-        known = f"{min(MAGICS)} to {max(MAGICS)}"
-        raise InvalidTimeline(f"PostgreSQL version {server.pg_version} is not supported (known: {known})")
-    if not is_legal_segment_size(server.wal_seg_size):
-        raise InvalidTimeline(
-            f"WAL segment size {server.wal_seg_size} is not a power of two between 1 MiB and 1 GiB"
-        )
+    try:
+        PageLayout.of(server.pg_major, server.wal_seg_size)
+    except Malformed as error:
+        raise InvalidTimeline(str(error)) from error

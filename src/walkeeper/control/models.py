@@ -16,7 +16,7 @@ from walkeeper.formats.control_file import control_file_as_json
 from walkeeper.formats.replication import StandbyStatusUpdate, format_time
 from walkeeper.ids import NodeId, TenantId, TenantTimelineId, TimelineId
 from walkeeper.lsn import INVALID_LSN, format_lsn
-from walkeeper.membership import Configuration, Generation, Member
+from walkeeper.membership import KEEPERS_MAX, Configuration, Generation, Member
 from walkeeper.messages import NO_HOT_STANDBY, PageserverFeedback, ServerInfo
 from walkeeper.timeline.registry import Sender
 from walkeeper.timeline.timeline import TimelineStatistics
@@ -55,10 +55,13 @@ class MemberJson(Json, frozen=True):
         require_u64("id", self.id)
 
 
+MembersJson = Annotated[tuple[MemberJson, ...], msgspec.Meta(max_length=KEEPERS_MAX)]
+
+
 class ConfigurationJson(Json, frozen=True):
     generation: U32
-    members: tuple[MemberJson, ...]
-    new_members: tuple[MemberJson, ...] | None = None
+    members: MembersJson
+    new_members: MembersJson | None = None
 
 
 class CreateTimelineJson(Json, frozen=True):

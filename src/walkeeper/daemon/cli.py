@@ -29,6 +29,7 @@ from walkeeper.daemon.config import (
 )
 from walkeeper.daemon.options import FlagParser, add_flags, options_of, read_environment, read_flags, settle
 from walkeeper.errors import ConfigError, Corrupt
+from walkeeper.formats.segments import WAL_SEG_SIZE_MIN, is_beside_wal, parse_segment_name
 from walkeeper.lsn import Lsn, format_lsn
 
 Config = TypeVar("Config")
@@ -199,9 +200,7 @@ def run_command(
     arguments: Sequence[str], environment: Mapping[str, str], commands: Sequence[Command[Any]] = COMMANDS
 ) -> int:
     """Run the command that ``arguments`` name; return the exit code."""
-    report = next(
-        (each.report for each in commands if [each.name] == list(arguments[:1])), exits.report_no_command
-    )
+    report = _reporter(arguments, commands)
     try:
         command, config = read_command(arguments, environment, commands)
         command.run(config)
@@ -210,6 +209,20 @@ def run_command(
     except (Exception, BaseExceptionGroup) as error:  # noqa: BLE001  the boundary of a restore_command
         return report(error)
     return 0
+
+
+def _reporter(arguments: Sequence[str], commands: Sequence[Command[Any]]) -> Callable[[BaseException], int]:
+    """Who says what went wrong.  A command whose words ask for a file of WAL was meant to be a restore_command."""
+    named = next((each for each in commands if [each.name] == list(arguments[:1])), None)
+    if named is None:
+        return exits.report_no_command
+    if named.report is exits.report and any(_is_archived(os.path.basename(word)) for word in arguments):
+        return exits.report_to_misled_recovery
+    return named.report
+
+
+def _is_archived(name: str) -> bool:
+    return is_beside_wal(name) or parse_segment_name(name, WAL_SEG_SIZE_MIN) is not None
 
 
 def read_command(

@@ -1,7 +1,7 @@
 """What the daemon can be told, in parts: each room is handed its part, or the two numbers it needs.
 
 Names and defaults of the flags are Neon's safekeeper's wherever both have the option, so that its tooling starts
-a keeper unchanged.  Ours alone: ``--config`` and ``--shutdown-timeout``, and everything of the sidecar and the tools.
+a keeper unchanged.  Ours alone: ``--config``, ``--max-connections`` and ``--shutdown-timeout``, and everything of the sidecar and the tools.
 
 Does not read anything: ``options`` does.
 """
@@ -26,6 +26,9 @@ from walkeeper.ids import NodeId, TenantId, TenantTimelineId, TimelineId
 from walkeeper.links.address import Address, parse_address, parse_keepers
 from walkeeper.messages import ServerInfo
 from walkeeper.sidecar.name import DEFAULT_NAME
+
+CONNECTIONS_MAX_DEFAULT: Final = 10_000
+"""As many as anybody gets who does not ask for more: idle they cost 10 KiB of memory each, pausing readers half a MiB."""
 
 LOG_FORMATS: Final = ("plain", "json")
 
@@ -56,6 +59,11 @@ class ListenConfig:
     http: Address = option(
         "listen-http", parse_address, default="127.0.0.1:7676", metavar="HOST:PORT",
         help="where operators connect: management API, health, metrics; port 0 picks a free one",
+    )  # fmt: skip
+    connections_max: int | None = option(
+        "max-connections", parse_positive, metavar="N",
+        help="how many writers and readers may be connected at once; if not said, as many as the limit of open files"
+        f" allows, at most {CONNECTIONS_MAX_DEFAULT}",
     )  # fmt: skip
     advertise_pg: Address | None = option(
         "advertise-pg", parse_address, metavar="HOST:PORT",

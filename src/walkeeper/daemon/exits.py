@@ -2,7 +2,8 @@
 
 Exit codes: 0 done, 1 failed, 2 wrong options or environment, 3 fenced by a newer term, 4 durability lost, 127 no such
 command.  A restore_command has codes of its own: PostgreSQL takes 1 to 125 for *there is no such file*, which ends its
-recovery, and stops at anything above.  A misspelt one is not known for a restore_command, hence the 127.
+recovery, and stops at anything above.  A misspelt one is not known for a restore_command, hence the 127; one that names
+another command is known by the file that it is asked for.
 
 Source: PostgreSQL ``access/transam/xlogarchive.c`` (RestoreArchivedFile).
 """
@@ -41,15 +42,21 @@ def report_no_command(error: BaseException) -> int:
 
 def report_to_recovery(error: BaseException) -> int:
     """As ``report``, for a restore_command.  Only what is certain may end a recovery, and nothing is raised."""
-    gravest = _gravest(error)
-    tell(_traceback(error) if gravest is None else str(gravest))
+    tell(_words_for(error))
     return NO_SUCH_FILE if all(isinstance(leaf, NotKept) for leaf in leaves(error)) else CANNOT_TELL
 
 
-def _traceback(error: BaseException) -> str:
+def report_to_misled_recovery(error: BaseException) -> int:
+    """The same where a restore_command names a command that gives no files: nothing is certain."""
+    tell(f"{_words_for(error)}; restore_command should be: walkeeper fetch %f %p")
+    return CANNOT_TELL
+
+
+def _words_for(error: BaseException) -> str:
     import traceback
 
-    return "".join(traceback.format_exception(error))
+    gravest = _gravest(error)
+    return "".join(traceback.format_exception(error)) if gravest is None else str(gravest)
 
 
 def tell(line: str) -> None:

@@ -30,7 +30,7 @@ from walkeeper.control.app import create_app
 from walkeeper.control.health import Readiness, health_routes
 from walkeeper.control.metrics import Metrics
 from walkeeper.control.server import serving_http
-from walkeeper.daemon import memory
+from walkeeper.daemon import files, memory
 from walkeeper.daemon.config import ServeConfig, TimingConfig
 from walkeeper.daemon.logs import configure_logs
 from walkeeper.daemon.notify import READY, STOPPING, notify
@@ -39,7 +39,7 @@ from walkeeper.daemon.stop import wait_for_stop
 from walkeeper.daemon.watch import WatchedOffload
 from walkeeper.errors import ConfigError, Malformed
 from walkeeper.formats.control_file import control_file_as_json, parse_control_file
-from walkeeper.services.listener import SocketListener, accepting
+from walkeeper.services.listener import Limits, SocketListener, accepting
 from walkeeper.storage.data_directory import DataDirectory, claim
 from walkeeper.storage.disk import OsDisk
 from walkeeper.storage.offload import ThreadOffload
@@ -79,23 +79,27 @@ def run_keeper(config: ServeConfig) -> None:
         log.info("data directory claimed", path=str(path), id=directory.node_id, version=walkeeper.__version__)
         if config.init:
             return
+        connections_max = files.settle_connections_max(config.listen.connections_max, files.raise_limit())
+        disk.require_files()
         if config.place.no_sync:
             log.warning("nothing is fsynced (--no-sync): a power failure loses acknowledged WAL")
         with bind(config.listen.pg, "--listen-pg") as pg, bind(config.listen.http, "--listen-http") as http:
             log.info("listening", pg=str(bound_address(pg)), http=str(bound_address(http)))
-            letting_in = partial(_accepting_at, metrics, config.timing.wal_sender_timeout_seconds)
+            log.info("room for writers and readers", connections_max=connections_max)
+            limits = Limits(config.timing.wal_sender_timeout_seconds, connections_max)
+            letting_in = partial(_accepting_at, metrics, limits)
             trio.run(serve, directory, config.timing, metrics, pg, http, letting_in)
     log.info("stopped")
 
 
 def _accepting_at(
     metrics: Metrics,
-    reader_seconds_max: float,
+    limits: Limits,
     sock: socket.socket,
     timelines: Timelines,
     connections: trio.Nursery,
 ) -> AbstractAsyncContextManager[None]:
-    return accepting(SocketListener(sock), timelines, connections, metrics, reader_seconds_max)
+    return accepting(SocketListener(sock), timelines, connections, metrics, limits)
 
 
 async def serve(

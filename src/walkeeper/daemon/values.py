@@ -13,10 +13,8 @@ from pathlib import Path
 from typing import Final
 
 from walkeeper.errors import Malformed
-from walkeeper.formats.sizes import parse_size
+from walkeeper.formats.sizes import parse_size, parse_unsigned
 from walkeeper.ids import NodeId
-
-U64_MAX: Final = 2**64 - 1
 
 _DAY: Final = 86_400.0
 _UNITS: Final = (
@@ -61,9 +59,13 @@ def parse_node_id(text: str) -> NodeId:
 
 def parse_positive(text: str) -> int:
     """A whole number from 1 to 2**64 - 1."""
-    if not (text.isascii() and text.isdigit()) or not 0 < int(text) <= U64_MAX:
+    try:
+        number = parse_unsigned(text, 64)
+    except Malformed:
+        number = 0
+    if not number:
         raise ValueError(f"expected a whole number above 0 of at most 64 bits, got {text!r}")
-    return int(text)
+    return number
 
 
 def parse_size_bytes(text: str) -> int:

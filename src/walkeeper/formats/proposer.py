@@ -24,7 +24,7 @@ from walkeeper.formats.cursor import ByteOrder, Reader, Writer
 from walkeeper.formats.feedback import encode_pageserver_feedback, parse_pageserver_feedback
 from walkeeper.ids import NodeId, TenantId, TenantTimelineId, TimelineId
 from walkeeper.lsn import INVALID_LSN, Lsn
-from walkeeper.membership import Configuration, Generation, Member
+from walkeeper.membership import KEEPERS_MAX, Configuration, Generation, Member
 from walkeeper.messages import (
     APPEND_BYTES_MAX,
     PROTOCOL_2_GENERATION,
@@ -152,7 +152,12 @@ class _MessageReader(Reader):
             raise Malformed(f"{self.what}: {error}") from error
 
     def _members(self) -> tuple[Member, ...]:
-        return tuple(Member(NodeId(self.u64()), self.cstring(), self.u16()) for _ in range(self.u32()))
+        count = self.u32()
+        if (
+            count > KEEPERS_MAX
+        ):  # refused before the work: the hundred thousand that a frame can bring take a third of a second
+            self.fail(f"a configuration of {count} members; no writer has more than {KEEPERS_MAX}")
+        return tuple(Member(NodeId(self.u64()), self.cstring(), self.u16()) for _ in range(count))
 
     def server(self) -> ServerInfo:
         return ServerInfo(self.u32(), self.u64(), self.u32())

@@ -5,7 +5,7 @@ Its file name is three 8-digit upper-case hexadecimal numbers: PostgreSQL's time
 split as if LSNs were 32-bit numbers with a high half.  ``.partial`` marks a segment that is still being written.
 
 Does not know what is inside (``formats.xlog``) and does not open files (``storage.wal``).
-Source: PostgreSQL ``access/xlog_internal.h`` (XLogFileName, XLByteToSeg, IsValidWalSegSize).
+Source: PostgreSQL ``access/xlog_internal.h`` (XLogFileName, XLByteToSeg, IsValidWalSegSize, IsTLHistoryFileName).
 """
 
 import re
@@ -25,6 +25,8 @@ PARTIAL_SUFFIX: Final = ".partial"
 # Both cases are read: tools of other origin have written lower-case names.
 _NAME = re.compile(r"([0-9A-Fa-f]{8})([0-9A-Fa-f]{8})([0-9A-Fa-f]{8})(\.partial)?")
 
+_BESIDE_WAL = re.compile(r"[0-9A-F]{8}\.history|[0-9A-F]{24}\.[0-9A-F]{8}\.backup")
+
 
 class SegmentName(NamedTuple):
     """What the name of a segment file says."""
@@ -39,12 +41,16 @@ def is_legal_segment_size(size: int) -> bool:
     return WAL_SEG_SIZE_MIN <= size <= WAL_SEG_SIZE_MAX and size & (size - 1) == 0
 
 
+def require_legal_segment_size(size: int) -> int:
+    """``size`` itself.  Raises Malformed unless it is legal."""
+    if not is_legal_segment_size(size):
+        raise Malformed(f"a WAL segment cannot have {size} bytes, but a power of two from 1 MiB to 1 GiB")
+    return size
+
+
 def parse_segment_size(text: str) -> int:
     """PostgreSQL's wal_segment_size (``16MB``) -> bytes.  Raises Malformed for one that it would not accept."""
-    size = parse_size(text)
-    if not is_legal_segment_size(size):
-        raise Malformed(f"a WAL segment cannot have {size} bytes")
-    return size
+    return require_legal_segment_size(parse_size(text))
 
 
 def segment_number(lsn: int, size: int) -> int:
@@ -86,6 +92,11 @@ def parse_segment_name(name: str, size: int) -> SegmentName | None:
     if low >= per_half:
         return None
     return SegmentName(TimelineNumber(tli), high * per_half + low, match.group(4) is not None)
+
+
+def is_beside_wal(name: str) -> bool:
+    """Whether a file of this name is a history or a backup file: what else PostgreSQL asks an archive for."""
+    return _BESIDE_WAL.fullmatch(name) is not None
 
 
 def _segments_per_half(size: int) -> int:

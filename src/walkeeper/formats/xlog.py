@@ -8,7 +8,8 @@
 Rules: nothing here guesses; what PostgreSQL would not write is Malformed, with its LSN.  A record is never kept
 in memory, only its header at most.  The last complete record's end is the same for both, at every cut: the end
 that ``flush_lsn`` stands for.  A record that a crash tore is dropped where PostgreSQL goes on behind it (the page
-says XLP_FIRST_IS_OVERWRITE_CONTRECORD), and the end stays before it until the next record is complete.
+says XLP_FIRST_IS_OVERWRITE_CONTRECORD), and the end stays before it until the next record is complete.  What is behind
+an XLOG_SWITCH, up to the next segment, is nobody's: it may be anything but a page of its place, which none would write.
 
 Does not read files, does not decode what records mean, and does not follow a change of PostgreSQL's timeline id.
 Source: PostgreSQL ``xlogreader.c`` and ``xlog.c`` (CopyXLogRecordToWAL), releases 14 to 18.
@@ -187,12 +188,12 @@ class _Walk:
         """Whether a walk from ``page`` finds the last record end in the window without knowing what came before.
 
         Not so where the open record does not end on the page or in the window, where it may be an XLOG_SWITCH, where
-        it was torn, and in the zeroes behind an XLOG_SWITCH.  If these were no such zeroes the walk will find out.
+        it was torn, and behind an XLOG_SWITCH.  If what is no page is not behind one the walk will find out.
         """
-        offset = page - self.begin
-        if self.layout.is_blank(self.wal, offset):
+        try:
+            _tli, rem_len, overwrites = self.layout.read_page_header(self.wal, page - self.begin, page)
+        except BadWal:
             return False
-        _tli, rem_len, overwrites = self.layout.read_page_header(self.wal, offset, page)
         if overwrites or rem_len in BARE_TAILS:
             return False
         return page + self.layout.header_bytes(page) + rem_len <= min(page + PAGE_BYTES, self.end)
@@ -444,8 +445,11 @@ def last_record_start(wal: Slice, end: Lsn, *, pg_major: int, wal_seg_size: int)
     ``wal``, or ``wal`` begins inside what may be an XLOG_SWITCH.  Raises Malformed if no record ends at ``end`` or
     if one on the way is damaged.
     """
-    begin = Lsn(end - len(wal))
-    if len(wal) >= SHORT_HEADER_BYTES and PageLayout.is_blank(wal, 0):  # behind an XLOG_SWITCH
+    begin, layout = Lsn(end - len(wal)), PageLayout.of(pg_major, wal_seg_size)
+    try:
+        if len(wal) >= layout.header_bytes(begin):
+            layout.read_page_header(wal, 0, begin)
+    except BadWal:  # behind an XLOG_SWITCH, unless a segment starts with it
         begin = min(next_segment_start(begin, wal_seg_size), end)
     verifier = RecordVerifier(begin, pg_major=pg_major, wal_seg_size=wal_seg_size, inside_record=begin < end)
     records = verifier.feed(wal[len(wal) - (end - begin) :])

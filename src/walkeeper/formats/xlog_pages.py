@@ -17,7 +17,7 @@ from struct import Struct
 from typing import Final, NamedTuple
 
 from walkeeper.errors import BadWal, Malformed
-from walkeeper.formats.segments import is_legal_segment_size, next_segment_start, segment_start
+from walkeeper.formats.segments import next_segment_start, require_legal_segment_size, segment_start
 from walkeeper.ids import TimelineNumber
 from walkeeper.lsn import Lsn, format_lsn
 from walkeeper.messages import ServerInfo, Slice
@@ -109,11 +109,8 @@ class PageLayout:
         magic = MAGICS.get(pg_major)
         if magic is None:
             raise Malformed(f"WAL of PostgreSQL {pg_major} cannot be read, only of {min(MAGICS)} to {max(MAGICS)}")
-        if not is_legal_segment_size(wal_seg_size):
-            raise Malformed(f"a WAL segment cannot have {wal_seg_size} bytes")
-        return cls(
-            pg_major, wal_seg_size, magic, RECORD_BYTES_MAX if pg_major >= 16 else _RECORD_BYTES_MAX_BEFORE_16
-        )
+        record_bytes_max = RECORD_BYTES_MAX if pg_major >= 16 else _RECORD_BYTES_MAX_BEFORE_16
+        return cls(pg_major, require_legal_segment_size(wal_seg_size), magic, record_bytes_max)
 
     def header_bytes(self, page: int) -> int:
         """How long the header of the page that starts at ``page`` is: its position alone decides."""
@@ -122,11 +119,6 @@ class PageLayout:
     def record_end(self, after: int, *, switch: bool) -> Lsn:
         """The end of the record whose last byte is just below ``after``."""
         return next_segment_start(after, self.wal_seg_size) if switch else Lsn((after + 7) & ~7)
-
-    @staticmethod
-    def is_blank(wal: Slice, offset: int) -> bool:
-        """Whether there are zeroes where a page header should be, as behind an XLOG_SWITCH and the end of the WAL."""
-        return not any(_read_short_header(wal, offset))
 
     def read_page_header(self, wal: Slice, offset: int, page: int) -> PageHeader:
         """The header at ``wal[offset:]``, which must be complete, of the page at LSN ``page``.

@@ -15,14 +15,12 @@ from pathlib import Path
 from typing import Final, TypeVar
 from urllib.parse import parse_qsl, unquote, urlsplit
 
-from walkeeper.errors import ConfigError
+from walkeeper.errors import ConfigError, Malformed
+from walkeeper.formats.sizes import parse_unsigned
 
 DEFAULT_PORT: Final = 5432
 CONNECT_TIMEOUT_SECONDS: Final = 10.0
 """How long an attempt may take when nothing says so; libpq would wait for ever."""
-
-PORT_DIGITS_MAX: Final = 10
-"""Longest port, leading zeroes included."""
 
 SOCKET_DIRECTORIES: Final = ("/var/run/postgresql", "/tmp")  # noqa: S108 (PostgreSQL's own default)
 """Where servers put their Unix sockets unless told otherwise: Debian's and PostgreSQL's default."""
@@ -165,9 +163,13 @@ def _if_there(home: str, name: str) -> str:
 
 
 def _parse_port(text: str) -> int:
-    if not (text.isascii() and text.isdigit() and len(text) <= PORT_DIGITS_MAX and 0 < int(text) < 65536):
+    try:
+        port = parse_unsigned(text, 16)
+    except Malformed:
+        port = 0
+    if not port:
         raise ConfigError(f"connection string: {text!r} is not a port")
-    return int(text)
+    return port
 
 
 def _parse_timeout(text: str) -> float:

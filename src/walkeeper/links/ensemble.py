@@ -124,7 +124,9 @@ class Ensemble:
     def troubles(self) -> str:
         """Who is waited for, why, and what to do, for people; empty when it is nobody."""
         blank = ", ".join(str(link) for link in self.links if self._is_blank(link.place))
-        missing = "; ".join(link.trouble or link.lack or f"{link}: not done yet" for link in self._missing())
+        missing = "; ".join(
+            link.trouble or link.missing_wal or f"{link}: not done yet" for link in self._missing()
+        )
         if not blank:
             return missing
         return (
@@ -196,14 +198,22 @@ class Ensemble:
         self._look_again()
 
     def _tell_doubts(self, election: Election) -> None:
-        """Say so if nobody can tell whether more was acknowledged.  Where nobody has any WAL that is a first start."""
+        """Say so if nobody can tell whether more was acknowledged.  Where nobody has any WAL that is a first start.
+
+        One that was interrupted looks like lost disks: a leader acknowledges before any keeper hears of the commit, and
+        a keeper that lost its disk then gets some of the WAL again.
+        """
         if election.is_vouched_for or election.is_first:
             return
+        if any(follower.claims_to_be_whole for follower in self.proposer.followers):
+            why = "too few of the keepers remember all that they have acknowledged: the others are new or lost their disks"
+        else:
+            why = "no keeper has ever heard of a commit: a first start was interrupted, or they lost their disks"
         self.log.error(
             "acknowledged commits may be lost",
             term=election.term,
             quorum_ends_at=format_lsn(election.start_lsn),
-            why="too few of the keepers remember all that they have acknowledged: the others are new or lost their disks",
+            why=why,
             keepers="; ".join(map(self._describe_vote, self.links)),
             remedy="compare quorum_ends_at with what the primary, its standbys and disks that were set aside have",
         )

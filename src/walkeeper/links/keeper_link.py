@@ -151,7 +151,7 @@ class KeeperLink:
         """Why it was lost or not reached, for people; empty when it has been heard since."""
         self.is_misplaced = False
         """Whether it does not belong to this quorum, by what it said last."""
-        self.lack = ""
+        self.missing_wal = ""
         """What WAL it waits for that nobody has undamaged, for people; empty while it is none."""
 
     def __str__(self) -> str:
@@ -196,7 +196,7 @@ class KeeperLink:
                     nursery.start_soon(self._speak, connection)
             finally:
                 self._connection = None
-                self.lack = ""
+                self.missing_wal = ""
                 self._proposer.disconnected(self.place)
                 self._company.keeper_came_or_went()
         if self._failure is not None:
@@ -308,9 +308,9 @@ class KeeperLink:
             await self._send(connection, _Padding(), self._follower.durable_lsn)
             return
         place = self._proposer.donor_for(self.place)
-        self._tell_lack(self._proposer.damaged_donors(self.place) if place is None else ())
+        self._tell_missing_wal(self._proposer.damaged_donors(self.place) if place is None else ())
         if place is None:
-            if not self.lack:
+            if not self.missing_wal:
                 self._company.strand()
             await trio.sleep(DONOR_PAUSE_SECONDS)
             return
@@ -333,21 +333,21 @@ class KeeperLink:
     def _is_own(self, error: Exception, connection: Connection) -> bool:
         return isinstance(error, Unreachable) and error.server == connection.name
 
-    def _tell_lack(self, damaged: Sequence[int]) -> None:
+    def _tell_missing_wal(self, damaged: Sequence[int]) -> None:
         """Say, once, that those who have the WAL that this keeper needs have it damaged.
 
         The leadership goes on: another one would have no other keepers, and commits may need none of that WAL.
         """
         names = ", ".join(str(self._company.address_of(place)) for place in damaged)
         wanting = format_lsn(self._follower.streaming_at)
-        lack = names and f"{self}: it needs WAL from {wanting} on, which is damaged on {names}"
-        if lack and lack != self.lack:
+        missing_wal = names and f"{self}: it needs WAL from {wanting} on, which is damaged on {names}"
+        if missing_wal and missing_wal != self.missing_wal:
             self._company.log.error(
                 "no sound donor", keeper=str(self.address), from_lsn=wanting, damaged=names, remedy=DAMAGE_REMEDY
             )
-        self.lack = lack
-        if self._follower.is_lacking != bool(lack):
-            self._proposer.lacks_wal(self.place, bool(lack))
+        self.missing_wal = missing_wal
+        if self._follower.is_lacking != bool(missing_wal):
+            self._proposer.lacks_wal(self.place, bool(missing_wal))
             self._company.keeper_came_or_went()
 
     async def _copy_from(self, place: int, connection: Connection) -> None:

@@ -30,7 +30,7 @@ are refused instead of counted twice.  Does not connect, read clocks or touch WA
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum, auto
 from math import inf
 from typing import assert_never
@@ -38,7 +38,7 @@ from typing import assert_never
 from walkeeper.errors import ConfigError, Malformed, OutOfTurn
 from walkeeper.ids import NodeId
 from walkeeper.lsn import INVALID_LSN, LSN_MAX, Lsn
-from walkeeper.membership import KEEPERS_MAX, NO_CONFIGURATION, Configuration
+from walkeeper.membership import KEEPERS_MAX, Configuration
 from walkeeper.messages import (
     APPEND_BYTES_MAX,
     AcceptorGreeting,
@@ -99,6 +99,7 @@ class Proposer:
 
     ``held_term`` is the highest term this writer campaigned with in an earlier leadership: a keeper beyond it has
     heard of another writer since, so instead of outbidding that one the campaign ends with ``Overtaken``.
+    The configuration in ``greeting`` is where it begins; a newer one that a keeper knows is adopted, and told to others.
     Raises ConfigError for no keepers, too many, or one listed twice.
     """
 
@@ -130,8 +131,8 @@ class Proposer:
         """That have ever come in: the clock by which confirmations are dated."""
         self.is_asking = False
         """Whether those who have voted have to confirm it: a campaign, or somebody is doubted."""
-        self._configuration = NO_CONFIGURATION
-        self._quorum = Quorum.of_keepers(len(keepers))
+        self._configuration = greeting.configuration
+        self._quorum = Quorum.of(greeting.configuration, len(keepers))
 
     @property
     def server(self) -> ServerInfo:
@@ -422,7 +423,7 @@ class Proposer:
             case Phase.CONNECTED:
                 follower.phase = Phase.GREETING
                 follower.sent(now)
-                return self._greeting
+                return replace(self._greeting, configuration=self._configuration)
             case Phase.WAITING if self.stage in _AT_WORK:
                 follower.phase = Phase.VOTING
                 return self._ask(follower, now)

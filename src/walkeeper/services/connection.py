@@ -15,7 +15,15 @@ from typing import Final, Protocol, assert_never
 import structlog
 import trio
 
-from walkeeper.errors import BadCommand, Malformed, NotFound, TermChanged, TimelineUnavailable, WalkeeperError
+from walkeeper.errors import (
+    BadCommand,
+    Malformed,
+    NotFound,
+    TermChanged,
+    TimelineUnavailable,
+    TooManyClients,
+    WalkeeperError,
+)
 from walkeeper.formats.backend import (
     INT4_OID,
     BackendMessage,
@@ -58,6 +66,7 @@ from walkeeper.formats.startup import (
 )
 from walkeeper.ids import FIRST_TLI, TenantTimelineId
 from walkeeper.links.link import Link, send_all
+from walkeeper.links.throttle import Throttle
 from walkeeper.lsn import Lsn, format_lsn
 from walkeeper.messages import ProposerGreeting
 from walkeeper.services import status
@@ -73,6 +82,13 @@ from walkeeper.timeline.timelines import Timelines
 
 STARTUP_SECONDS_MAX: Final = 30.0
 """How long a stranger may take to say who it is."""
+
+TURNED_AWAY_SECONDS_MAX: Final = 2.0
+"""The same for one that there is no room for: its descriptor is needed."""
+
+REFUSALS_MAX: Final = 10
+"""Log lines for one kind of refusal in ``THROTTLE_SECONDS``: enough to see all of a cluster that is set up wrongly, and
+few enough when a client asks the same again and again."""
 
 LINGER_SECONDS_MAX: Final = 2.0
 """How long what a client still sends is read away after the last word, so that a reset does not swallow that word."""
@@ -125,6 +141,7 @@ class Connection:
         draining: Serving,
         turnstile: Turnstile,
         instruments: Instruments,
+        throttle: Throttle,
         reader_seconds_max: float = SILENCE_SECONDS_MAX,
     ) -> None:
         self._client = client
@@ -134,6 +151,8 @@ class Connection:
         self._draining = draining
         self._turnstile = turnstile
         self._instruments = instruments
+        self._throttle = throttle
+        self._is_welcome = True
         self._session = ServerSession()
         self._options = ConnectionOptions()
 
@@ -153,13 +172,26 @@ class Connection:
             finally:
                 await self._link.aclose()
 
+    async def turn_away(self) -> None:
+        """Let the client say who it is, as it would not understand an answer before, and say that there is no room.
+
+        Cancellation: at any time.
+        """
+        self._is_welcome = False
+        await self.serve()
+
+    async def drop(self) -> None:
+        """End it without a word.  Cancellation: at any time."""
+        await self._link.aclose()
+
     async def _serve(self) -> None:
+        startup_seconds_max = STARTUP_SECONDS_MAX if self._is_welcome else TURNED_AWAY_SECONDS_MAX
         try:
-            with trio.move_on_after(STARTUP_SECONDS_MAX) as limit, self._draining.while_serving():
+            with trio.move_on_after(startup_seconds_max) as limit, self._draining.while_serving():
                 if not await self._start_up():
                     return
             if limit.cancelled_caught or self._session.state is not ServerState.READY:
-                log.info("connection ended before it began")
+                self._log("connection ended before it began")
                 return
             with structlog.contextvars.bound_contextvars(
                 ttid=str(self._options.ttid), application=self._client.application_name
@@ -178,6 +210,8 @@ class Connection:
                 case SslRequest() | GssEncRequest():
                     await self._send_answer(EncryptionAnswer(accepted=False))
                 case StartupMessage():
+                    if not self._is_welcome:
+                        raise TooManyClients
                     self._take_parameters(event)
                     await self._send(*TRUST_REPLIES)
                     return True
@@ -317,7 +351,7 @@ class Connection:
             if not command.allow_timeline_creation:
                 log.info("timeline does not exist and the proposer must not create it")
                 return False  # Neon's proposer takes silence as the answer
-            timeline = await self._timelines.create(ttid, first.server)
+            timeline = await self._timelines.create(ttid, first.server, configuration=first.configuration)
         log.info("proposer begins", protocol=command.proto_version)
         said = await serve_proposer(
             self._link,
@@ -395,14 +429,23 @@ class Connection:
             await self._send(error_response(error))
 
     def _note(self, error: WalkeeperError) -> None:
-        if isinstance(error, NotFound):  # no fault: every sidecar asks before it creates its timeline
-            log.info("timeline does not exist", error=str(error))
-            return
-        if isinstance(error, TermChanged):  # nor is this: so a leader's reading ends, or begins a moment too early
-            log.info("reader sent away", error=str(error))
-            return
-        self._instruments.refused(error)
-        log.warning("request refused", error=str(error), kind=type(error).__name__)
+        match error:
+            case NotFound():  # no fault: every sidecar asks before it creates its timeline
+                self._log("timeline does not exist", error=str(error))
+            case TermChanged():  # nor is this: so a leader's reading ends, or begins a moment too early
+                self._log("reader sent away", error=str(error))
+            case TooManyClients():  # whoever found that out has counted and told it
+                pass
+            case _:
+                self._instruments.refused(error)
+                kind = type(error).__name__
+                if (before := self._throttle.admit(kind, REFUSALS_MAX)) is not None:
+                    log.warning("request refused", error=str(error), kind=kind, **before)
+
+    def _log(self, event: str, **said: str) -> None:
+        """What a client may repeat, and is no fault."""
+        if (before := self._throttle.admit(event, REFUSALS_MAX)) is not None:
+            log.info(event, **said, **before)
 
     async def _linger(self) -> None:
         """End our side and read away the client's, for a moment."""

@@ -1,4 +1,4 @@
-"""The keeper's PostgreSQL port: accepting, and telling connections when to end.
+"""The keeper's PostgreSQL port: accepting, up to as many as there is room for, and telling connections when to end.
 
 A connection is a task of the nursery it is given; ``Draining`` reaches the moments in which it waits for its client,
 and only those, so that what has begun is finished and answered.
@@ -6,17 +6,20 @@ and only those, so that what has begun is finished and answered.
 Does not speak the protocol: ``services.connection`` does.
 """
 
-import errno
 import itertools
 import socket
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
 from typing import Final, Protocol
 
 import structlog
 import trio
 
+from walkeeper.errors import TooManyClients
+from walkeeper.links.accept import accept_client
 from walkeeper.links.link import Link, SocketLink
+from walkeeper.links.throttle import Throttle
 from walkeeper.services.connection import Connection, Instruments
 from walkeeper.services.turnstile import Turnstile
 from walkeeper.timeline.registry import Client
@@ -25,10 +28,8 @@ from walkeeper.timeline.timelines import Timelines
 VANISHED_SECONDS: Final = 60.0
 """How long a peer may acknowledge nothing before it is given up; readers have a limit of their own."""
 
-OUT_OF_FILES_SECONDS: Final = 0.1
-"""Pause after accept has failed for want of descriptors or memory; connections that end give some back."""
-
-_OUT_OF = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS})
+TURNED_AWAY_MAX: Final = 16
+"""How many beyond those there is room for are told so at once, each for some seconds; the rest hears nothing."""
 
 log = structlog.stdlib.get_logger()
 
@@ -44,6 +45,14 @@ class Listener(Protocol):
 
     def close(self) -> None:
         """Let nobody in any more, not even those who wait already."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """``reader_seconds_max``: how long a reader of WAL may say nothing; ``connections_max``: how many are served at once."""
+
+    reader_seconds_max: float
+    connections_max: int
 
 
 class Draining:
@@ -77,7 +86,7 @@ async def accepting(
     timelines: Timelines,
     connections: trio.Nursery,
     instruments: Instruments,
-    reader_seconds_max: float,
+    limits: Limits,
 ) -> AsyncIterator[None]:
     """Let clients in at ``listener`` for as long as the block runs; connections end in ``connections``.
 
@@ -86,9 +95,7 @@ async def accepting(
     """
     draining = Draining()
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(
-            accept_connections, listener, timelines, connections, draining, instruments, reader_seconds_max
-        )
+        nursery.start_soon(accept_connections, listener, timelines, connections, draining, instruments, limits)
         yield
         nursery.cancel_scope.cancel(reason="shutdown")
     listener.close()
@@ -101,17 +108,60 @@ async def accept_connections(
     connections: trio.Nursery,
     draining: Draining,
     instruments: Instruments,
-    reader_seconds_max: float,
+    limits: Limits,
 ) -> None:
     """Start a task for every client, until cancelled."""
-    turnstile = Turnstile()
+    turnstile, throttle = Turnstile(), Throttle()
+    reception = Reception(limits.connections_max, instruments, throttle)
     for number in itertools.count(1):
         link, peer = await listener.accept()
         link.give_up_after(VANISHED_SECONDS)
         connection = Connection(
-            Client(number, peer), link, timelines, draining, turnstile, instruments, reader_seconds_max
+            Client(number, peer),
+            link,
+            timelines,
+            draining,
+            turnstile,
+            instruments,
+            throttle,
+            limits.reader_seconds_max,
         )
-        connections.start_soon(connection.serve, name=f"connection {number}")
+        connections.start_soon(reception.receive, connection, name=f"connection {number}")
+
+
+class Reception:
+    """Finds room for connections: a seat for the first ``connections_max``, a word for some of the others.
+
+    Each may need several descriptors, and those that are served must not want for them.
+    """
+
+    def __init__(self, connections_max: int, instruments: Instruments, throttle: Throttle) -> None:
+        self._seats = trio.CapacityLimiter(connections_max)
+        self._turned_away = trio.CapacityLimiter(TURNED_AWAY_MAX)
+        self._instruments = instruments
+        self._throttle = throttle
+
+    async def receive(self, connection: Connection) -> None:
+        """The whole life of a connection.  Cancellation: as ``Connection.serve``."""
+        if await self._has_room(self._seats, connection.serve):
+            return
+        self._instruments.refused(TooManyClients())
+        if (before := self._throttle.admit(TooManyClients.__name__)) is not None:
+            log.warning("too many clients", connections_max=self._seats.total_tokens, **before)
+        if not await self._has_room(self._turned_away, connection.turn_away):
+            await connection.drop()
+
+    async def _has_room(self, room: trio.CapacityLimiter, live: Callable[[], Awaitable[None]]) -> bool:
+        """Whether there was room to ``live`` in, and that is over."""
+        try:
+            room.acquire_nowait()
+        except trio.WouldBlock:
+            return False
+        try:
+            await live()
+        finally:
+            room.release()
+        return True
 
 
 class SocketListener:
@@ -119,20 +169,13 @@ class SocketListener:
 
     def __init__(self, listener: socket.socket) -> None:
         self._listener = listener
+        self._throttle = Throttle()
 
     async def accept(self) -> tuple[Link, str]:
-        while True:
-            await trio.lowlevel.wait_readable(self._listener)
-            try:
-                sock, _ = self._listener.accept()
-            except OSError as error:
-                if error.errno in _OUT_OF:
-                    log.error("cannot accept connections", error=error.strerror)
-                    await trio.sleep(OUT_OF_FILES_SECONDS)
-                continue  # the client has gone again, or another process was faster
-            if sock.family != socket.AF_UNIX:
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-            return SocketLink(sock), peer_of(sock)
+        sock = await accept_client(self._listener, self._throttle)
+        if sock.family != socket.AF_UNIX:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        return SocketLink(sock), peer_of(sock)
 
     def close(self) -> None:
         self._listener.close()

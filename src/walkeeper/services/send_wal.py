@@ -9,6 +9,7 @@ Rules:
 * The timeline's lock is never taken: a client that reads slowly holds up nobody.
 * One stretch of WAL is all the memory that a client costs.
 * WAL that the page cache has is read without a thread.
+* Silence is the client's fault only if it was asked, idle or not: clients need not speak unless they are.
 * A message is sent whole, or nothing follows it: last words in the middle of one would be read as WAL.
 
 What clients report goes to the timeline's registry.  A pageserver that has everything is sent away when nobody writes.
@@ -17,6 +18,7 @@ Does not say the last words: ``services.connection`` does.
 Source: PostgreSQL ``replication/walsender.c``; what is sent when is as in Neon's ``send_wal.rs``.
 """
 
+import math
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -247,6 +249,7 @@ class WalSender:
         self._command = command
         self._next_lsn = command.start_lsn
         self._seconds_max = seconds_max
+        self._ask_at = self._may_be_silent_until()
         self._buffer = bytearray(view.stretch_bytes_max)
         self._segment: OpenSegment | None = None
         self._truncations = 0
@@ -289,6 +292,8 @@ class WalSender:
 
     async def _send_next(self) -> None:
         """A message of WAL, or a sign of life after a while without any."""
+        if trio.current_time() >= self._ask_at:
+            await self._ask(self._next_lsn)
         position = self._progress.position
         end_lsn = self._view.end_lsn(position)
         if end_lsn > self._next_lsn:
@@ -299,13 +304,12 @@ class WalSender:
             if self._view.may_be_complete and self._timeline.registry.may_stop(self._registered, end_lsn):
                 self._left = Goodbye(CaughtUp(self._registered.client.application_name, end_lsn))
                 return
-            keepalive = PrimaryKeepalive(end_lsn, _now(), reply_requested=True)
-            await self._send([encode_frame(b"d", encode_keepalive(keepalive))])
+            await self._ask(end_lsn)
 
     async def _wait_for_more(self) -> bool:
         """Whether something came in time, be it the end of the term."""
         view, next_lsn = self._view, self._next_lsn
-        with trio.move_on_after(KEEPALIVE_SECONDS) as self._idle:
+        with trio.move_on_after(min(KEEPALIVE_SECONDS, self._seconds_max / 2)) as self._idle:
             await self._progress.wait_until(
                 lambda position: view.end_lsn(position) > next_lsn or view.ended_by(position) is not None
             )
@@ -359,6 +363,16 @@ class WalSender:
             self._segment.close()
             self._segment = None
 
+    async def _ask(self, lsn: Lsn) -> None:
+        """Have the client answer, once until it does."""
+        self._ask_at = math.inf
+        keepalive = PrimaryKeepalive(lsn, _now(), reply_requested=True)
+        await self._send([encode_frame(b"d", encode_keepalive(keepalive))])
+
+    def _may_be_silent_until(self) -> float:
+        """Half of the time after which it is given up, as PostgreSQL has it."""
+        return trio.current_time() + self._seconds_max / 2
+
     async def _send(self, pieces: Iterable[Slice]) -> None:
         """Raises trio.TooSlowError for a client that does not read; what it costs meanwhile is what these are."""
         with trio.fail_after(self._seconds_max):
@@ -368,6 +382,7 @@ class WalSender:
         """How the client ends, after everything else that it says."""
         try:
             while not isinstance(payloads := await source.next_payloads(), CopyEnd):
+                self._ask_at = self._may_be_silent_until()
                 for payload in payloads:
                     if message := parse_standby_message(payload):
                         self._timeline.registry.record(self._registered, message)

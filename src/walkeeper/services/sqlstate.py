@@ -9,10 +9,12 @@ from walkeeper.errors import (
     BadCommand,
     DiskFull,
     NotFound,
+    OutOfFiles,
     PeerError,
     Refused,
     StorageError,
     TimelineUnavailable,
+    TooManyClients,
     WalkeeperError,
     WalNotAvailable,
 )
@@ -29,7 +31,9 @@ _CODES: Final[tuple[tuple[type[WalkeeperError], str], ...]] = (
     (Refused, "55000"),  # object_not_in_prerequisite_state
     (NotFound, "42704"),  # undefined_object
     (TimelineUnavailable, "57P03"),  # cannot_connect_now
+    (TooManyClients, "53300"),  # too_many_connections
     (DiskFull, "53100"),  # disk_full
+    (OutOfFiles, "53000"),  # insufficient_resources
     (StorageError, "58030"),  # io_error
 )
 """The first that fits."""

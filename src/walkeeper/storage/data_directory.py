@@ -75,9 +75,10 @@ class DataDirectory:
         It is made under another name first: whatever interrupts this, there is all of the timeline or nothing.
         Not for two threads with the same timeline.
 
-        Raises Exists if one is there (its name is durable then), DiskFull (nothing is left behind) or another
-        StorageError.
+        Raises Exists if one is there (its name is durable then), DiskFull (nothing is left behind), OutOfFiles or
+        another StorageError.
         """
+        self._disk.require_files()
         target = self.directory_of(control_file.ttid)
         if self._disk.is_directory(target):
             self._disk.fsync_dir(target.parent)

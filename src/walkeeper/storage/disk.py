@@ -5,6 +5,8 @@ Rules:
 * ENOENT, and nothing else, means "does not exist": ``FileMissing``.
 * ENOSPC and EDQUOT are ``DiskFull``.  Here that only says why *this* call failed; whoever began something larger
   must undo it before letting the error out.
+* EMFILE and ENFILE are ``OutOfFiles``.  Whatever changes files asks for descriptors first (``require_files``), and once
+  it has begun it takes from those that are held back: what is half done must not end because clients have all the rest.
 * A failed sync, whatever its errno, is ``DurabilityLost``.  It is never tried again: Linux marks the pages clean
   and the second attempt succeeds without them (invariant 29).
 * Everything else is ``StorageError`` with the operation and the path.
@@ -19,15 +21,19 @@ import errno
 import fcntl
 import os
 import stat
+import weakref
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
-from typing import Final, Protocol, Self
+from typing import Final, Protocol, Self, TypeVar
 
-from walkeeper.errors import DiskFull, DurabilityLost, FileMissing, StorageError
+from walkeeper.errors import DiskFull, DurabilityLost, FileMissing, OutOfFiles, StorageError
 from walkeeper.messages import Slice
+
+T = TypeVar("T")
 
 SLICES_PER_WRITE_MAX: Final = 1024
 """IOV_MAX of Linux: pwritev(2) refuses more."""
@@ -36,7 +42,11 @@ _FILE_MODE: Final = 0o600
 _DIRECTORY_MODE: Final = 0o700
 """WAL holds the database's content: nobody else's business (PostgreSQL's own modes)."""
 
+FILES_HELD_BACK: Final = 64
+"""Descriptors for what has been begun.  An election opens seven files, one after the other; as many for each thread."""
+
 _FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
+_NO_FILES: Final = frozenset({errno.EMFILE, errno.ENFILE})
 
 
 class File(Protocol):
@@ -101,6 +111,12 @@ class Space:
 class Disk(ReadableDisk, Protocol):
     """What storage asks of an operating system.  All raise StorageError, and FileMissing where a name is missing."""
 
+    def require_files(self) -> None:
+        """Raises OutOfFiles if there may be too few descriptors to finish what changes files; asked before it begins.
+
+        Of the operations, only opening a file to read it fails while there are enough for this.  Never waits.
+        """
+
     def open_for_writing(self, path: Path) -> File:
         """An existing file, to read and write."""
 
@@ -138,6 +154,8 @@ def storage_error(error: OSError, operation: str, path: Path) -> StorageError:
         return FileMissing(detail, operation=operation, path=where)
     if error.errno in _FULL:
         return DiskFull(detail, operation=operation, path=where)
+    if error.errno in _NO_FILES:
+        return OutOfFiles(detail, operation=operation, path=where)
     return StorageError(detail, operation=operation, path=where)
 
 
@@ -260,14 +278,25 @@ class OsFile:
         self.close()
 
 
+_NOWHERE: Final = Path(os.devnull)
+
+
 class OsDisk:
     """The operating system's.  ``sync=False`` (``--no-sync``) makes every sync a no-op: for tests of other things."""
 
     def __init__(self, *, sync: bool = True) -> None:
         self._sync = sync
+        self._held_back: list[int] = []
+        weakref.finalize(self, _close_all, self._held_back)
+
+    def require_files(self) -> None:
+        with naming_errors("open", _NOWHERE):
+            while len(self._held_back) < FILES_HELD_BACK:
+                self._held_back.append(os.open(_NOWHERE, os.O_RDONLY | os.O_CLOEXEC))
 
     def open(self, path: Path) -> OsFile:
-        return self._open("open", path, os.O_RDONLY)
+        with naming_errors("open", path):  # many read, and for long: nothing is held back for them
+            return OsFile(os.open(path, os.O_RDONLY | os.O_CLOEXEC), path, is_synced=self._sync)
 
     def open_for_writing(self, path: Path) -> OsFile:
         return self._open("open", path, os.O_RDWR)
@@ -289,7 +318,22 @@ class OsDisk:
 
     def _open(self, operation: str, path: Path, flags: int) -> OsFile:
         with naming_errors(operation, path):
-            return OsFile(os.open(path, flags | os.O_CLOEXEC, _FILE_MODE), path, is_synced=self._sync)
+            fd = self._with_files(lambda: os.open(path, flags | os.O_CLOEXEC, _FILE_MODE))
+            return OsFile(fd, path, is_synced=self._sync)
+
+    def _with_files(self, attempt: Callable[[], T]) -> T:
+        """Call ``attempt``, again and again while there is no descriptor for it but one that is held back.
+
+        Somebody else may be faster to take what is given free, hence not only once.
+        """
+        while True:
+            try:
+                return attempt()
+            except OSError as error:
+                if error.errno not in _NO_FILES or not self._held_back:
+                    raise
+            with suppress(IndexError):  # another thread has taken the last
+                os.close(self._held_back.pop())
 
     def rename(self, old: Path, new: Path) -> None:
         with naming_errors("rename", old):
@@ -309,7 +353,7 @@ class OsDisk:
 
     def names(self, path: Path) -> Sequence[str]:
         with naming_errors("list", path):
-            return sorted(os.listdir(path))
+            return sorted(self._with_files(lambda: os.listdir(path)))
 
     def is_directory(self, path: Path) -> bool:
         try:
@@ -374,6 +418,11 @@ def _require_kind(is_kind: Callable[[int], bool], kind: str, operation: str, pat
         raise StorageError("it is a symbolic link, which is not followed", operation=operation, path=str(path))
     if not is_kind(mode):
         raise StorageError(f"it is not {kind}", operation=operation, path=str(path))
+
+
+def _close_all(fds: Sequence[int]) -> None:
+    for fd in fds:
+        os.close(fd)
 
 
 def _syncfs(fd: int) -> None:

@@ -11,7 +11,8 @@ Rules:
 * No thread exists before ``async with``, and none after it.
 * A ``Brief`` job may run on the event loop itself: on a quick disk waking a thread and being woken cost more than it
   does.  Only while a single task has such jobs and no thread works, so that syncs of different files still run in
-  parallel, and only while the disk is quick, by measurement: one that stalls stops the loop for one job, not again.
+  parallel, and only while the disk is quick, by measurement of all jobs: one that stalls stops the loop for one job, not
+  again.  Such a job has no checkpoint: its caller has one between two.
 
 Does not know what the jobs do, and does not order them: one caller has one job at a time.
 Source: eventfd(2); trio.lowlevel (wait_task_rescheduled, spawn_system_task).
@@ -41,12 +42,15 @@ QUICK_SECONDS_MAX: Final = 0.001
 """The longest that a brief job takes on a quick disk.  Parsing a full receive buffer holds up the loop as long."""
 
 QUICK_JOBS_MIN: Final = 100
-"""So many brief jobs in a row must have been quick before one runs on the loop: that few in a hundred are not."""
+"""So many brief jobs, and all others meanwhile, must have been quick before one runs on the loop: then few are not."""
 
 
 @dataclass(frozen=True, slots=True)
 class Brief(Generic[*Ts, T]):
-    """A function for an ``Offload`` that is over at once on a quick disk: a small write and its sync, nothing more."""
+    """A function for an ``Offload`` that is over at once on a quick disk: a small write and its sync, nothing more.
+
+    Not for the caller to believe: ``TimelineStore.is_brief`` knows what is open.
+    """
 
     function: Callable[[*Ts], T]
 
@@ -71,7 +75,11 @@ Result = tuple[trio.lowlevel.Task, outcome.Outcome[Any]]
 
 
 class Quickness:
-    """How quick the disk is, by the brief jobs it was given.  ``clock`` gives seconds."""
+    """How quick the disk is, by the jobs it was given.  ``clock`` gives seconds.
+
+    Large jobs that take their time count as slow, too: they are rare where commits are small, and whoever has to wait
+    for what they left in the disk's queue had better not be the loop.
+    """
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
@@ -83,15 +91,15 @@ class Quickness:
         """Whether the loop may wait for a brief job."""
         return self._quick_in_a_row >= QUICK_JOBS_MIN
 
-    def measure(self, job: Callable[[], T]) -> T:
-        """Call ``job``.  On any thread."""
+    def measure(self, job: Callable[[], T], *, is_brief: bool = True) -> T:
+        """Call ``job``.  One that is not brief may only show that the disk is slow.  On any thread."""
         began = self._clock()
         try:
             return job()
         finally:
             is_quick = self._clock() - began <= QUICK_SECONDS_MAX
             with self._lock:
-                self._quick_in_a_row = self._quick_in_a_row + 1 if is_quick else 0
+                self._quick_in_a_row = self._quick_in_a_row + is_brief if is_quick else 0
 
 
 class ThreadOffload:
@@ -147,11 +155,10 @@ class ThreadOffload:
         assert self._is_open, "an Offload is used inside its async with block"
         task = trio.lowlevel.current_task()
         call: Callable[[], T] = partial(function, *args)
-        if isinstance(function, Brief):
-            if self._may_run_here(task):
-                return self._quickness.measure(call)
-            call = partial(self._quickness.measure, call)
-        self._jobs.put((call, task))
+        is_brief = isinstance(function, Brief)
+        if is_brief and self._may_run_here(task):
+            return self._quickness.measure(call)
+        self._jobs.put((partial(self._quickness.measure, call, is_brief=is_brief), task))
         self._waiting += 1
         result: T = await trio.lowlevel.wait_task_rescheduled(_refuse_cancellation)
         return result

@@ -41,7 +41,8 @@ INCOMPLETE_BEING_MADE: Final = "incomplete.partial"
 
 CONTROL_FILE_BYTES_MAX: Final = 3 * FRAME_BYTES_MAX
 """A control file has some hundred bytes.  At most it holds the longest history that one message can bring and the
-largest configuration that another can, whose members need up to 18/11 of their bytes there."""
+largest configuration that another could before their number had a limit: members need up to 18/11 of their bytes
+there."""
 
 LEFTOVERS: Final = frozenset(
     {CONTROL_FILE_BEING_MADE, SEGMENT_BEING_MADE, REMOTE_SEGMENT_BEING_MADE, SPARE, SPARE_BEING_MADE}

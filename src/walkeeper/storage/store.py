@@ -2,6 +2,7 @@
 
 Rules:
 * What ``perform`` has done is durable when it returns, except WAL before its ``SyncWal``.
+* Whoever is about to perform effects asks ``require_files`` first: once begun, none of them wants for a descriptor.
 * DiskFull leaves everything as it was.  After any other error the timeline must be read again (``recover``).
 * After a failed sync nothing is done and nothing reported as done until then (invariant 29).
 
@@ -9,8 +10,9 @@ One thread at a time, under the timeline's lock, except ``open_segment``, ``want
 Does not decide anything and does not know records: order and content of effects are the acceptor's.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import assert_never
+from typing import Final, assert_never
 
 from walkeeper.acceptor.effects import (
     BecomeWhole,
@@ -38,6 +40,10 @@ from walkeeper.storage.recovery import (
     recover,
 )
 from walkeeper.storage.wal import Observe, Wal, observed, unobserved
+
+SMALL_WRITE_BYTES_MAX: Final = 32 * 1024
+"""The commits of some dozens of clients.  Syncing that takes hardly longer than syncing a single one, and whoever streams
+more at once gains more from receiving while the disk works."""
 
 
 def write_control_file(disk: Disk, directory: Path, control_file: ControlFile) -> None:
@@ -87,6 +93,10 @@ class TimelineStore:
         self._control_file, self._tli, self._lost = recovered.control_file, recovered.tli, None
         return recovered
 
+    def require_files(self) -> None:
+        """Raises OutOfFiles if effects, but for a write into an open segment, could want for descriptors.  Never waits."""
+        self._disk.require_files()
+
     def perform(self, effect: Effect) -> None:
         """Make ``effect`` happen.
 
@@ -131,6 +141,16 @@ class TimelineStore:
             case _:
                 assert_never(effect)
 
+    def is_brief(self, effects: Sequence[Effect]) -> bool:
+        """Whether a quick disk is done with them at once: a small write into the segment that is open and stays so, and
+        its sync."""
+        match effects:
+            case [WriteWal() as write, SyncWal()] if self._wal is not None:
+                size = write.end_lsn - write.begin_lsn
+                return size <= SMALL_WRITE_BYTES_MAX and self._wal.is_open_for(write.begin_lsn, size)
+            case _:
+                return False
+
     def _opened(self) -> tuple[ControlFile, Wal]:
         assert self._control_file is not None and self._wal is not None, "recover() comes first"
         return self._control_file, self._wal
@@ -152,6 +172,7 @@ class TimelineStore:
 
     def prepare_spare(self) -> None:
         """Make the segment that will be needed next.  On any thread, without the lock.  Raises StorageError."""
+        self.require_files()
         if wal := self._wal:
             wal.prepare_spare()
 

@@ -197,6 +197,12 @@ class Wal:
             self._file.fdatasync()
         self._is_dirty = False
 
+    def is_open_for(self, begin_lsn: Lsn, size: int) -> bool:
+        """Whether writing ``size`` bytes at ``begin_lsn`` and syncing them is all there is to do: in the open segment, which
+        they do not fill."""
+        is_next = self._file is not None and begin_lsn == self._end_lsn
+        return is_next and segment_offset(begin_lsn, self._segment_bytes) + size < self._segment_bytes
+
     # -- making segments ------------------------------------------------------------------------------------
 
     def initialize_first_segment(self, lsn: Lsn, head: bytes, tli: TimelineNumber) -> None:

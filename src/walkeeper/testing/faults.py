@@ -30,6 +30,7 @@ class Kind(Enum):
     SLOW_NETWORK = "the network is slow for a while"
     HEAL = "the network is whole again"
     NEW_WRITER = "another writer wants to lead"
+    NEW_MEMBERS = "leaves the quorum, and others take the places of some"
 
 
 WEIGHTS: Final[dict[Kind, int]] = {
@@ -49,6 +50,7 @@ WEIGHTS: Final[dict[Kind, int]] = {
     Kind.SLOW_NETWORK: 2,
     Kind.HEAL: 10,
     Kind.NEW_WRITER: 4,
+    Kind.NEW_MEMBERS: 16,
 }
 """How often each is drawn.  Healing is frequent, or nothing would ever be committed to be lost."""
 
@@ -69,9 +71,10 @@ class Fault:
         return f"+{self.after_seconds:.3f} s  {self.kind.name} {self.place} {self.amount:.3f}  ({self.kind.value})"
 
 
-def draw_faults(random: Random, count: int) -> Sequence[Fault]:
-    """A schedule of ``count`` faults."""
-    kinds = random.choices(list(WEIGHTS), list(WEIGHTS.values()), k=count)
+def draw_faults(random: Random, count: int, *, has_spares: bool = False) -> Sequence[Fault]:
+    """A schedule of ``count`` faults.  New members there can only be where keepers are spare."""
+    weights = {kind: weight for kind, weight in WEIGHTS.items() if has_spares or kind is not Kind.NEW_MEMBERS}
+    kinds = random.choices(list(weights), list(weights.values()), k=count)
     return [
         Fault(
             random.choice((0.0, random.expovariate(1 / PAUSE_SECONDS))),

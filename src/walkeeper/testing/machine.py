@@ -6,22 +6,24 @@ What runs is ``services``, ``timeline`` and ``storage`` as they are; replaced ar
 Has no HTTP.  Does not decide when what goes wrong (``faults``) nor what must hold (``witness``).
 """
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import closing
 from pathlib import Path
 from random import Random
-from typing import Final
+from typing import Final, TypeVar
 
 import trio
 
-from walkeeper.errors import ConfigError, StorageError, leaves
+from walkeeper.errors import ConfigError, StorageError, WalkeeperError, leaves
 from walkeeper.ids import NodeId, TenantTimelineId
-from walkeeper.services.listener import accepting
+from walkeeper.services.listener import Limits, accepting
 from walkeeper.storage.data_directory import claim
 from walkeeper.testing.memory_disk import MemoryDisk, PowerCut
 from walkeeper.testing.network import Host
 from walkeeper.testing.offload import InlineOffload
 from walkeeper.timeline.timelines import Timelines, open_timelines
+
+T = TypeVar("T")
 
 DATA: Final = Path("/data")
 
@@ -30,7 +32,7 @@ DISK_SECONDS: Final = 0.001
 
 SAVE_SECONDS: Final = 5.0
 DRAIN_SECONDS: Final = 3.0
-READER_SECONDS_MAX: Final = 60.0
+LIMITS: Final = Limits(reader_seconds_max=60.0, connections_max=1000)
 
 
 def directory_of(ttid: TenantTimelineId) -> Path:
@@ -67,6 +69,7 @@ class KeeperMachine:
         self._scope = trio.CancelScope()
         self._ended = trio.Event()
         self._ended.set()
+        self._administrators: trio.Nursery | None = None
         self.replace_disk()
 
     def __str__(self) -> str:
@@ -103,7 +106,7 @@ class KeeperMachine:
             self._tell(f"{self} ends: {next(leaves(failures))}")
             self.disk.end_process()
         finally:
-            self.timelines = None
+            self.timelines = self._administrators = None
             self.host.go_down(silently=False)
             self._ended.set()
 
@@ -113,9 +116,32 @@ class KeeperMachine:
             async with open_timelines(directory, offload, save_seconds=SAVE_SECONDS) as self.timelines:
                 async with trio.open_nursery() as connections:
                     listener = self.host.listen()
-                    async with accepting(listener, self.timelines, connections, Uncounted(), READER_SECONDS_MAX):
+                    async with accepting(listener, self.timelines, connections, Uncounted(), LIMITS):
+                        self._administrators = connections
                         await self._stop.wait()
+                        self._administrators = None
                     connections.cancel_scope.deadline = trio.current_time() + DRAIN_SECONDS
+
+    async def administer(self, request: Callable[[Timelines], Awaitable[T]]) -> T | None:
+        """What an operator's request to the daemon returns; None if it is refused, or ends with the daemon.
+
+        ``request`` runs as part of the daemon, as an HTTP request does: no longer than it lives.
+        """
+        if self._administrators is None or self.timelines is None:
+            return None
+        timelines, answers, ended = self.timelines, list[T](), trio.Event()
+
+        async def answer() -> None:
+            try:
+                answers.append(await request(timelines))
+            except WalkeeperError as refusal:
+                self._tell(f"{self} refuses an operator: {refusal}")
+            finally:
+                ended.set()
+
+        self._administrators.start_soon(answer)
+        await ended.wait()
+        return answers[0] if answers else None
 
     # -- its ends ---------------------------------------------------------------------------------------------
 

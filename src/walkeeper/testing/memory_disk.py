@@ -28,7 +28,7 @@ from types import TracebackType
 from typing import Final, NoReturn, Self
 
 from walkeeper.messages import Slice
-from walkeeper.storage.disk import Space, naming_errors, naming_lost_durability, write_all
+from walkeeper.storage.disk import FILES_HELD_BACK, Space, naming_errors, naming_lost_durability, write_all
 
 SECTOR_BYTES: Final = 512
 
@@ -171,6 +171,7 @@ class MemoryDisk:
         self.operations = 0
         self.faults: dict[int, Fault] = {}
         self.is_cold = False
+        self.is_out_of_files = False
         self.total_bytes = self.free_bytes = MEMORY_DISK_BYTES
         self.on_operation: Callable[[str, Path], None] = unwatched
         self.cuts = 0
@@ -178,6 +179,7 @@ class MemoryDisk:
         self._changes: list[_NameChange] = []
         self._cut_at: tuple[int, bool] | None = None
         self._is_off = False
+        self._held_back = 0
 
     # -- what tests do to it --------------------------------------------------------------------------------
 
@@ -305,15 +307,33 @@ class MemoryDisk:
 
     # -- the Disk -------------------------------------------------------------------------------------------
 
+    def require_files(self) -> None:
+        with naming_errors("open", Path("/")):
+            if self.is_out_of_files and self._held_back < FILES_HELD_BACK:
+                _fail(errno.EMFILE)
+        self._held_back = FILES_HELD_BACK
+
+    def _take_file(self) -> None:
+        """When others have all descriptors, what is closed is theirs at once."""
+        if self.is_out_of_files:
+            if not self._held_back:
+                _fail(errno.EMFILE)
+            self._held_back -= 1
+
     def open(self, path: Path) -> "MemoryFile":
         with naming_errors("open", path), self.operating("open", path):
+            if self.is_out_of_files:
+                _fail(errno.EMFILE)
             return self.file_class(self, self._file(path), path)
 
     def open_for_writing(self, path: Path) -> "MemoryFile":
-        return self.open(path)
+        with naming_errors("open", path), self.operating("open", path):
+            self._take_file()
+            return self.file_class(self, self._file(path), path)
 
     def create(self, path: Path) -> "MemoryFile":
         with naming_errors("create", path), self.operating("create", path):
+            self._take_file()
             node = self._find_or_make(path)
             node.resize(0)
         return self.file_class(self, node, path)
@@ -361,6 +381,7 @@ class MemoryDisk:
 
     def names(self, path: Path) -> Sequence[str]:
         with naming_errors("list", path), self.operating("list", path):
+            self._take_file()
             return sorted(self._directory(path).entries)
 
     def is_directory(self, path: Path) -> bool:
@@ -372,6 +393,7 @@ class MemoryDisk:
 
     def fsync_dir(self, path: Path) -> None:
         with naming_errors("open", path):
+            self._take_file()
             directory = self._directory(path)
         with naming_lost_durability("fsync", path), self.operating("sync", path) as fault:
             if fault:

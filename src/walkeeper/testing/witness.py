@@ -13,6 +13,7 @@ but to know whether it has changed its mind meanwhile, in which case there is no
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Final
 
 from walkeeper.formats.control_file import ControlFile, parse_control_file
@@ -39,12 +40,17 @@ _SET_ONCE: Final = ("timeline_start_lsn", "local_start_lsn")
 """Of a control file."""
 
 
+_parse_control_file: Final = lru_cache(64)(parse_control_file)
+"""It is looked at with every reply, and changes with few."""
+
+
 @dataclass(slots=True)
 class _Disk:
     """What was said on behalf of one disk, and what was seen on it."""
 
     kept: ControlFile | None = None
     votes: dict[Term, str] = field(default_factory=dict)
+    generation: Generation = NO_GENERATION
     proved: dict[Term, Lsn] = field(default_factory=dict)
     """Up to where the WAL of a term's leader was seen on disk."""
 
@@ -113,11 +119,31 @@ class Witness:
             raise Violated(f"3: {keeper} says {message}, on its disk is term {kept.term}")
         match message:
             case VoteResponse():
+                self._check_generation(keeper, message.generation, kept)
                 self._check_vote(keeper, link, message)
             case AppendResponse():
+                self._check_generation(keeper, message.generation, kept)
                 self._check_append(keeper, heard, message, kept)
             case AcceptorGreeting():
-                pass
+                self._check_generation(keeper, message.configuration.generation, kept)
+                self._check_configuration(keeper, message.configuration)
+
+    def _check_generation(self, keeper: KeeperMachine, generation: Generation, kept: ControlFile) -> None:
+        """A reply may be on its way while the keeper goes over to a newer configuration, but none says so too early."""
+        disk = self._disk(keeper)
+        if kept.configuration.generation < max(generation, disk.generation):
+            raise Violated(
+                f"18: {keeper} speaks in generation {generation} and has spoken in {disk.generation}; on its disk is"
+                f" {kept.configuration.generation}"
+            )
+        disk.generation = max(disk.generation, generation)
+
+    def _check_configuration(self, keeper: KeeperMachine, configuration: Configuration) -> None:
+        if configuration.generation != NO_GENERATION and keeper.node_id not in configuration:
+            raise Violated(f"19: {keeper} is in {configuration} without being a member")
+        known = self._configurations.setdefault(configuration.generation, configuration)
+        if known != configuration:
+            raise Violated(f"38: {keeper} is in {configuration}, others are in {known}")
 
     def _check_kept(self, keeper: KeeperMachine, kept: ControlFile) -> None:
         """What changes on one disk in one direction only, or once, starts of the keeper included."""
@@ -131,13 +157,6 @@ class Witness:
         for what in _SET_ONCE:
             if getattr(before, what) not in (INVALID_LSN, getattr(kept, what)):
                 raise Violated(f"12: on the disk of {keeper} {what} is set again: {kept} after {before}")
-        configuration, generation = kept.configuration, kept.configuration.generation
-        if generation < before.configuration.generation:
-            raise Violated(f"18: on the disk of {keeper} is generation {generation}, there was a later one")
-        if generation != NO_GENERATION and keeper.node_id not in configuration:
-            raise Violated(f"19: {keeper} has {configuration}, of which it is no member")
-        if self._configurations.setdefault(generation, configuration) != configuration:
-            raise Violated(f"38: {keeper} has {configuration}, others {self._configurations[generation]}")
 
     def _check_vote(self, keeper: KeeperMachine, link: MemoryLink, vote: VoteResponse) -> None:
         entries = vote.term_history.entries
@@ -195,7 +214,7 @@ class Witness:
         content = keeper.disk.durable_content(directory_of(self._ttid) / CONTROL_FILE)
         if content is None:
             raise Violated(f"3: {keeper} speaks of {self._ttid} and has no control file on its disk")
-        return parse_control_file(content)
+        return _parse_control_file(content)
 
     def _durable_wal(self, keeper: KeeperMachine, begin_lsn: Lsn, end_lsn: Lsn) -> bytes:
         size = self._truth.server.wal_seg_size

@@ -27,10 +27,11 @@ import trio.testing
 
 from walkeeper.ids import NodeId, TenantId, TenantTimelineId, TimelineId
 from walkeeper.lsn import Lsn, format_lsn
-from walkeeper.membership import majority
+from walkeeper.membership import NO_CONFIGURATION, Configuration, majority
 from walkeeper.messages import ServerInfo
 from walkeeper.storage.reader import WalReader
 from walkeeper.storage.recovery import CONTROL_FILE, INCOMPLETE, recover
+from walkeeper.testing.controller import Controller
 from walkeeper.testing.faults import Fault, Kind
 from walkeeper.testing.machine import DISK_SECONDS, KeeperMachine, directory_of
 from walkeeper.testing.memory_disk import Fault as DiskFault
@@ -67,9 +68,10 @@ LOOK_SECONDS: Final = 0.2
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What is to be lived through."""
+    """What is to be lived through.  Where there are ``spares``, a controller decides which keepers are members."""
 
     keepers: int = 3
+    spares: int = 0
     faults: Sequence[Fault] = ()
 
 
@@ -149,13 +151,26 @@ class World:
         self._outcome = outcome
         self._random = Random(f"{seed} world")
         self.network = MemoryNetwork(Random(f"{seed} network"))
-        names = [f"keeper{number}" for number in range(1, plan.keepers + 1)]
+        names = [f"keeper{number}" for number in range(1, plan.keepers + plan.spares + 1)]
         self.keepers = [
             KeeperMachine(self.network.host(name), NodeId(number), Random(f"{seed} {name}"), self.tell)
             for number, name in enumerate(names, start=1)
         ]
+        self.controller = (
+            Controller(self.keepers, plan.keepers, TTID, Random(f"{seed} controller"), self.tell)
+            if plan.spares
+            else None
+        )
         self.writers: list[WriterMachine] = [
-            WriterMachine(self.network.host(name), names, TTID, self.truth, Random(f"{seed} {name}"), self.tell)
+            WriterMachine(
+                self.network.host(name),
+                names,
+                TTID,
+                self.truth,
+                Random(f"{seed} {name}"),
+                self.tell,
+                self._told_configuration(Random(f"{seed} {name} is told")),
+            )
             for name in (f"writer{number}" for number in range(1, WRITERS + 1))
         ]
         self.readers = [
@@ -212,6 +227,9 @@ class World:
             async with trio.open_nursery() as nursery:
                 for keeper in self.keepers:
                     self._start(keeper, nursery)
+                if self.controller is not None:
+                    await trio.sleep(LOOK_SECONDS)
+                    await self.controller.create(SERVER, START)
                 for client in self.clients:
                     with client.host.home():
                         nursery.start_soon(client.live, name=str(client))
@@ -249,6 +267,41 @@ class World:
             self.accuse(Violated(f"liveness: {what} did not come within {CALM_SECONDS:g} s"))
             await trio.sleep_forever()
 
+    # -- membership -----------------------------------------------------------------------------------------
+
+    def _told_configuration(self, random: Random) -> Callable[[], Configuration]:
+        """What a writer is told of the members: the newest, or what it was told the last time."""
+        told = self.controller.configuration if self.controller else NO_CONFIGURATION
+
+        def tell() -> Configuration:
+            nonlocal told
+            if self.controller and random.random() < 0.5:
+                told = self.controller.configuration
+            return told
+
+        return tell
+
+    def _sets(self) -> Sequence[Sequence[KeeperMachine]]:
+        """The keepers of which a majority is needed: two sets while the configuration is joint."""
+        return self.controller.sets() if self.controller else [self.keepers]
+
+    @property
+    def members(self) -> Sequence[KeeperMachine]:
+        """The keepers that everything must be on in the end."""
+        return self._sets()[-1]
+
+    async def _leave(self, keeper: KeeperMachine, fault: Fault, nursery: trio.Nursery) -> None:
+        """A keeper that is no member any more keeps what it has, or loses it: then what comes back is a new one."""
+        while keeper in self._ailing:  # noqa: ASYNC110  whatever ails it, it ends by itself
+            await trio.sleep(LOOK_SECONDS)
+        if fault.amount < 0.5:
+            self._ailing.add(keeper)
+            await keeper.stop()
+            keeper.replace_disk()
+            self.tell(f"{keeper} is no member any more, and has an empty disk")
+            self._start(keeper, nursery)
+            self._ailing.discard(keeper)
+
     # -- the end --------------------------------------------------------------------------------------------
 
     async def _calm_down(self, nursery: trio.Nursery) -> None:
@@ -263,6 +316,12 @@ class World:
         for writer in others:
             writer.retire()
         survivor.wake()
+        await self._wait_for(
+            lambda: self.controller is None or not self.controller.is_changing, "the end of a change of members"
+        )
+        for keeper in self.keepers:
+            if keeper not in self.members:
+                await keeper.stop()
         await self._wait_for(lambda: self._leads(survivor), f"a leadership of {survivor}")
         commits = self.truth.commits
         await self._wait_for(lambda: self.truth.commits > commits, "a commit")
@@ -272,7 +331,7 @@ class World:
             lambda: all(reader.position == self.truth.commit_lsn for reader in self.readers),
             "what readers wait for",
         )
-        for keeper in self.keepers:
+        for keeper in self.members:
             await keeper.stop()
             self._require_stored(keeper)
 
@@ -283,12 +342,12 @@ class World:
         return writer.proposer.available_lsn if writer.proposer else Lsn(2**64 - 1)
 
     def _all_have(self, lsn: Lsn) -> bool:
-        for keeper in self.keepers:
+        for keeper in self.members:
             for timeline in keeper.timelines.all() if keeper.timelines else ():
                 state = timeline.statistics().state
                 if state is None or state.flush_lsn < lsn or state.ahead.commit_lsn < lsn or not state.is_whole:
                     return False
-        return all(keeper.timelines and keeper.timelines.all() for keeper in self.keepers)
+        return all(keeper.timelines and keeper.timelines.all() for keeper in self.members)
 
     def _require_stored(self, keeper: KeeperMachine) -> None:
         """Everything that was promised is on the disk of ``keeper``, and reads as it was written."""
@@ -334,12 +393,16 @@ class World:
 
         async def lose_disk() -> None:
             await keeper.lose_power()
-            blank = {each for each in self.keepers if each is keeper or not self._is_whole(each)}
-            if len(blank) <= len(self.keepers) - majority(len(self.keepers)):
+            if all(self._can_lose(keeper, each) for each in self._sets()):
                 self.tell(f"{keeper} has lost its disk")
                 keeper.replace_disk()
 
         self._restart(keeper, lose_disk, fault, repairs, nursery)
+
+    def _can_lose(self, keeper: KeeperMachine, voters: Sequence[KeeperMachine]) -> bool:
+        """Whether a majority of ``voters`` would be whole without ``keeper``."""
+        whole = [each for each in voters if each is not keeper and self._is_whole(each)]
+        return len(whole) >= majority(len(voters))
 
     def _is_whole(self, keeper: KeeperMachine) -> bool:
         """Whether that would still be so after a power cut."""
@@ -427,6 +490,10 @@ class World:
     def _new_writer(self, fault: Fault, _repairs: trio.Nursery, _nursery: trio.Nursery) -> None:
         self.writers[fault.place % len(self.writers)].wake()
 
+    def _new_members(self, fault: Fault, _repairs: trio.Nursery, nursery: trio.Nursery) -> None:
+        assert self.controller is not None
+        self.controller.change(nursery, fault.place, lambda keeper: self._leave(keeper, fault, nursery))
+
 
 _Effect = Callable[[World, Fault, trio.Nursery, trio.Nursery], None]
 
@@ -447,6 +514,7 @@ _EFFECTS: Final[dict[Kind, _Effect]] = {
     Kind.SLOW_NETWORK: World._slow_network,
     Kind.HEAL: World._heal,
     Kind.NEW_WRITER: World._new_writer,
+    Kind.NEW_MEMBERS: World._new_members,
 }
 
 

@@ -19,7 +19,7 @@ from walkeeper.links.ensemble import Ensemble
 from walkeeper.links.keeper_link import Introduction
 from walkeeper.links.window import Window
 from walkeeper.lsn import Lsn
-from walkeeper.membership import NO_CONFIGURATION
+from walkeeper.membership import Configuration
 from walkeeper.messages import ProposerGreeting
 from walkeeper.proposer.proposer import Proposer
 from walkeeper.testing.network import Host
@@ -45,7 +45,10 @@ FENCED_SECONDS: Final = (5.0, 30.0)
 
 
 class WriterMachine:
-    """The machine of one writer, and the sidecar on it.  ``must_write`` may be turned off: then it only leads."""
+    """The machine of one writer, and the sidecar on it.  ``must_write`` may be turned off: then it only leads.
+
+    ``configuration`` is what it has been told when it begins a campaign; that may be out of date.
+    """
 
     def __init__(
         self,
@@ -55,6 +58,7 @@ class WriterMachine:
         truth: Truth,
         random: Random,
         tell: Callable[[str], None],
+        configuration: Callable[[], Configuration],
     ) -> None:
         self.host = host
         self.must_write = True
@@ -64,6 +68,7 @@ class WriterMachine:
         self._truth = truth
         self._random = random
         self._tell = tell
+        self._configuration = configuration
         self._scope = trio.CancelScope()
         self._committed = trio.Event()
         self._wakened = trio.Event()
@@ -113,7 +118,7 @@ class WriterMachine:
         raise AssertionError("nobody leads for ever")
 
     async def _lead(self) -> None:
-        greeting = ProposerGreeting(self._ttid, NO_CONFIGURATION, self._truth.server)
+        greeting = ProposerGreeting(self._ttid, self._configuration(), self._truth.server)
         proposer = self.proposer = Proposer([address.host for address in self._addresses], greeting)
         window = Window()
         introduction = Introduction(self._ttid, str(self), lambda _keeper, _kept: None)

@@ -34,7 +34,6 @@ from walkeeper.messages import AcceptorMessage, Batch
 from walkeeper.storage.offload import Brief, Offload
 from walkeeper.storage.reader import OpenSegment
 from walkeeper.storage.store import TimelineStore
-from walkeeper.timeline.batch import is_small_write
 from walkeeper.timeline.progress import Position, Progress
 from walkeeper.timeline.registry import Receiver, Registry, Sender
 
@@ -99,7 +98,7 @@ class Timeline:
         """Decide, keep, become; return the reply, if there is one.
 
         Raises Refused or PeerError (nothing has changed), TimelineUnavailable, DiskFull (nothing has changed),
-        or another StorageError (the fuse has blown).
+        OutOfFiles (nothing has changed, if the fuse has not blown), or another StorageError (the fuse has blown).
 
         Cancellation: before the lock nothing has happened; after it everything has.
         """
@@ -117,11 +116,13 @@ class Timeline:
         acceptor = self._require_open()
         intent = acceptor.decide(request)  # pure: may refuse, changes nothing
         if intent.effects:
+            is_brief = self._store.is_brief(intent.effects)
+            if not is_brief:
+                self._store.require_files()  # before it begins: no half of it may end for want of one
             with trio.CancelScope(shield=True), self._fuse:  # from here to the end nobody can stop it
                 if intent.truncates_to is not None:
                     self.progress.withdraw(intent.truncates_to)  # readers lose sight of it before the disk does
-                is_small = is_small_write(intent.effects, acceptor.state.kept.server.wal_seg_size)
-                keep = Brief(intent.keep) if is_small else intent.keep
+                keep = Brief(intent.keep) if is_brief else intent.keep
                 kept = await self._offload(keep, self._store)  # one hop at most: durable when it returns
                 self._acceptor = kept.acceptor  # no checkpoint since the hop
         else:  # heartbeats, refused votes, greetings: no thread, no sync

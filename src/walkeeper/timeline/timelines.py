@@ -14,6 +14,7 @@ from contextlib import asynccontextmanager
 import structlog
 import trio
 
+from walkeeper.acceptor.acceptor import require_member
 from walkeeper.acceptor.state import new_control_file
 from walkeeper.errors import DurabilityLost, Exists, NotFound, StorageError
 from walkeeper.ids import TenantTimelineId
@@ -73,7 +74,7 @@ class Timelines:
     ) -> Timeline:
         """The timeline of that name, made if it does not exist; parameters of an existing one are not compared.
 
-        Raises InvalidTimeline, StorageError, or Exists when it is here but could not be read.
+        Raises NotMember, InvalidTimeline, StorageError, or Exists when it is here but could not be read.
 
         Cancellation: leaves nothing, or a complete timeline that the next ``create`` or start finds.
         """
@@ -82,6 +83,7 @@ class Timelines:
                 return self.get(ttid)
             except NotFound:
                 pass
+            require_member(self._directory.node_id, configuration)
             seconds, nanoseconds = divmod(time.time_ns(), 1_000_000_000)
             control_file = new_control_file(
                 ttid,

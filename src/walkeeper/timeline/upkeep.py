@@ -10,7 +10,7 @@ from typing import Final
 import structlog
 import trio
 
-from walkeeper.errors import DurabilityLost, StorageError, TimelineUnavailable
+from walkeeper.errors import DurabilityLost, OutOfFiles, StorageError, TimelineUnavailable
 from walkeeper.timeline.timeline import Timeline
 
 REOPEN_SECONDS_MIN: Final = 0.1
@@ -56,6 +56,10 @@ async def reopen(timeline: Timeline) -> None:
             await timeline.open()
         except DurabilityLost:
             raise
+        except OutOfFiles:
+            await trio.sleep(
+                UPKEEP_PAUSE_SECONDS
+            )  # clients have them all, and will not for long: the disk is well
         except StorageError:
             await trio.sleep(pause_seconds)
             pause_seconds = min(pause_seconds * 2, REOPEN_SECONDS_MAX)

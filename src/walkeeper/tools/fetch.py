@@ -14,20 +14,15 @@ Rules:
 Source: PostgreSQL ``access/transam/xlogarchive.c`` (RestoreArchivedFile); its documentation of restore_command.
 """
 
-import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final
 
 from walkeeper.errors import ConfigError, DurabilityLost, FileMissing, NotKept, StorageError, Superseded
-from walkeeper.formats.segments import WAL_SEG_SIZE_MIN, parse_segment_name
+from walkeeper.formats.segments import WAL_SEG_SIZE_MIN, is_beside_wal, parse_segment_name
 from walkeeper.storage.disk import LookingDisk, OsDisk
 from walkeeper.tools.fetch_config import FetchConfig
 from walkeeper.tools.segment_file import NewFile, new_file
 from walkeeper.tools.spool import Spool
-
-_NOT_WAL: Final = re.compile(r"[0-9A-F]{8}\.history|[0-9A-F]{24}\.[0-9A-F]{8}\.backup")
-"""What else PostgreSQL asks an archive for."""
 
 
 def fetch(config: FetchConfig, *, warn: Callable[[str], None]) -> None:
@@ -72,7 +67,7 @@ def _take(spool: Spool, config: FetchConfig, target: NewFile, warn: Callable[[st
 
 def require_wal(file: str) -> None:
     """Raises NotKept for the name of a file that no keeper keeps, ConfigError for one that PostgreSQL never asks for."""
-    if _NOT_WAL.fullmatch(file):
+    if is_beside_wal(file):
         raise NotKept(f"{file} is not kept by keepers, only WAL is")
     if parse_segment_name(file, WAL_SEG_SIZE_MIN) is None:
         raise ConfigError(f"{file!r} is not the name of a WAL segment, a history file or a backup file")

@@ -3,7 +3,8 @@
 Rules:
 * Whoever looks finds a whole file or none.
 * No two calls ever write to one file, and of several that make a file of one name only the one that began last gets to
-  give it.  A call that outlives its PostgreSQL must not put a file below the hands of the next.
+  give it: ``finish`` to the letter, ``give_way`` but for an instant.  A call that outlives its PostgreSQL must not put
+  a file below the hands of the next.
 * What is missing at a segment's end is written as zeroes, not left as a hole: PostgreSQL may use the file again for
   other WAL, and must not find the disk full then.
 
@@ -54,7 +55,14 @@ class NewFile:
             raise self._superseded() from error
 
     def give_way(self, old: Path) -> None:
-        """Call the file at ``old``, which is durable, ``path`` instead.  Raises as ``finish``."""
+        """Call the file at ``old``, which is durable, ``path`` instead.  Raises as ``finish``.
+
+        Not in one moment: no rename on every file system has a third name that must be there as its condition.  To do
+        harm a call has to be stopped between these two lines for as long as a whole later one takes, which begins,
+        finishes, and has its file opened.  What PostgreSQL then finds is a checked segment of the same cluster; if not
+        the one it wants, it refuses the page addresses, and recovery ends before the LSN that it must reach, which is
+        what operators are told to compare.
+        """
         if self.temporary.name not in self.disk.names(self.path.parent):
             raise self._superseded()
         rename_synced(self.disk, old, self.path)

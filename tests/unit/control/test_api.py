@@ -19,6 +19,7 @@ from walkeeper.control.api import BODY_BYTES_MAX, ManagementApi, read_body
 from walkeeper.control.app import create_app
 from walkeeper.errors import DurabilityLost
 from walkeeper.ids import NodeId
+from walkeeper.membership import KEEPERS_MAX
 from walkeeper.storage.data_directory import claim
 from walkeeper.storage.disk import OsDisk
 from walkeeper.testing.offload import InlineOffload
@@ -27,6 +28,7 @@ from walkeeper.timeline.timelines import open_timelines
 TENANT, TIMELINE = "7" * 32, "ab" * 16
 PATH = f"/v1/tenant/{TENANT}/timeline/{TIMELINE}"
 MEMBERS = [{"id": 1, "host": "a", "pg_port": 5454}, {"id": 2, "host": "b", "pg_port": 5454}]
+CROWD = [MEMBERS[0] | {"id": number} for number in range(1, KEEPERS_MAX + 2)]
 REQUEST = {
     "tenant_id": TENANT,
     "timeline_id": TIMELINE.upper(),
@@ -147,6 +149,7 @@ async def test_creating_again_changes_nothing(client: httpx2.AsyncClient) -> Non
         {"mconf": {"generation": 2**32, "members": MEMBERS}},
         {"mconf": {"generation": 1, "members": []}},
         {"mconf": {"generation": 1, "members": [MEMBERS[0], MEMBERS[0]]}},
+        pytest.param({"mconf": {"generation": 1, "members": CROWD}}, id="a crowd"),
         {"mconf": {"generation": 1, "members": [{"id": 1, "host": "a", "pg_port": 65_536}]}},
         {"mconf": {"generation": 1, "members": [{"id": 2**64, "host": "a", "pg_port": 1}]}},
     ],

@@ -2,9 +2,11 @@
 
 import socket
 from collections.abc import Iterator
+from contextlib import ExitStack, suppress
 
 import httpx2
 import pytest
+import structlog
 import trio
 import trio.testing
 from starlette.applications import Starlette
@@ -12,6 +14,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
+from walkeeper.control import server
 from walkeeper.control.server import GRACE_SECONDS, SEND_SECONDS_MAX, limit_sends, serving_http
 
 
@@ -70,6 +73,28 @@ async def test_a_request_that_never_ends_does_not_keep_the_server_from_ending(
             await begun.wait()
             started = trio.current_time()
         assert trio.current_time() - started >= GRACE_SECONDS
+
+
+async def test_connections_above_the_limit_are_closed_until_there_is_room_and_told_of_in_one_line(
+    sock: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "CONNECTIONS_MAX", 3)
+    address, here = sock.getsockname(), url(sock)
+    with structlog.testing.capture_logs() as lines, ExitStack() as idle:
+        async with serving_http(APP, sock):
+            for _ in range(3):
+                idle.enter_context(socket.create_connection(address))
+            for _ in range(5):
+                stream = await trio.open_tcp_stream(*address)
+                async with stream:
+                    assert await stream.receive_some() == b""
+            assert [line["event"] for line in lines] == ["too many HTTP connections"]
+            idle.close()
+            async with httpx2.AsyncClient() as client:
+                while True:  # when the server notices that they have gone is its affair
+                    with suppress(httpx2.TransportError):
+                        assert (await client.get(here)).text == "hello"
+                        break
 
 
 def test_a_client_that_stops_reading_is_cut_off_by_the_kernel(sock: socket.socket) -> None:

@@ -116,6 +116,27 @@ def test_a_usage_error_of_a_restore_command_stops_recovery(
     assert "Traceback" not in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["000000010000000000000003", "pg_wal/RECOVERYXLOG"],
+        ["00000002.history", "pg_wal/RECOVERYHISTORY"],
+        ["000000010000000000000003.00000028.backup", "x"],
+        ["/archive/000000010000000000000003", "x"],
+        ["--nonsense", "000000010000000000000003"],
+    ],
+)
+@pytest.mark.parametrize("command", [each.name for each in COMMANDS if each.name != "fetch"])
+def test_a_restore_command_that_names_another_command_stops_recovery(
+    capsys: pytest.CaptureFixture[str], command: str, words: list[str]
+) -> None:
+    assert run_command([command, "--config", "none", *words], {}) == 126
+    captured = capsys.readouterr()
+    assert captured.err.startswith("walkeeper: ")
+    assert "walkeeper fetch %f %p" in captured.err
+    assert captured.err.count("\n") == 1
+
+
 def test_an_error_of_a_restore_command_that_nobody_expected_stops_recovery_too(
     capsys: pytest.CaptureFixture[str],
 ) -> None:

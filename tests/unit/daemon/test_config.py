@@ -78,4 +78,8 @@ def test_names_are_neons_except_for_our_own() -> None:
         "datadir", "id", "init", "listen-pg", "listen-http", "advertise-pg", "availability-zone", "no-sync",
         "dump-control-file", "log-format", "control-file-save-interval",
     }  # fmt: skip
-    assert {each.name for each in options_of(ServeConfig)} == neons | {"shutdown-timeout", "wal-sender-timeout"}
+    assert {each.name for each in options_of(ServeConfig)} == neons | {
+        "max-connections",
+        "shutdown-timeout",
+        "wal-sender-timeout",
+    }

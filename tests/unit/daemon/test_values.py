@@ -58,6 +58,7 @@ def test_a_duration_without_a_known_unit_is_refused(text: str) -> None:
         (parse_node_id, "one"),
         (parse_node_id, "²"),
         (parse_node_id, str(2**64)),
+        (parse_node_id, "1" * 5000),
         (parse_size_bytes, "16 megabytes"),
         (parse_switch, "yes"),
         (parse_switch, "True"),

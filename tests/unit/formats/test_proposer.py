@@ -12,7 +12,14 @@ from walkeeper.formats.proposer import (
 )
 from walkeeper.ids import NodeId, TenantId, TenantTimelineId, TimelineId
 from walkeeper.lsn import LSN_MAX, Lsn
-from walkeeper.membership import NO_CONFIGURATION, NO_GENERATION, Configuration, Generation, Member
+from walkeeper.membership import (
+    KEEPERS_MAX,
+    NO_CONFIGURATION,
+    NO_GENERATION,
+    Configuration,
+    Generation,
+    Member,
+)
 from walkeeper.messages import (
     APPEND_BYTES_MAX,
     AcceptorGreeting,
@@ -297,6 +304,20 @@ def test_a_configuration_without_sense_is_malformed(configuration: str) -> None:
     raw = bytes.fromhex(PROPOSER["greeting in 3"][2].replace("00000000 00000000 00000000", configuration))
     with pytest.raises(Malformed):
         parse_proposer_message(raw, 3)
+
+
+def greeting_of(members: int, new_members: int) -> ProposerGreeting:
+    many = [Member(NodeId(number), "sk", 5454) for number in range(1, 1 + max(members, new_members))]
+    configuration = Configuration(Generation(1), tuple(many[:members]), tuple(many[:new_members]))
+    return ProposerGreeting(TTID, configuration, SERVER)
+
+
+def test_as_many_members_as_a_writer_can_have_are_read_and_more_are_malformed() -> None:
+    most = greeting_of(KEEPERS_MAX, KEEPERS_MAX)
+    assert parse_proposer_message(encode_proposer_message(most, 3), 3) == most
+    for members, new_members in ((KEEPERS_MAX + 1, 1), (1, KEEPERS_MAX + 1)):
+        with pytest.raises(Malformed):
+            parse_proposer_message(encode_proposer_message(greeting_of(members, new_members), 3), 3)
 
 
 @pytest.mark.parametrize("history", [((2, 8), (2, 9)), ((3, 8), (2, 9)), ((1, 9), (2, 8))])

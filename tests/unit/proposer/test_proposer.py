@@ -9,7 +9,7 @@ from unit.proposer.table import GREETING, Table
 from walkeeper.errors import ConfigError, Malformed, OutOfTurn
 from walkeeper.ids import NodeId
 from walkeeper.lsn import LSN_MAX, Lsn
-from walkeeper.membership import KEEPERS_MAX, NO_CONFIGURATION, NO_GENERATION, Configuration, Generation, Member
+from walkeeper.membership import KEEPERS_MAX, NO_CONFIGURATION, NO_GENERATION
 from walkeeper.messages import (
     APPEND_BYTES_MAX,
     AcceptorGreeting,
@@ -24,16 +24,9 @@ from walkeeper.proposer.actions import (
     CommitAdvanced,
     Elected,
     Overtaken,
-    Reconfigured,
 )
 from walkeeper.proposer.proposer import Pace, Proposer
 from walkeeper.terms import Term, TermHistory
-
-CONFIGURATION = Configuration(
-    Generation(3),
-    tuple(Member(NodeId(each), f"k{each}", 5454) for each in (1, 2, 3)),
-    tuple(Member(NodeId(each), f"k{each}", 5454) for each in (3, 4, 5)),
-)
 
 
 def test_the_term_is_one_above_the_highest_of_a_quorum_of_greetings() -> None:
@@ -550,42 +543,6 @@ def test_an_acknowledgement_of_an_older_term_is_refused() -> None:
     table.talk(0, 1)
     with pytest.raises(OutOfTurn):
         table.proposer.received(0, AppendResponse(NO_GENERATION, Term(0), Lsn(9999)), 0.0)
-
-
-def test_a_configuration_learnt_from_a_keeper_decides_who_must_agree() -> None:
-    table = Table(keepers=5)
-    for keeper in table.keepers:
-        keeper.configuration = CONFIGURATION
-    assert table.connect(0, 1, 2) == []
-    assert table.proposer.next_message(0, 0.0) is None  # a majority of {1,2,3}, none yet of {3,4,5}
-    table.connect(3)
-    assert table.proposer.next_message(0, 0.0) == VoteRequest(Generation(3), Term(1))
-
-
-def test_a_joint_configuration_commits_only_what_both_majorities_have() -> None:
-    table = Table(keepers=5)
-    for keeper in table.keepers:
-        keeper.configuration = CONFIGURATION
-    table.elect(0, 1, 2, 3, 4)
-    table.write(8)
-    assert table.talk(0, 1, 2) == []
-    assert table.talk(3)[-1] == CommitAdvanced(Lsn(FIRST_LSN + 8))
-
-
-def test_a_newer_configuration_ends_an_election_under_the_older_one() -> None:
-    table = Table()
-    table.elect(0, 1)
-    table.keepers[2].configuration = CONFIGURATION
-    assert table.connect(2) == [Reconfigured("k2", Generation(3))]
-
-
-def test_a_configuration_that_changes_while_we_lead_ends_our_leadership() -> None:
-    table = Table()
-    table.elect(0, 1)
-    table.talk(0, 1)
-    table.keepers[0].configuration = CONFIGURATION
-    table.write(8)
-    assert table.talk(0) == [Reconfigured("k0", Generation(3))]
 
 
 def test_the_donor_is_the_keeper_that_surely_has_most() -> None:

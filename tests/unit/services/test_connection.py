@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import pytest
+import structlog
 import trio
 from trio.testing import MockClock
 
@@ -19,8 +20,9 @@ from walkeeper.formats.frames import encode_frame
 from walkeeper.formats.frontend import Query
 from walkeeper.formats.replication import PrimaryKeepalive, StandbyStatusUpdate
 from walkeeper.formats.startup import SslRequest, StartupMessage, encode_options
+from walkeeper.links.throttle import Throttle
 from walkeeper.lsn import format_lsn
-from walkeeper.services.connection import LINGER_SECONDS_MAX, STARTUP_SECONDS_MAX
+from walkeeper.services.connection import LINGER_SECONDS_MAX, REFUSALS_MAX, STARTUP_SECONDS_MAX
 from walkeeper.services.connection import Connection as Service
 from walkeeper.services.copy_in import SILENCE_SECONDS_MAX
 from walkeeper.services.listener import Draining
@@ -82,7 +84,14 @@ async def serving(
     async def serve() -> None:
         client, turnstile = ServedClient(1, "db1:4711"), Turnstile()
         await Service(
-            client, pair.link, timelines, scene.draining, turnstile, scene.metrics, reader_seconds_max
+            client,
+            pair.link,
+            timelines,
+            scene.draining,
+            turnstile,
+            scene.metrics,
+            Throttle(),
+            reader_seconds_max,
         ).serve()
         scene.ended_at = trio.current_time()
         scene.ended.set()
@@ -161,6 +170,17 @@ async def test_a_client_that_does_not_wait_for_answers_lets_others_run() -> None
             for _ in range(2 * 1000):
                 await scene.client.next_message()
             assert turns.count >= 1000
+
+
+async def test_a_client_that_repeats_a_refused_query_does_not_flood_the_log() -> None:
+    async with serving() as scene:
+        await scene.start_up()
+        with structlog.testing.capture_logs() as lines:
+            for _ in range(100):
+                assert isinstance((await scene.ask("SELECT 1"))[0], ErrorResponse)
+                assert isinstance((await scene.ask("IDENTIFY_SYSTEM"))[0], ErrorResponse)
+    assert scene.refusals(BadCommand) == 100
+    assert len(lines) == 2 * REFUSALS_MAX
 
 
 async def test_a_client_whose_queries_are_skipped_lets_others_run() -> None:

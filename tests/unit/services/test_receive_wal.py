@@ -10,9 +10,9 @@ import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from keeping import START
-from proposing import GREETING, VERSION, Keeper, Proposer, open_keeper
+from proposing import GREETING, VERSION, Keeper, open_keeper
 from streaming import Connection, Turns, copying_session
-from walkeeper.errors import Malformed, OutOfTurn, WalGap
+from walkeeper.errors import Malformed, WalGap
 from walkeeper.formats.frames import PAYLOADS_MAX, encode_frame
 from walkeeper.formats.frontend import CopyDone, CopyFail, Query
 from walkeeper.formats.proposer import encode_acceptor_message, encode_proposer_message
@@ -38,6 +38,7 @@ from walkeeper.services.receive_wal import (
     ReplyWriter,
     read_greeting,
 )
+from walkeeper.services.sqlstate import error_response
 from walkeeper.terms import Term
 from walkeeper.timeline.batch import BATCH_BYTES_MAX
 from walkeeper.timeline.registry import Client as ServedClient
@@ -332,6 +333,24 @@ async def test_a_client_that_never_greets_is_given_up_in_the_end(autojump_clock:
     assert trio.current_time() - before == pytest.approx(SILENCE_SECONDS_MAX)
 
 
+async def test_what_comes_after_the_goodbye_was_said_is_not_read(autojump_clock: MockClock) -> None:
+    """Found by simulation: the refused proposer's next words came before its reader was told to stop."""
+    connection, session = Connection.new(), copying_session()
+    source = CopyReader(connection.link, session)
+    ends: list[object] = []
+
+    async def read() -> None:
+        with source.listening():
+            ends.append(await source.next_payloads())
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(read)
+        await wait_all_tasks_blocked()
+        session.send(error_response(WalGap(START, START)))
+        await connection.client.say(encode_proposer_message(GREETING, VERSION))
+    assert ends == [CopyEnd.GONE]
+
+
 @pytest.mark.parametrize("pause_seconds", [SLACK_SECONDS / 2, SILENCE_SECONDS_MAX - SLACK_SECONDS])
 async def test_a_proposer_that_speaks_now_and_then_is_given_up_only_after_its_last_word(
     keeper: Keeper, autojump_clock: MockClock, pause_seconds: float
@@ -388,40 +407,21 @@ async def test_an_operation_that_has_begun_is_finished_when_the_connection_is_ca
     assert not keeper.timeline.is_blown
 
 
-# -- the first message ---------------------------------------------------------------------------------------
-
-
-async def test_a_connection_begins_with_a_greeting() -> None:
-    connection = Connection.new()
-    proposer = Proposer(connection.client)
-    await proposer.say(VoteRequest(NO_GENERATION, Term(1)))
-    with pytest.raises(OutOfTurn):
-        await read_greeting(CopyReader(connection.link, copying_session()), VERSION)
-
-
-async def test_gibberish_is_no_greeting() -> None:
-    connection = Connection.new()
-    await connection.client.say(b"gibberish")
-    with pytest.raises(Malformed):
-        await read_greeting(CopyReader(connection.link, copying_session()), VERSION)
-
-
-async def test_a_client_may_leave_before_it_greets() -> None:
-    connection = Connection.new()
-    await connection.client.send(CopyDone())
-    assert await read_greeting(CopyReader(connection.link, copying_session()), VERSION) is CopyEnd.DONE
-
-
-async def test_the_greeting_comes_back_with_what_came_along() -> None:
-    connection = Connection.new()
-    proposer = Proposer(connection.client)
-    vote = VoteRequest(NO_GENERATION, Term(1))
-    await proposer.say(GREETING, vote)
-    greeting = await read_greeting(CopyReader(connection.link, copying_session()), VERSION)
-    assert not isinstance(greeting, CopyEnd)
-    first, early = greeting
-    assert first == GREETING
-    assert [bytes(payload) for payload in early] == [encode_proposer_message(vote, VERSION)]
+async def test_jobs_that_take_no_turn_of_the_scheduler_do_not_put_off_a_cancellation(
+    keeper: Keeper, autojump_clock: MockClock
+) -> None:
+    proposer = keeper.connect()
+    await proposer.be_elected()
+    keeper.disk.seconds = 3.0
+    appends = [proposer.next_append() for _ in range(100)]
+    await proposer.say(*[each for append in appends for each in (append, VoteRequest(NO_GENERATION, Term(1)))])
+    await wait_all_tasks_blocked()
+    keeper.disk.is_in_turn = True  # from the second one on
+    await keeper.timeline.progress.wait_until(lambda position: position.flush_lsn >= appends[0].end_lsn)
+    for receiver in keeper.timeline.registry.receivers():
+        receiver.scope.cancel()
+    await proposer.has_ended.wait()
+    assert keeper.flush_lsn < appends[3].end_lsn
 
 
 # -- limits --------------------------------------------------------------------------------------------------

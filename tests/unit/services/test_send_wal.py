@@ -17,7 +17,7 @@ from staged import SEGMENT_START, Stage, end_of, hear_keepalive, hear_until, hea
 from streaming import Turns
 from walkeeper.errors import Closing, Malformed, OutOfTurn, StorageError, TermChanged, WalNotAvailable
 from walkeeper.formats.frontend import CopyDone, CopyFail, Query, Terminate
-from walkeeper.formats.replication import PrimaryKeepalive, StandbyStatusUpdate
+from walkeeper.formats.replication import PrimaryKeepalive, StandbyStatusUpdate, XLogData
 from walkeeper.formats.xlog import PAGE_BYTES, first_segment_headers
 from walkeeper.ids import TimelineNumber
 from walkeeper.lsn import Lsn
@@ -289,6 +289,37 @@ async def test_what_is_not_new_to_the_client_does_not_delay_its_keepalive(
     await stage.write()
     assert (await hear_keepalive(client)).wal_end == end
     assert trio.current_time() - began == pytest.approx(1)
+
+
+async def test_a_client_that_only_answers_is_asked_in_time_while_it_catches_up(
+    stage: Stage, autojump_clock: MockClock
+) -> None:
+    for _ in range(3):
+        end = await stage.commit(800_000)
+    began = trio.current_time()
+    client = stage.connect(START, lockstep=True, seconds_max=6.0)
+    heard = b""
+    while len(heard) < end - START:
+        await trio.sleep(0.5)
+        match await client.hear_sender():
+            case XLogData(_, _, _, wal):
+                heard += wal
+            case PrimaryKeepalive(wal_end, _, reply_requested):
+                assert (wal_end, reply_requested) == (START + len(heard), True)
+                await client.report(StandbyStatusUpdate(wal_end, wal_end, wal_end, 0))
+    assert heard == stage.wal
+    assert trio.current_time() - began > 6.0
+
+
+async def test_a_client_that_is_idle_and_only_answers_is_asked_in_time_however_short_that_is(
+    stage: Stage, autojump_clock: MockClock
+) -> None:
+    end = await stage.commit()
+    client = stage.connect(end, seconds_max=0.5)
+    for _ in range(10):
+        await hear_keepalive(client)
+        await client.report(StandbyStatusUpdate(end, end, end, 0))
+    assert client.said is None
 
 
 # -- terms ---------------------------------------------------------------------------------------------------

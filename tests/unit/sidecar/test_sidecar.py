@@ -99,6 +99,7 @@ async def test_an_election_for_which_too_few_keepers_vouch_says_what_may_be_lost
     assert told["quorum_ends_at"] == format_lsn(world.primary.wal.records[0].end)
     assert all(f"keeper {keeper.address}" in str(told["keepers"]) for keeper in world.keepers)
     assert str(told["keepers"]).count("incomplete") == 3 - whole
+    assert ("a first start was interrupted" in str(told["why"])) is (whole == 0)  # which a whole keeper rules out
 
 
 async def test_nothing_is_said_to_be_lost_at_a_first_start_nor_with_a_minority_of_new_disks(

@@ -3,13 +3,15 @@
 import errno
 import os
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from walkeeper.errors import DiskFull, DurabilityLost, FileMissing, StorageError
+from scarce import others_having_all_files
+from walkeeper.errors import DiskFull, DurabilityLost, FileMissing, OutOfFiles, StorageError
 from walkeeper.messages import Slice
 from walkeeper.storage.disk import (
     SLICES_PER_WRITE_MAX,
@@ -20,6 +22,7 @@ from walkeeper.storage.disk import (
     naming_lost_durability,
     write_all,
 )
+from walkeeper.storage.durable import replace_file
 from walkeeper.testing.memory_disk import MemoryDisk
 
 
@@ -241,6 +244,44 @@ def test_no_space_and_no_quota_are_disk_full(code: int) -> None:
     with pytest.raises(DiskFull) as caught, naming_errors("write to", Path("file")):
         raise OSError(code, os.strerror(code))
     assert (caught.value.operation, caught.value.path) == ("write to", "file")
+
+
+def test_without_descriptors_what_was_begun_ends_and_nothing_else_begins(tmp_path: Path) -> None:
+    disk = OsDisk()
+    disk.create(tmp_path / "old").close()
+    disk.require_files()
+    with others_having_all_files():
+        disk.require_files()
+        with pytest.raises(OutOfFiles):
+            disk.open(tmp_path / "old")
+        replace_file(disk, tmp_path / "new", b"content", temporary="being made")
+        assert disk.names(tmp_path) == ["new", "old"]
+        disk.syncfs(tmp_path)
+        with ExitStack() as stack:
+            with pytest.raises(OutOfFiles):  # noqa: PT012
+                while True:
+                    stack.enter_context(disk.open_for_writing(tmp_path / "old"))
+            with pytest.raises(OutOfFiles):
+                disk.require_files()
+    disk.require_files()
+    assert get(disk, tmp_path / "new") == b"content"
+
+
+def test_without_descriptors_a_disk_that_was_never_asked_has_none(tmp_path: Path) -> None:
+    disk = OsDisk()
+    with others_having_all_files():
+        for operation in (disk.create, disk.names, disk.fsync_dir, disk.syncfs):
+            with pytest.raises(OutOfFiles):
+                operation(tmp_path)
+        with pytest.raises(OutOfFiles):
+            disk.require_files()
+
+
+@pytest.mark.parametrize("code", [errno.EMFILE, errno.ENFILE])
+def test_no_descriptor_here_and_none_anywhere_are_out_of_files(code: int) -> None:
+    with pytest.raises(OutOfFiles) as caught, naming_errors("open", Path("file")):
+        raise OSError(code, os.strerror(code))
+    assert (caught.value.operation, caught.value.path) == ("open", "file")
 
 
 @pytest.mark.parametrize("code", [errno.EIO, errno.ENOSPC, errno.EDQUOT, errno.EBADF])

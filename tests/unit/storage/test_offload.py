@@ -4,7 +4,7 @@ import gc
 import signal
 import threading
 import weakref
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from queue import SimpleQueue
 from typing import TypeVar, TypeVarTuple
@@ -245,6 +245,15 @@ async def test_an_idle_thread_keeps_nothing_of_its_last_job() -> None:
         assert alive() is None
 
 
+@pytest.fixture
+def _interruptible() -> Iterator[None]:
+    """Python leaves SIGINT alone where a shell has started it in the background, with the signal ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("_interruptible")
 def test_an_interrupt_does_not_abandon_a_job() -> None:
     order = []
 
@@ -272,6 +281,7 @@ class Interrupting(SimpleQueue[Job | None]):
             signal.raise_signal(signal.SIGINT)
 
 
+@pytest.mark.usefixtures("_interruptible")
 def test_an_interrupt_between_handing_over_and_waiting_does_not_abandon_the_job() -> None:
     order: list[str] = []
 
@@ -332,6 +342,26 @@ async def test_a_disk_that_gets_slow_holds_up_the_loop_for_one_job() -> None:
         assert disk.last_ran_on_the_loop
 
 
+async def test_a_disk_that_gets_slow_while_threads_work_holds_up_nothing() -> None:
+    disk = FakeDisk()
+    async with ThreadOffload(1, disk.clock) as offload:
+        await work_quickly(offload, disk)
+        await offload(disk.work, 60.0)
+        await work_quickly(offload, disk)
+        assert threading.get_ident() not in disk.ran_on
+        await work_quickly(offload, disk, 1)
+        assert disk.last_ran_on_the_loop
+
+
+async def test_only_brief_jobs_show_that_the_disk_is_quick() -> None:
+    disk = FakeDisk()
+    async with ThreadOffload(1, disk.clock) as offload:
+        for _ in range(QUICK_JOBS_MIN):
+            await offload(disk.work)
+        await work_quickly(offload, disk)
+    assert threading.get_ident() not in disk.ran_on
+
+
 async def test_a_brief_job_that_fails_slowly_was_slow() -> None:
     disk = FakeDisk()
 
@@ -381,6 +411,7 @@ async def test_tasks_that_take_turns_do_not_run_their_jobs_on_the_loop() -> None
     assert threading.get_ident() not in disk.ran_on
 
 
+@pytest.mark.usefixtures("_interruptible")
 def test_an_interrupt_does_not_abandon_a_job_on_the_loop() -> None:
     order = []
 

@@ -20,6 +20,7 @@ from crash_points import (
 )
 from walkeeper.acceptor.effects import (
     BecomeWhole,
+    Effect,
     InitializeFirstSegment,
     KeepControlFile,
     SyncWal,
@@ -30,7 +31,7 @@ from walkeeper.errors import DiskFull, DurabilityLost, WalNotAvailable
 from walkeeper.formats.xlog import first_segment_headers
 from walkeeper.lsn import Lsn
 from walkeeper.storage.disk import OsDisk
-from walkeeper.storage.store import TimelineStore
+from walkeeper.storage.store import SMALL_WRITE_BYTES_MAX, TimelineStore
 from walkeeper.storage.wal import partial, segment_path
 from walkeeper.terms import Term
 from walkeeper.testing.memory_disk import Fault, MemoryDisk
@@ -196,3 +197,56 @@ def test_a_whole_life_on_a_real_disk(tmp_path: Path) -> None:
         keeper.elect(wal.records[5].end, recovered.tli)
         assert keeper.recover().end_lsn == wal.records[5].end
         keeper.store.close()
+
+
+# -- what is over at once -------------------------------------------------------------------------------------
+
+
+def write(begin: int, size: int) -> WriteWal:
+    return WriteWal(Lsn(begin), (bytes(size),), TLI)
+
+
+@pytest.fixture
+def writing(keeper: Keeper) -> Keeper:
+    """Its segment is open, and WAL ends at START + 8."""
+    keeper.store.perform(InitializeFirstSegment(START, TLI))
+    for effect in (TruncateWal(START, TLI), write(START, 8), SyncWal()):
+        keeper.store.perform(effect)
+    return keeper
+
+
+REST = SEGMENT - (START + 8) % SEGMENT
+
+
+@pytest.mark.parametrize("size", [1, 500, SMALL_WRITE_BYTES_MAX, REST - 1])
+def test_a_small_write_within_the_open_segment_is_brief(writing: Keeper, size: int) -> None:
+    assert writing.store.is_brief([write(START + 8, size), SyncWal()]) is (size <= SMALL_WRITE_BYTES_MAX)
+
+
+@pytest.mark.parametrize(
+    "effects",
+    [
+        [],
+        [SyncWal()],
+        [write(START + 8, SMALL_WRITE_BYTES_MAX + 1), SyncWal()],
+        [write(START, 500), SyncWal()],  # truncates first
+        [write(START + 8, REST), SyncWal()],  # completes the segment
+        [write(START + 8, REST + 1), SyncWal()],  # and makes one
+        [write(START + 8, 500), SyncWal(), BecomeWhole()],
+        [TruncateWal(Lsn(START + 8), TLI)],
+    ],
+)
+def test_what_does_more_is_not_brief(writing: Keeper, effects: list[Effect]) -> None:
+    assert not writing.store.is_brief(effects)
+
+
+def test_nothing_is_brief_where_no_segment_is_open(writing: Keeper) -> None:
+    small: list[Effect] = [write(START + 8, 500), SyncWal()]
+    writing.recover()
+    assert not writing.store.is_brief(small)
+    writing.store.close()
+    assert not writing.store.is_brief(small)
+    writing.recover()
+    for effect in small:
+        writing.store.perform(effect)
+    assert writing.store.is_brief([write(START + 508, 500), SyncWal()])

@@ -1,25 +1,19 @@
 """Batches: what waits together is kept together, and nothing is reordered, merged wrongly or lost."""
 
-import pytest
 import trio
+import trio.testing
 from hypothesis import given
 from hypothesis import strategies as st
 
-from walkeeper.acceptor.effects import BecomeWhole, Effect, SyncWal, TruncateWal, WriteWal
-from walkeeper.ids import FIRST_TLI
 from walkeeper.lsn import INVALID_LSN, Lsn
 from walkeeper.membership import NO_GENERATION, Generation
 from walkeeper.messages import AppendRun, Batch, VoteRequest
 from walkeeper.terms import Term
 from walkeeper.timeline.batch import (
     BATCH_BYTES_MAX,
-    SMALL_WRITE_BYTES_MAX,
     Gatherer,
     Received,
-    is_small_write,
 )
-
-SEGMENT = 1 << 20
 
 
 def run(
@@ -89,6 +83,25 @@ async def test_a_cancelled_wait_loses_nothing() -> None:
         assert found.message == run(1, 2)
 
 
+async def test_every_batch_takes_a_turn_of_the_scheduler_though_it_waits_already() -> None:
+    """What is kept on the loop itself takes none: then others would not run before the inbox is empty."""
+    outbox, inbox = trio.open_memory_channel[Received[Batch]](4)
+    with outbox, inbox:
+        gatherer = Gatherer(inbox)
+        for term in (1, 2, 3):
+            outbox.send_nowait(Received(run(1, 2, term), 5))
+        outbox.close()
+        for term in (1, 2, 3):
+            with trio.CancelScope() as scope:
+                scope.cancel()
+                await gatherer.next_batch()
+            assert scope.cancelled_caught
+            with trio.testing.assert_checkpoints():
+                found = await gatherer.next_batch()
+            assert found is not None
+            assert found.message == run(1, 2, term)
+
+
 @given(st.lists(st.tuples(st.integers(0, 5), st.integers(1, 2), st.booleans()), max_size=30))
 async def test_the_bytes_of_all_batches_are_the_bytes_of_all_messages(steps: list[tuple[int, int, bool]]) -> None:
     lsn, messages = 0, list[Batch]()
@@ -108,33 +121,3 @@ async def test_the_bytes_of_all_batches_are_the_bytes_of_all_messages(steps: lis
         if isinstance(message, AppendRun)
         for position in range(message.begin_lsn, message.end_lsn)
     ]
-
-
-# -- small writes ---------------------------------------------------------------------------------------------
-
-
-def write(offset: int, size: int) -> WriteWal:
-    return WriteWal(Lsn(7 * SEGMENT + offset), (bytes(size),), FIRST_TLI)
-
-
-@pytest.mark.parametrize("size", [1, 500, SMALL_WRITE_BYTES_MAX])
-def test_a_small_write_is_one_within_a_segment_and_its_sync(size: int) -> None:
-    assert is_small_write([write(8, size), SyncWal()], SEGMENT)
-    assert is_small_write([write(SEGMENT - size - 1, size), SyncWal()], SEGMENT)
-
-
-@pytest.mark.parametrize(
-    "effects",
-    [
-        [],
-        [SyncWal()],
-        [write(8, SMALL_WRITE_BYTES_MAX + 1), SyncWal()],
-        [write(0, 500), SyncWal()],  # makes the segment
-        [write(SEGMENT - 500, 500), SyncWal()],  # completes it
-        [write(SEGMENT - 499, 500), SyncWal()],  # both
-        [write(8, 500), SyncWal(), BecomeWhole()],
-        [TruncateWal(Lsn(8), FIRST_TLI)],
-    ],
-)
-def test_what_makes_or_completes_a_segment_or_does_more_is_no_small_write(effects: list[Effect]) -> None:
-    assert not is_small_write(effects, SEGMENT)

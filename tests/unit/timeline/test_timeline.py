@@ -1,6 +1,7 @@
 """The narrow place: nothing is begun without being finished, and nothing unfinished is believed."""
 
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar, TypeVarTuple
 
@@ -9,10 +10,13 @@ import trio
 import trio.testing
 
 from keeping import DATA, SAVE_SECONDS, SEGMENT, SERVER, START, TTID, Leader, new_disk, timelines_on
-from walkeeper.errors import Blown, Closing, DiskFull, DurabilityLost, NotElected, StorageError
+from walkeeper.acceptor.acceptor import Checkpoint
+from walkeeper.errors import Blown, Closing, DiskFull, DurabilityLost, NotElected, OutOfFiles, StorageError
+from walkeeper.ids import TenantId, TenantTimelineId, TimelineId
 from walkeeper.lsn import INVALID_LSN, Lsn
 from walkeeper.membership import NO_GENERATION
 from walkeeper.messages import AppendResponse, PageserverFeedback, ProposerElected, VoteRequest, VoteResponse
+from walkeeper.storage.disk import FILES_HELD_BACK
 from walkeeper.storage.offload import Brief
 from walkeeper.storage.recovery import CONTROL_FILE
 from walkeeper.storage.spare import SPARE, SPARE_BEING_MADE
@@ -27,6 +31,7 @@ from walkeeper.timeline.upkeep import UPKEEP_PAUSE_SECONDS
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 
+OTHER_TTID = TenantTimelineId(TenantId(b"t" * 16), TimelineId(b"o" * 16))
 SLOW = 5.0  # seconds of the fake clock before and after each disk operation
 
 
@@ -179,6 +184,53 @@ async def test_a_full_disk_refuses_and_the_timeline_goes_on_by_itself() -> None:
         reply = await timeline.process(run)
         assert isinstance(reply, AppendResponse)
         assert reply.flush_lsn == run.end_lsn
+
+
+async def test_without_descriptors_commits_go_on_and_what_needs_one_is_refused_until_there_are_some(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    disk = new_disk()
+    async with timelines_on(disk) as timelines:
+        timeline = await timelines.create(TTID, SERVER)
+        leader = Leader(timeline)
+        await leader.be_elected()
+        await leader.append()
+        disk.is_out_of_files = True
+        for number in range(1, FILES_HELD_BACK):
+            assert (await leader.append()).flush_lsn == leader.wal.lsn
+            with suppress(OutOfFiles):  # what is held back is enough for the first
+                await timeline.process(Checkpoint(Lsn(START + number)))
+            assert not is_shut(timeline)
+        run = leader.next_run(SERVER.wal_seg_size)
+        for request in (run, VoteRequest(NO_GENERATION, Term(2))):
+            with pytest.raises(OutOfFiles):
+                await timeline.process(request)
+        with pytest.raises(OutOfFiles):
+            await timelines.create(OTHER_TTID, SERVER)
+        assert not is_shut(timeline)
+        disk.is_out_of_files = False
+        reply = await timeline.process(run)
+        assert isinstance(reply, AppendResponse)
+        assert reply.flush_lsn == run.end_lsn
+        assert timelines.get(TTID).progress.position.term == 1
+        await timelines.create(OTHER_TTID, SERVER)
+
+
+async def test_a_timeline_that_is_shut_and_finds_no_descriptors_is_open_soon_after_there_are_some(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    disk = new_disk()
+    async with timelines_on(disk) as timelines:
+        timeline = await timelines.create(TTID, SERVER)
+        disk.faults[disk.operations] = Fault.IO_ERROR
+        with pytest.raises(StorageError):
+            await timeline.process(VoteRequest(NO_GENERATION, Term(1)))
+        disk.is_out_of_files = True
+        await trio.sleep(3600)
+        assert is_shut(timeline)
+        disk.is_out_of_files = False
+        await trio.sleep(UPKEEP_PAUSE_SECONDS)
+        assert not is_shut(timeline)
 
 
 async def test_an_error_in_mid_write_blows_the_fuse_and_upkeep_reads_the_timeline_again(

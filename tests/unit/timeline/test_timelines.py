@@ -5,8 +5,10 @@ import trio
 import trio.testing
 
 from keeping import DATA, SERVER, START, TTID, Leader, new_disk, timelines_on
-from walkeeper.errors import Exists, InvalidTimeline, NotFound
+from walkeeper.errors import Exists, InvalidTimeline, NotFound, NotMember
+from walkeeper.ids import NodeId
 from walkeeper.lsn import Lsn
+from walkeeper.membership import Configuration, Generation, Member
 from walkeeper.messages import ServerInfo
 from walkeeper.storage.recovery import CONTROL_FILE
 from walkeeper.testing.offload import InlineOffload
@@ -77,6 +79,16 @@ async def test_what_cannot_be_kept_is_not_created() -> None:
         with pytest.raises(InvalidTimeline):
             await timelines.create(TTID, SERVER, start_lsn=Lsn(START + 8), commit_lsn=START)
         assert timelines.ttids() == []
+
+
+async def test_a_keeper_makes_no_timeline_whose_members_are_others() -> None:
+    disk = new_disk()
+    others = Configuration(Generation(1), (Member(NodeId(77), "other", 5454),))
+    async with timelines_on(disk) as timelines:
+        with pytest.raises(NotMember):
+            await timelines.create(TTID, SERVER, configuration=others)
+        assert timelines.ttids() == []
+    assert not disk.names(DATA / "tmp")
 
 
 async def test_a_control_file_that_cannot_be_read_keeps_its_timeline_shut_and_the_others_open() -> None:
