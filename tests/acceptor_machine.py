@@ -118,6 +118,7 @@ class AcceptorMachine(RuleBasedStateMachine):
         assert state.flush_lsn >= self.promised  # invariants 7 and 30
         assert state.kept.commit_lsn >= self.promised_commit  # invariant 9
         assert state.wal.flush_lsn in (INVALID_LSN, START, *self.ends)  # invariant 24
+        assert state.wal.awaits_truncation  # invariant 27
         self.forget_beyond(state.flush_lsn)
 
     def forget_beyond(self, lsn: Lsn) -> None:
@@ -142,6 +143,7 @@ class AcceptorMachine(RuleBasedStateMachine):
             return
         assert reply.vote_given == (term > before.term)  # invariant 4
         assert not (reply.vote_given and term in self.voted)  # invariant 2
+        assert reply.vote_given or self.acceptor.state == before  # invariant 17
         if reply.vote_given:
             self.voted.add(term)
             self.leader = None
@@ -229,7 +231,7 @@ class AcceptorMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.leader is not None)
     @rule(seed=st.integers(0, 9))
     def stale_leader_appends(self, seed: int) -> None:
-        """Invariant 5: it hears the term, and nothing changes."""
+        """Invariants 5 and 17: it hears the term, and nothing changes."""
         before = self.acceptor.state
         stale = AppendRun(
             NO_GENERATION, Term(before.term - 1), START, Lsn(START + 8), LSN_FAR, LSN_FAR, [b"x" * 8]
@@ -249,6 +251,8 @@ class AcceptorMachine(RuleBasedStateMachine):
         state = self.acceptor.state
         assert state.kept.commit_lsn <= state.ahead.commit_lsn <= state.flush_lsn  # invariant 8
         assert state.last_log_term <= state.term  # invariant 13
+        wal = state.wal  # invariant 23: an XLOG_SWITCH, and padding, end before their last bytes are there
+        assert wal.flush_lsn <= wal.write_lsn + 7 or wal.flush_lsn == next_segment_start(wal.write_lsn, SEGMENT)
 
     @invariant()
     def every_record_is_its_writers(self) -> None:

@@ -1,13 +1,10 @@
-"""A keeper's storage under a leader's orders, a crash at every operation of its disk, and what must hold after it.
+"""A keeper's storage under a leader's orders, and what must hold after a crash.
 
-``Keeper`` gives the store the effects an acceptor would, and writes down in its ``Ledger`` what it has promised.
-``survive_every_crash`` runs a whole story; whenever the disk is about to change, it crashes copies of it, recovers
-them, and compares with the ledger.
+``Keeper`` gives the store the effects an acceptor would, and writes down in its ``Ledger`` what it has promised;
+``check_recovered`` compares.  Whole keepers, at every operation of their disks: ``simulation/test_power_loss.py``.
 """
 
 from bisect import bisect_right
-from collections.abc import Iterable
-from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -20,18 +17,17 @@ from walkeeper.acceptor.effects import (
     WriteWal,
 )
 from walkeeper.formats.control_file import ControlFile
-from walkeeper.formats.segments import next_segment_start, segment_offset
+from walkeeper.formats.segments import next_segment_start
 from walkeeper.formats.xlog import first_segment_headers
 from walkeeper.ids import TenantId, TenantTimelineId, TimelineId, TimelineNumber
 from walkeeper.lsn import INVALID_LSN, Lsn
 from walkeeper.messages import ServerInfo
 from walkeeper.storage.disk import Disk
 from walkeeper.storage.reader import WalReader
-from walkeeper.storage.recovery import CONTROL_FILE, INCOMPLETE, Recovered
+from walkeeper.storage.recovery import Recovered
 from walkeeper.storage.store import TimelineStore, write_new_timeline
 from walkeeper.storage.wal import Segment, segments_in
 from walkeeper.terms import Term
-from walkeeper.testing.memory_disk import MemoryDisk, unwatched
 from walkeeper.testing.wal import WalGenerator
 
 SEGMENT = 1 << 20
@@ -40,9 +36,6 @@ TLI = TimelineNumber(1)
 SERVER = ServerInfo(pg_version=150005, system_id=0x1234, wal_seg_size=SEGMENT)
 TTID = TenantTimelineId(TenantId(b"t" * 16), TimelineId(b"l" * 16))
 DIRECTORY = Path("/timeline")
-
-CHANGES = {"create", "write", "truncate", "sync", "rename", "unlink"}
-SEEDS = (0, 1, 2)
 
 
 def new_wal(start: Lsn, total: int, *, fill: int, prev: int = 0, switch: bool = False) -> WalGenerator:
@@ -148,68 +141,6 @@ class Keeper:
         self.ledger.is_whole = True
 
 
-def tell_story(keeper: Keeper) -> None:
-    """First start, made whole, three segments, a spare, a leader that takes WAL back across segments, a switch without padding."""
-    recovered = keeper.recover()
-    keeper.elect(START, recovered.tli)
-    first = new_wal(START, SEGMENT // 2, fill=0x11)
-    keeper.append(first)
-    keeper.commit()
-    keeper.become_whole()
-    keeper.store.prepare_spare()
-    second = new_wal(first.lsn, SEGMENT + SEGMENT // 2, fill=0x22, prev=first.prev)
-    keeper.append(second)
-    last_kept = second.records[3]
-    keeper.elect(last_kept.end, TLI)
-    third = new_wal(last_kept.end, SEGMENT // 2, fill=0x33, prev=last_kept.start, switch=True)
-    keeper.append(third, until=Lsn(third.records[-1].start + 24))
-    keeper.elect(third.lsn, TLI)
-    keeper.commit()
-    keeper.append(new_wal(third.lsn, SEGMENT // 3, fill=0x44, prev=third.prev))
-
-
-def survive_every_crash(disk: MemoryDisk, seeds: Iterable[int] = SEEDS) -> int:
-    """Tell the story on ``disk``; crash and check at each of its steps.  Returns how many crashes that were."""
-    keeper = Keeper(disk, Ledger(new_timeline(disk)))
-    crashes = 0
-
-    def crash(operation: str, path: Path) -> None:
-        nonlocal crashes
-        if operation not in CHANGES:
-            return
-        for seed in seeds:
-            crashes += 1
-            try:
-                check_crash(copy_of(disk), deepcopy(keeper.ledger), seed)
-            except Exception as error:
-                error.add_note(f"crash {seed} before operation {disk.operations}: {operation} {path.name}")
-                raise
-
-    disk.on_operation = crash
-    tell_story(keeper)
-    crash("sync", DIRECTORY)
-    return crashes
-
-
-def copy_of(disk: MemoryDisk) -> MemoryDisk:
-    """The same disk, unwatched."""
-    copy = deepcopy(disk)
-    copy.on_operation = unwatched
-    return copy
-
-
-def check_crash(disk: MemoryDisk, ledger: Ledger, seed: int) -> None:
-    """Crash, recover, compare with the ledger, and go on under another leader."""
-    disk.crash(seed)
-    before = read_file(disk, CONTROL_FILE)
-    keeper = Keeper(disk, ledger)
-    recovered = keeper.recover()
-    assert read_file(disk, CONTROL_FILE) == before  # invariant 34
-    check_recovered(disk, ledger, recovered)
-    ledger.kept, ledger.coming, ledger.is_whole = recovered.control_file, None, recovered.is_whole
-    go_on(keeper, recovered)
-
-
 def check_recovered(disk: Disk, ledger: Ledger, recovered: Recovered) -> None:
     assert recovered.control_file in (ledger.kept, ledger.coming)  # invariants 32 and 33
     assert recovered.is_whole in (ledger.is_whole, ledger.may_be_whole)  # invariant 47
@@ -233,39 +164,6 @@ def check_complete(disk: Disk, ledger: Ledger, segment: Segment) -> None:
     head = first_segment_headers(START, server=SERVER, tli=TLI) if begin < START else b""
     expected = head + ledger.wal[max(0, begin - START) :][: SEGMENT - len(head)]
     assert read_file(disk, segment.path.name) == expected
-
-
-def go_on(keeper: Keeper, recovered: Recovered) -> None:
-    """Another leader continues where the WAL ends; all that it streams must be there after one more crash."""
-    assert isinstance(keeper.disk, MemoryDisk)
-    end_lsn = recovered.end_lsn or START
-    keeper.elect(end_lsn, recovered.tli)
-    check_zero_behind(keeper.disk, end_lsn)
-    check_names(keeper.disk, end_lsn)
-    total = SEGMENT - segment_offset(end_lsn, SEGMENT) + 50_000
-    more = new_wal(end_lsn, total, fill=0x55, prev=keeper.ledger.starts[-1])
-    keeper.append(more, batch=2_000_000)
-    keeper.disk.crash(0)
-    again = Keeper(keeper.disk, keeper.ledger).recover()
-    assert again.end_lsn == more.lsn
-    check_recovered(keeper.disk, keeper.ledger, again)
-
-
-def check_zero_behind(disk: Disk, lsn: Lsn) -> None:
-    """Invariant 26."""
-    segments, offset = segments_in(disk, DIRECTORY, SEGMENT), segment_offset(lsn, SEGMENT)
-    assert segments[-1].segno == lsn // SEGMENT
-    assert read_file(disk, segments[-1].path.name)[offset:] == bytes(SEGMENT - offset)
-
-
-def check_names(disk: Disk, lsn: Lsn) -> None:
-    """The segment being written is partial, every other one complete, and nothing else is left (invariant 28)."""
-    segments = segments_in(disk, DIRECTORY, SEGMENT)
-    assert [segment.is_partial for segment in segments] == [False] * (len(segments) - 1) + [True]
-    assert set(disk.names(DIRECTORY)) - {INCOMPLETE} == {CONTROL_FILE} | {
-        segment.path.name for segment in segments
-    }
-    assert all(len(read_file(disk, segment.path.name)) == SEGMENT for segment in segments)
 
 
 def read_file(disk: Disk, name: str) -> bytes:

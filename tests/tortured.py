@@ -15,15 +15,17 @@ import trio.testing
 from keeping import SAVE_SECONDS, SEGMENT, SERVER, START, TTID
 from walkeeper.errors import PeerError, ServerError, Unreachable
 from walkeeper.formats.proposer import encode_proposer_message, parse_acceptor_message
+from walkeeper.formats.xlog_pages import RECORD_HEADER_BYTES
 from walkeeper.ids import NodeId
 from walkeeper.links.address import KEEPER_PORT, Address
 from walkeeper.links.keeper import PROTOCOL_VERSION, connect_keeper, start_push
 from walkeeper.links.postgres import Connection as ClientConnection
 from walkeeper.links.throttle import Throttle
 from walkeeper.lsn import INVALID_LSN, Lsn
-from walkeeper.membership import NO_CONFIGURATION, NO_GENERATION
+from walkeeper.membership import NO_CONFIGURATION, NO_GENERATION, Generation
 from walkeeper.messages import (
     APPEND_BYTES_MAX,
+    AcceptorGreeting,
     AcceptorMessage,
     AppendRequest,
     AppendResponse,
@@ -99,26 +101,37 @@ class Talk:
 class Writer:
     """What a leader of ``term`` says: its WAL continues that of the leader before it, or cuts it off."""
 
-    def __init__(self, term: int, start: Lsn = START, history: TermHistory = NO_HISTORY, prev: int = 0) -> None:
+    def __init__(
+        self,
+        term: int,
+        start: Lsn = START,
+        history: TermHistory = NO_HISTORY,
+        prev: int = 0,
+        generation: Generation = NO_GENERATION,
+    ) -> None:
         self.term = Term(term)
+        self.generation = generation
         self.history = history.up_to(start).with_term(self.term, start)
         self.wal = WalGenerator(
             start, pg_major=15, wal_seg_size=SEGMENT, system_id=SERVER.system_id, prev=Lsn(prev)
         )
 
     def vote(self) -> VoteRequest:
-        return VoteRequest(NO_GENERATION, self.term)
+        return VoteRequest(self.generation, self.term)
 
     def elected(self) -> ProposerElected:
-        return ProposerElected(NO_GENERATION, self.term, self.wal.start, self.history)
+        return ProposerElected(self.generation, self.term, self.wal.start, self.history)
 
     def write(self, size: int, commit_lsn: Lsn = INVALID_LSN) -> list[AppendRequest]:
         """A record of that size, in as many messages as it takes."""
         begin = self.wal.lsn
         self.wal.record(b"w" * size)
-        ends = [*range(begin + APPEND_BYTES_MAX, self.wal.lsn, APPEND_BYTES_MAX), self.wal.lsn]
+        return self.rest(begin, commit_lsn)
+
+    def rest(self, begin: Lsn, commit_lsn: Lsn = INVALID_LSN) -> list[AppendRequest]:
+        """All that is written from there on; a heartbeat if there is nothing."""
         requests = []
-        for end in map(Lsn, ends):
+        for end in map(Lsn, [*range(begin + APPEND_BYTES_MAX, self.wal.lsn, APPEND_BYTES_MAX), self.wal.lsn]):
             requests.append(self._append(begin, end, commit_lsn))
             begin = end
         return requests
@@ -126,14 +139,23 @@ class Writer:
     def commit(self) -> AppendRequest:
         return self._append(self.wal.lsn, self.wal.lsn, self.wal.lsn)
 
+    def switch(self) -> AppendRequest:
+        """The record that ends a segment, without the zeroes behind it: they come later, or never."""
+        record = self.wal.switch()
+        return self._append(record.start, Lsn(record.start + RECORD_HEADER_BYTES), INVALID_LSN)
+
     def _append(self, begin: Lsn, end: Lsn, commit_lsn: Lsn) -> AppendRequest:
         wal = self.wal.between(begin, end)
-        return AppendRequest(NO_GENERATION, self.term, begin, end, commit_lsn, INVALID_LSN, wal)
+        return AppendRequest(self.generation, self.term, begin, end, commit_lsn, INVALID_LSN, wal)
 
     def successor(self) -> "Writer":
         """A leader that cuts off the last record of this one."""
         last = self.wal.records[-1]
         return Writer(self.term + 1, last.start, self.history, self.wal.records[-2].start)
+
+    def heir(self) -> "Writer":
+        """A leader that continues the WAL of this one."""
+        return Writer(self.term + 1, self.wal.lsn, self.history, self.wal.prev)
 
 
 @dataclass
@@ -226,18 +248,32 @@ def check_disk_agrees(keeper: Keeper) -> None:
     assert recovered.is_whole == state.is_whole
 
 
-async def check_serves_on(keeper: Keeper, after: Term) -> None:
-    """A new leader is elected, and its WAL is kept."""
+async def check_serves_on(keeper: Keeper, leaders: list[Writer]) -> None:
+    """A new leader is elected, and its WAL is kept; it joins the ``leaders`` that were there before."""
     async with keeper.talk() as talk:
-        await talk.say(
-            ProposerGreeting(TTID, NO_CONFIGURATION, SERVER), VoteRequest(NO_GENERATION, Term(after + 7))
-        )
-        await talk.hear()
+        await talk.say(ProposerGreeting(TTID, NO_CONFIGURATION, SERVER))
+        greeting = await talk.hear()
+        assert isinstance(greeting, AcceptorGreeting)
+        term, generation = Term(greeting.term + 7), greeting.configuration.generation
+        await talk.say(VoteRequest(generation, term))
         vote = await talk.hear()
         assert isinstance(vote, VoteResponse) and vote.vote_given
         start = vote.flush_lsn or START
-        writer = Writer(after + 7, start, vote.term_history)
+        prev = last_record_before(start, vote.term_history, leaders)
+        writer = Writer(term, start, vote.term_history, prev, generation)
+        leaders.append(writer)
         await talk.say(writer.elected(), *writer.write(300))
         await talk.hear_flushed(writer.wal.lsn)
         return
     raise AssertionError("the keeper ended the conversation")
+
+
+def last_record_before(lsn: Lsn, history: TermHistory, leaders: Sequence[Writer]) -> Lsn:
+    """Where the record begins that ends at ``lsn`` in a log of that history; 0 if it is the first log's start."""
+    terms = {entry.term for entry in history.entries}
+    for leader in reversed(leaders):
+        if leader.term in terms:
+            for record in leader.wal.records:
+                if record.end == lsn:
+                    return record.start
+    return INVALID_LSN

@@ -7,7 +7,7 @@ from hypothesis.stateful import run_state_machine_as_test
 from acceptor_machine import AcceptorMachine
 from sabotage.defect import defect
 from walkeeper.acceptor.acceptor import Intent, Kept
-from walkeeper.acceptor.effects import BecomeWhole, Effect, KeepControlFile, SyncWal, WriteWal
+from walkeeper.acceptor.effects import Effect, KeepControlFile, SyncWal, WriteWal
 from walkeeper.errors import StorageError
 from walkeeper.testing.memory_disk import MemoryDisk, MemoryFile
 
@@ -79,24 +79,6 @@ class ForgetsItsVote(AcceptorMachine):
 
 
 @defect
-class HistoryBeforeTruncation(AcceptorMachine):
-    """Control file first, WAL later: old WAL gets the new leader's name."""
-
-    def keep(self, intent: Intent) -> Kept:
-        effects = sorted(intent.effects, key=lambda effect: not isinstance(effect, KeepControlFile))
-        return Intent(effects, intent._kept).keep(self.store)
-
-
-@defect
-class WholeBeforeItsWal(AcceptorMachine):
-    """Says of itself that it has everything, and makes that durable later."""
-
-    def keep(self, intent: Intent) -> Kept:
-        effects = sorted(intent.effects, key=lambda effect: not isinstance(effect, BecomeWhole))
-        return Intent(effects, intent._kept).keep(self.store)
-
-
-@defect
 class CommitsBeyondWhatIsHere(AcceptorMachine):
     """The leader's commit_lsn is kept as it is."""
 
@@ -120,46 +102,3 @@ class CommitsBeyondWhatIsHere(AcceptorMachine):
 def test_a_broken_keeper_is_caught(broken: type[AcceptorMachine]) -> None:
     with pytest.raises((AssertionError, StorageError)):
         run_state_machine_as_test(broken, settings=SEARCH)
-
-
-def change_leaders(machine: AcceptorMachine, cut_at: int) -> None:
-    """A leader takes back two records, and the power goes off at a disk operation of that."""
-    machine.ask_for_vote(1, seed=1)
-    machine.win_election(0, seed=1)
-    machine.append([300, 300, 300], short=0, commit=4, switch=False, seed=1)
-    machine.ask_for_vote(1, seed=1)
-    machine.power_will_be_cut(cut_at, after=False)
-    machine.win_election(2, seed=1)
-    machine.every_record_is_its_writers()
-    machine.what_was_reported_can_be_read_and_is_what_was_sent()
-
-
-def change_leaders_at_every_cut(kind: type[AcceptorMachine]) -> None:
-    for cut_at in range(40):
-        change_leaders(kind(), cut_at)
-
-
-def test_a_history_that_is_kept_before_the_truncation_is_caught() -> None:
-    change_leaders_at_every_cut(AcceptorMachine)
-    with pytest.raises(AssertionError):
-        change_leaders_at_every_cut(HistoryBeforeTruncation)
-
-
-def become_whole(machine: AcceptorMachine, cut_at: int) -> None:
-    """The first WAL comes together with the news that it is committed, and the power goes off on the way."""
-    machine.ask_for_vote(1, seed=1)
-    machine.win_election(0, seed=1)
-    machine.power_will_be_cut(cut_at, after=False)
-    machine.append([300, 300, 300], short=0, commit=0, switch=False, seed=0)
-    assert machine.acceptor.state.is_whole or machine.disk.cuts
-
-
-def become_whole_at_every_cut(kind: type[AcceptorMachine]) -> None:
-    for cut_at in range(20):
-        become_whole(kind(), cut_at)
-
-
-def test_a_keeper_that_is_whole_before_its_wal_is_durable_is_caught() -> None:
-    become_whole_at_every_cut(AcceptorMachine)
-    with pytest.raises(AssertionError):
-        become_whole_at_every_cut(WholeBeforeItsWal)

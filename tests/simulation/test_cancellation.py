@@ -3,15 +3,15 @@
 What is cancelled: the connection that asked, all users of the timeline, and the whole daemon.
 """
 
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable
 from functools import partial
 
 import pytest
 import trio
 import trio.testing
 
-from keeping import SEGMENT, SERVER, START, TTID, new_disk
+from keeping import SERVER, START, TTID, new_disk
+from stories import GREETING, MESSAGES, Story, append_over_a_segment_end, vote
 from tortured import (
     JOB_SECONDS,
     Keeper,
@@ -21,79 +21,14 @@ from tortured import (
     keeper_on,
 )
 from walkeeper.ids import TenantTimelineId, TimelineId
-from walkeeper.membership import NO_CONFIGURATION
-from walkeeper.messages import ProposerGreeting, ProposerMessage
-from walkeeper.terms import INITIAL_TERM, Term
+from walkeeper.messages import ProposerMessage
 from walkeeper.testing.cancellation import Victim, cancel_everywhere, interrupt_everywhere
 from walkeeper.testing.memory_disk import MemoryDisk
 from walkeeper.testing.offload import InlineOffload
 from walkeeper.timeline import timeline as timeline_module
 
 OTHER_TTID = TenantTimelineId(TTID.tenant_id, TimelineId(b"o" * 16))
-GREETING = ProposerGreeting(TTID, NO_CONFIGURATION, SERVER)
 
-
-@dataclass
-class Story:
-    """What is said before the messages that are interrupted, and those."""
-
-    before: Sequence[ProposerMessage]
-    then: Sequence[ProposerMessage]
-    replies: int
-
-
-def greeting() -> Story:
-    """Creates the timeline."""
-    return Story([], [GREETING], 1)
-
-
-def vote() -> Story:
-    return Story([GREETING], [Writer(1).vote()], 1)
-
-
-def first_election() -> Story:
-    writer = Writer(1)
-    return Story([GREETING, writer.vote()], [writer.elected(), *writer.write(300)], 1)
-
-
-def append() -> Story:
-    writer = Writer(1)
-    return Story([GREETING, writer.vote(), writer.elected(), *writer.write(300)], writer.write(9000), 1)
-
-
-def append_over_a_segment_end() -> Story:
-    writer = Writer(1)
-    before: list[ProposerMessage] = [
-        GREETING,
-        writer.vote(),
-        writer.elected(),
-        *writer.write(SEGMENT - START % SEGMENT - 2000),
-    ]
-    return Story(before, writer.write(9000), 1)
-
-
-def commit_that_makes_whole() -> Story:
-    writer = Writer(1)
-    return Story([GREETING, writer.vote(), writer.elected(), *writer.write(300)], [writer.commit()], 1)
-
-
-def truncation() -> Story:
-    writer = Writer(1)
-    before: list[ProposerMessage] = [GREETING, writer.vote(), writer.elected(), *writer.write(300)]
-    before += [*writer.write(SEGMENT + 300), *writer.write(SEGMENT + 300)]
-    other = writer.successor()
-    return Story([*before, other.vote()], [other.elected(), *other.write(500)], 1)
-
-
-STORIES = [
-    greeting,
-    vote,
-    first_election,
-    append,
-    append_over_a_segment_end,
-    commit_that_makes_whole,
-    truncation,
-]
 
 CANCELS: dict[str, Callable[[Keeper], None]] = {
     "connection": Keeper.cancel_connection,
@@ -104,7 +39,7 @@ CANCELS: dict[str, Callable[[Keeper], None]] = {
 
 async def live_through(story: Story, cancel: Callable[[Keeper], None], victim: Victim) -> None:
     """Tell the story, be interrupted in its second part, and see that all is well."""
-    disk = new_disk()
+    disk, leaders = new_disk(), list(story.leaders)
     async with keeper_on(disk) as keeper:
         async with keeper.talk() as talk:
             await talk.say(*story.before)
@@ -119,15 +54,11 @@ async def live_through(story: Story, cancel: Callable[[Keeper], None], victim: V
         if not keeper.scope.cancelled_caught:
             check_nobody_is_left(keeper)
             check_disk_agrees(keeper)
-            await check_serves_on(keeper, term_of(keeper))
+            await check_serves_on(keeper, leaders)
     disk.crash(0)
     async with keeper_on(disk) as keeper:
         check_disk_agrees(keeper)
-        await check_serves_on(keeper, term_of(keeper))
-
-
-def term_of(keeper: Keeper) -> Term:
-    return keeper.timeline.require_state().term if keeper.timelines.all() else INITIAL_TERM
+        await check_serves_on(keeper, leaders)
 
 
 def check_nobody_is_left(keeper: Keeper) -> None:
@@ -138,7 +69,7 @@ def check_nobody_is_left(keeper: Keeper) -> None:
 
 
 @pytest.mark.parametrize("whose", CANCELS)
-@pytest.mark.parametrize("story", STORIES)
+@pytest.mark.parametrize("story", MESSAGES)
 def test_what_is_cancelled_has_not_begun_or_is_complete(story: Callable[[], Story], whose: str) -> None:
     report = cancel_everywhere(lambda victim: live_through(story(), CANCELS[whose], victim))
     assert report.moments >= 8
@@ -162,6 +93,7 @@ async def read(keeper: Keeper) -> None:
 
 async def do_and_be_cancelled(operation: Callable[[Keeper], Awaitable[None]], victim: Victim) -> None:
     disk, writer = new_disk(), Writer(1)
+    leaders = [writer]
     async with keeper_on(disk) as keeper:
         async with keeper.talk() as talk:
             first: list[ProposerMessage] = [
@@ -181,7 +113,7 @@ async def do_and_be_cancelled(operation: Callable[[Keeper], Awaitable[None]], vi
             await operation(keeper)
         await trio.sleep(100 * JOB_SECONDS)
         check_disk_agrees(keeper)
-        await check_serves_on(keeper, term_of(keeper))
+        await check_serves_on(keeper, leaders)
         await make_another(keeper)
     disk.crash(0)
     async with keeper_on(disk) as keeper:
@@ -200,19 +132,19 @@ def test_an_operation_that_is_cancelled_has_not_begun_or_is_complete(
 
 async def be_interrupted(victim: Victim) -> None:
     """Ctrl-C; afterwards only the disk is left to speak."""
-    disk = new_disk()
+    disk, story = new_disk(), append_over_a_segment_end()
     try:
-        await live_through_interrupt(disk, victim)
+        await live_through_interrupt(story, disk, victim)
     except* KeyboardInterrupt:
         pass
     disk.end_process()
+    leaders = list(story.leaders)
     async with keeper_on(disk) as keeper:
         check_disk_agrees(keeper)
-        await check_serves_on(keeper, term_of(keeper))
+        await check_serves_on(keeper, leaders)
 
 
-async def live_through_interrupt(disk: MemoryDisk, victim: Victim) -> None:
-    story = append_over_a_segment_end()
+async def live_through_interrupt(story: Story, disk: MemoryDisk, victim: Victim) -> None:
     async with keeper_on(disk) as keeper, keeper.talk() as talk:
         await talk.say(*story.before)
         await talk.hear_all(story.before)

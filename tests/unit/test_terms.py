@@ -30,6 +30,7 @@ def test_a_log_that_lacks_nothing_has_the_leaders_term() -> None:
 
 @pytest.mark.parametrize("pairs", [[(2, 10), (1, 20)], [(1, 10), (1, 20)], [(1, 20), (2, 10)]])
 def test_a_history_that_does_not_grow_is_refused(pairs: list[tuple[int, int]]) -> None:
+    """Invariants 14 and 36."""
     with pytest.raises(ValueError):
         TermHistory.of(*pairs)
 

@@ -29,9 +29,8 @@ from pathlib import Path
 from typing import Final
 
 import trio
-import trio.testing
 
-from walkeeper.testing.scheduling import deterministic
+from walkeeper.testing.scheduling import run_deterministically
 
 MOMENTS_MAX: Final = 20_000
 """More are a scenario that should be cut in two: every moment is a run."""
@@ -150,13 +149,11 @@ def _strike_everywhere(scenario: Scenario, strike: Callable[[], None] | None, se
 
 def _run(scenario: Scenario, watch: _Watch, seed: int) -> None:
     before = len(os.listdir(_DESCRIPTORS))
-    with deterministic(seed):
-        clock = trio.testing.MockClock(autojump_threshold=0)
-        try:
-            trio.run(scenario, Victim(watch), clock=clock, instruments=[watch])
-        except* KeyboardInterrupt:
-            if watch.struck is None:
-                raise
+    try:
+        run_deterministically(partial(scenario, Victim(watch)), seed=seed, instruments=[watch])
+    except* KeyboardInterrupt:
+        if watch.struck is None:
+            raise
     after = len(os.listdir(_DESCRIPTORS))
     assert after <= before, f"{after - before} file descriptors are left over"
 

@@ -17,8 +17,9 @@ Does not model permissions, directories that are renamed over, or time.
 
 import errno
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
@@ -202,6 +203,13 @@ class MemoryDisk:
         self.cuts += 1
         self._cut_at, self._is_off = None, False
 
+    def after_crash(self, seed: int) -> Self:
+        """What ``crash`` would leave, as a disk of its own that nobody watches; this one goes on."""
+        copy = deepcopy(self)
+        copy.on_operation = unwatched
+        copy.crash(seed)
+        return copy
+
     def end_process(self) -> None:
         """Let go of files and locks, as when whoever used them was killed; the cache stays as it is."""
         for node in _walk(self._root, durable=False):
@@ -236,6 +244,10 @@ class MemoryDisk:
             node = node.durable.get(name) if isinstance(node, _DirectoryNode) else None
         end = None if length is None else offset + length
         return bytes(node.durable[offset:end]) if isinstance(node, _FileNode) else None
+
+    def fingerprint(self) -> Hashable:
+        """Equal for disks on which programs find the same names and the same content; of use in this process."""
+        return _fingerprint(self._root)
 
     # -- how operations happen ------------------------------------------------------------------------------
 
@@ -436,7 +448,7 @@ class MemoryFile:
 
     def pread(self, length: int, offset: int) -> bytes:
         with naming_errors("read", self.path), self._operating("read"):
-            return bytes(self._node.cached[offset : offset + length])
+            return bytes(memoryview(self._node.cached)[offset : offset + length])
 
     def try_pread(self, buffer: memoryview, offset: int) -> bool:
         """Everything is cached, unless the disk's ``is_cold``."""
@@ -493,6 +505,12 @@ def _walk(directory: _DirectoryNode, *, durable: bool) -> Iterator[_Node]:
             yield from _walk(node, durable=durable)
         else:
             yield node
+
+
+def _fingerprint(node: _Node) -> Hashable:
+    if isinstance(node, _FileNode):
+        return hash(bytes(node.cached))
+    return tuple((name, _fingerprint(entry)) for name, entry in sorted(node.entries.items()))
 
 
 def _fail(code: int) -> NoReturn:

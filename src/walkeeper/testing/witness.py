@@ -1,8 +1,9 @@
 """What keepers say on the wire, checked in the moment in which they say it.
 
-Rules that are checked, by their numbers in docs/guarantees.md: 2 one vote in a term; 3 and 22 what is said of terms is on
-disk; 7 and 25 what is reported as flushed is on disk, byte for byte as its leader wrote it; 8 and 16 the commit that is
-told; 9 what never goes back on one connection; 1 terms neither; 13 and 14 histories; 18, 19 and 38 configurations.
+Checks invariants 1 to 3, 7 to 9, 12 to 14, 16, 18, 19, 22, 25 and 38 of docs/guarantees.md: terms, and one vote in each;
+that what is said of terms is on disk; that what is reported as flushed is there, byte for byte as its leader wrote it, and
+so is the commit that is told; what never goes back on one connection, or on one disk; what is set once; histories;
+generations, and who is in them.
 
 What is violated is told to ``accuse``: raised where keepers speak, it would only end a connection.
 
@@ -34,6 +35,10 @@ from walkeeper.testing.truth import Truth, Violated
 _TO_READERS: Final = (b"w", b"k")
 """The first bytes of what is sent to those who read WAL: those are not acceptor's messages."""
 
+_ONLY_RISING: Final = ("commit_lsn", "backup_lsn", "peer_horizon_lsn", "remote_consistent_lsn")
+_SET_ONCE: Final = ("timeline_start_lsn", "local_start_lsn")
+"""Of a control file."""
+
 
 _parse_control_file: Final = lru_cache(64)(parse_control_file)
 """It is looked at with every reply, and changes with few."""
@@ -41,8 +46,9 @@ _parse_control_file: Final = lru_cache(64)(parse_control_file)
 
 @dataclass(slots=True)
 class _Disk:
-    """What was said on behalf of one disk."""
+    """What was said on behalf of one disk, and what was seen on it."""
 
+    kept: ControlFile | None = None
     votes: dict[Term, str] = field(default_factory=dict)
     generation: Generation = NO_GENERATION
     proved: dict[Term, Lsn] = field(default_factory=dict)
@@ -108,6 +114,7 @@ class Witness:
             raise Violated(f"1: {keeper} told {link.there} term {message.term} after {heard.term}: {message}")
         heard.term = message.term
         kept = self._kept(keeper)
+        self._check_kept(keeper, kept)
         if kept.term < message.term:
             raise Violated(f"3: {keeper} says {message}, on its disk is term {kept.term}")
         match message:
@@ -137,6 +144,19 @@ class Witness:
         known = self._configurations.setdefault(configuration.generation, configuration)
         if known != configuration:
             raise Violated(f"38: {keeper} is in {configuration}, others are in {known}")
+
+    def _check_kept(self, keeper: KeeperMachine, kept: ControlFile) -> None:
+        """What changes on one disk in one direction only, or once, starts of the keeper included."""
+        disk = self._disk(keeper)
+        before, disk.kept = disk.kept or kept, kept
+        if kept.term < before.term:
+            raise Violated(f"1: on the disk of {keeper} is term {kept.term} after {before.term}")
+        for what in _ONLY_RISING:
+            if getattr(kept, what) < getattr(before, what):
+                raise Violated(f"9: on the disk of {keeper} {what} goes back: {kept} after {before}")
+        for what in _SET_ONCE:
+            if getattr(before, what) not in (INVALID_LSN, getattr(kept, what)):
+                raise Violated(f"12: on the disk of {keeper} {what} is set again: {kept} after {before}")
 
     def _check_vote(self, keeper: KeeperMachine, link: MemoryLink, vote: VoteResponse) -> None:
         entries = vote.term_history.entries

@@ -194,6 +194,7 @@ def test_an_unknown_system_id_is_no_news(keeper: Keeper) -> None:
 
 
 def test_a_higher_generation_is_kept_and_answered() -> None:
+    """Invariant 18."""
     keeper = Keeper()
     reply, effects = keeper.say(greeting(members(5, 1, 2, 3)))
     assert reply == AcceptorGreeting(NODE, members(5, 1, 2, 3), Term(0))
@@ -210,6 +211,7 @@ def test_a_lower_or_equal_generation_is_ignored() -> None:
 
 
 def test_a_configuration_without_this_keeper_is_refused() -> None:
+    """Invariant 19."""
     refuses(Keeper().acceptor, greeting(members(5, 1, 2)), NotMember)
 
 
@@ -247,6 +249,7 @@ def test_a_vote_is_kept_before_it_can_be_spoken() -> None:
 
 
 def test_a_refused_vote_keeps_nothing_and_tells_the_term() -> None:
+    """Invariant 17."""
     keeper = Keeper()
     keeper.vote(7)
     reply, effects = keeper.say(VoteRequest(NO_GENERATION, Term(3)))
@@ -280,6 +283,7 @@ def test_another_generation_gets_no_vote_no_election_and_no_append(keeper: Keepe
 
 
 def test_a_first_leader_settles_where_the_timeline_starts() -> None:
+    """Invariant 12."""
     keeper = Keeper()
     keeper.vote(1)
     effects = keeper.elect(1)
@@ -291,6 +295,7 @@ def test_a_first_leader_settles_where_the_timeline_starts() -> None:
 
 
 def test_term_truncation_and_history_are_kept_in_this_order() -> None:
+    """Hazards T5 and C5: what a crash between two of them leaves is as after a vote, or a history cut by its WAL."""
     keeper = Keeper()
     effects = keeper.elect(4, START, TermHistory.of((4, START)))
     terms = [e.control_file.term for e in effects if isinstance(e, KeepControlFile)]
@@ -323,6 +328,7 @@ def test_a_timeline_made_by_an_operator_gets_its_first_headers_too() -> None:
 
 
 def test_a_leader_of_a_lower_term_is_ignored(keeper: Keeper) -> None:
+    """Invariants 5 and 17."""
     keeper.vote(5)
     before = keeper.acceptor.state
     assert not keeper.elect(4)
@@ -330,6 +336,7 @@ def test_a_leader_of_a_lower_term_is_ignored(keeper: Keeper) -> None:
 
 
 def test_a_leader_must_stream_from_where_the_logs_part(keeper: Keeper) -> None:
+    """Invariant 11."""
     keeper.append(START, 4)
     keeper.vote(2)
     history = TermHistory.of((1, START), (2, lsn(2)))
@@ -347,6 +354,7 @@ def test_a_leader_that_shares_no_term_starts_at_its_own_beginning(keeper: Keeper
 
 
 def test_committed_wal_is_never_truncated(keeper: Keeper) -> None:
+    """Invariant 10."""
     keeper.append(START, 4, commit=lsn(4))
     keeper.vote(2)
     elected = ProposerElected(NO_GENERATION, Term(2), lsn(2), TermHistory.of((1, START), (2, lsn(2))))
@@ -387,6 +395,7 @@ def test_the_log_counts_as_the_leaders_only_from_its_start_on(keeper: Keeper) ->
 
 
 def test_wal_is_written_and_synced_before_it_is_reported(keeper: Keeper) -> None:
+    """Invariants 22 and 23."""
     reply, effects = keeper.say(run(START, 2))
     assert [type(effect) for effect in effects] == [WriteWal, SyncWal]
     assert isinstance(reply, AppendResponse)
@@ -417,6 +426,7 @@ def test_an_append_before_the_election_is_refused(keeper: Keeper) -> None:
 
 
 def test_rewriting_and_skipping_are_refused_even_when_empty(keeper: Keeper) -> None:
+    """Invariant 6."""
     keeper.append(START, 2)
     for records in (0, 1):
         refuses(keeper.acceptor, run(lsn(1), records), WalRewrite)
@@ -424,11 +434,13 @@ def test_rewriting_and_skipping_are_refused_even_when_empty(keeper: Keeper) -> N
 
 
 def test_what_is_no_wal_is_refused_before_it_is_written(keeper: Keeper) -> None:
+    """Invariant 25: what is on disk could have come from a leader."""
     garbage = AppendRun(NO_GENERATION, Term(1), START, lsn(1), Lsn(0), Lsn(0), (bytes(RECORD),))
     refuses(keeper.acceptor, garbage, Malformed)
 
 
 def test_nothing_is_written_after_a_restart_until_the_leader_has_said_where(keeper: Keeper) -> None:
+    """Invariant 27."""
     keeper.append(START, 2)
     keeper.restart()
     refuses(keeper.acceptor, run(lsn(2), 1), TruncationPending)

@@ -52,6 +52,7 @@ def reconnect(writer: Writer, *places: int) -> None:
 def test_rival_writers_lose_nothing_with_the_disks_of_a_minority(
     keepers: int, lost_max: int, writers: int
 ) -> None:
+    """Invariants 35, 37, 39, 48 and 49."""
     commits = 0
     for seed in range(WORLDS):
         world = World(keepers)
@@ -90,6 +91,7 @@ def test_a_candidate_that_cannot_win_leaves_the_leader_alone(world: World) -> No
 
 
 def test_keepers_without_anything_do_not_elect_among_their_like(world: World) -> None:
+    """Invariant 48."""
     lead(world, A, B)
     world.wipe(B)
     rival = Writer(world)
@@ -142,6 +144,7 @@ def test_a_vote_that_was_forgotten_before_the_others_came_elects_nobody(world: W
 
 
 def test_a_deposed_leader_is_not_acknowledged_by_a_wiped_keeper(world: World) -> None:
+    """Invariant 49."""
     deposed = lead(world, A, B, C)
     writer = Writer(world)
     writer.talk(B, C)

@@ -10,9 +10,9 @@ import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from keeping import START
-from proposing import GREETING, VERSION, Keeper, Proposer, open_keeper
+from proposing import GREETING, VERSION, Keeper, open_keeper
 from streaming import Connection, Turns, copying_session
-from walkeeper.errors import Malformed, OutOfTurn, WalGap
+from walkeeper.errors import Malformed, WalGap
 from walkeeper.formats.frames import PAYLOADS_MAX, encode_frame
 from walkeeper.formats.frontend import CopyDone, CopyFail, Query
 from walkeeper.formats.proposer import encode_acceptor_message, encode_proposer_message
@@ -34,7 +34,6 @@ from walkeeper.services.receive_wal import (
     INBOX_MESSAGES_MAX,
     OUTBOX_REPLIES_MAX,
     Outbox,
-    PinnedBytes,
     Reply,
     ReplyWriter,
     read_greeting,
@@ -142,6 +141,7 @@ async def test_what_waits_for_a_slow_disk_is_kept_and_answered_as_one(
 async def test_a_receiver_is_registered_while_it_is_connected_and_says_how_far_it_got(
     keeper: Keeper, autojump_clock: MockClock
 ) -> None:
+    """Hazard L4: whoever ends has left the registry."""
     proposer = keeper.connect()
     greeting, *rest = proposer.campaign()
     await proposer.say(greeting)
@@ -195,6 +195,7 @@ async def test_a_proposer_that_chatters_lets_others_run(keeper: Keeper, autojump
 async def test_what_a_proposer_said_before_its_end_is_kept_and_answered(
     keeper: Keeper, autojump_clock: MockClock
 ) -> None:
+    """Hazard R3: what has arrived is kept and synced, and told."""
     proposer = keeper.connect()
     await proposer.be_elected()
     keeper.disk.seconds = 3.0
@@ -207,6 +208,7 @@ async def test_what_a_proposer_said_before_its_end_is_kept_and_answered(
 
 
 async def test_what_a_proposer_said_is_kept_though_it_has_gone(keeper: Keeper, autojump_clock: MockClock) -> None:
+    """Hazard R3: also when nobody listens any more."""
     proposer = keeper.connect()
     await proposer.be_elected()
     keeper.disk.seconds = 3.0
@@ -246,6 +248,23 @@ async def test_gibberish_ends_the_connection_after_all_that_was_right_before_it(
     assert keeper.flush_lsn == append.end_lsn
     assert proposer.said is not None
     assert isinstance(proposer.said.reason, Malformed)
+
+
+async def test_half_a_message_is_no_message(keeper: Keeper, autojump_clock: MockClock) -> None:
+    """Hazard R1: the connection is at its end, and what comes next comes on another one."""
+    proposer = keeper.connect()
+    await proposer.be_elected()
+    append = proposer.next_append()
+    await proposer.say(append)
+    await proposer.client.stream.send_all(proposer.encode(proposer.next_append())[:-100])
+    assert (await proposer.hear_append()).flush_lsn == append.end_lsn
+    await proposer.client.stream.send_stream.aclose()
+    await proposer.has_ended.wait()
+    assert keeper.flush_lsn == append.end_lsn
+    again = keeper.connect()
+    await again.say(*proposer.campaign()[:2])
+    assert isinstance(await again.hear(), AcceptorGreeting)
+    assert isinstance(await again.hear(), VoteResponse)
 
 
 async def test_a_query_is_out_of_turn(keeper: Keeper, autojump_clock: MockClock) -> None:
@@ -405,42 +424,6 @@ async def test_jobs_that_take_no_turn_of_the_scheduler_do_not_put_off_a_cancella
     assert keeper.flush_lsn < appends[3].end_lsn
 
 
-# -- the first message ---------------------------------------------------------------------------------------
-
-
-async def test_a_connection_begins_with_a_greeting() -> None:
-    connection = Connection.new()
-    proposer = Proposer(connection.client)
-    await proposer.say(VoteRequest(NO_GENERATION, Term(1)))
-    with pytest.raises(OutOfTurn):
-        await read_greeting(CopyReader(connection.link, copying_session()), VERSION)
-
-
-async def test_gibberish_is_no_greeting() -> None:
-    connection = Connection.new()
-    await connection.client.say(b"gibberish")
-    with pytest.raises(Malformed):
-        await read_greeting(CopyReader(connection.link, copying_session()), VERSION)
-
-
-async def test_a_client_may_leave_before_it_greets() -> None:
-    connection = Connection.new()
-    await connection.client.send(CopyDone())
-    assert await read_greeting(CopyReader(connection.link, copying_session()), VERSION) is CopyEnd.DONE
-
-
-async def test_the_greeting_comes_back_with_what_came_along() -> None:
-    connection = Connection.new()
-    proposer = Proposer(connection.client)
-    vote = VoteRequest(NO_GENERATION, Term(1))
-    await proposer.say(GREETING, vote)
-    greeting = await read_greeting(CopyReader(connection.link, copying_session()), VERSION)
-    assert not isinstance(greeting, CopyEnd)
-    first, early = greeting
-    assert first == GREETING
-    assert [bytes(payload) for payload in early] == [encode_proposer_message(vote, VERSION)]
-
-
 # -- limits --------------------------------------------------------------------------------------------------
 
 
@@ -506,6 +489,7 @@ async def test_a_flood_on_a_slow_disk_is_acknowledged_at_least_every_second(
 async def test_a_proposer_that_reads_no_replies_is_read_no_further(
     keeper: Keeper, autojump_clock: MockClock
 ) -> None:
+    """Hazard R4: and nobody else waits for it."""
     proposer = keeper.connect(keeper_in_lockstep=True, client_in_lockstep=True)
     await proposer.be_elected()
     sent = 0
@@ -520,6 +504,8 @@ async def test_a_proposer_that_reads_no_replies_is_read_no_further(
         nursery.start_soon(push)
         await wait_all_tasks_blocked()
         assert OUTBOX_REPLIES_MAX < sent < 400
+        with trio.fail_after(1):
+            await keeper.connect(term=2).be_elected()
         nursery.cancel_scope.cancel()
 
 
@@ -537,6 +523,7 @@ async def test_a_proposer_that_reads_its_replies_late_gets_them(keeper: Keeper, 
 async def test_a_proposer_that_never_reads_its_replies_is_dropped_in_the_end(
     keeper: Keeper, autojump_clock: MockClock
 ) -> None:
+    """Hazard R4."""
     proposer = keeper.connect(keeper_in_lockstep=True)
     await proposer.be_elected()
     append = proposer.next_append()
@@ -638,6 +625,7 @@ async def test_replies_that_the_kernel_does_not_take_at_once_are_said_whole_once
 
 
 async def test_a_reply_does_not_overtake_one_that_still_is_in_the_outbox(conversation: Conversation) -> None:
+    """Invariant 46."""
     said = conversation.fill_the_kernel()
     said.append(conversation.next_reply())
     conversation.say(said[-1])
@@ -679,36 +667,3 @@ async def test_a_peer_that_has_gone_is_found_by_the_writer(conversation: Convers
     conversation.to_writer.close()
     await conversation.writer.write_replies(conversation.outbox)
     assert conversation.writer.said is None
-
-
-async def test_a_budget_lets_in_what_fits_and_makes_the_rest_wait(autojump_clock: MockClock) -> None:
-    pinned = PinnedBytes(100)
-    await pinned.take(60)
-    await pinned.take(40)
-    with trio.move_on_after(1) as waiting:
-        await pinned.take(1)
-    assert waiting.cancelled_caught
-    pinned.give_back(40)
-    await pinned.take(40)
-
-
-async def test_a_budget_wakes_who_waits(autojump_clock: MockClock) -> None:
-    pinned = PinnedBytes(100)
-    await pinned.take(90)
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(pinned.take, 70)
-        await wait_all_tasks_blocked()
-        pinned.give_back(30)  # not enough yet
-        await wait_all_tasks_blocked()
-        assert nursery.child_tasks
-        pinned.give_back(30)
-
-
-async def test_a_buffer_larger_than_the_budget_is_let_in_alone(autojump_clock: MockClock) -> None:
-    pinned = PinnedBytes(100)
-    await pinned.take(1000)
-    with trio.move_on_after(1) as waiting:
-        await pinned.take(1)
-    assert waiting.cancelled_caught
-    pinned.give_back(1000)
-    await pinned.take(1)

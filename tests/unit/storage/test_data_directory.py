@@ -1,7 +1,6 @@
 """A data directory belongs to one keeper and one process, and holds whole timelines or none."""
 
 import os
-from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,19 +14,24 @@ from walkeeper.lsn import Lsn
 from walkeeper.storage.data_directory import DataDirectory, claim
 from walkeeper.storage.disk import Disk, OsDisk
 from walkeeper.storage.recovery import recover
-from walkeeper.testing.memory_disk import Fault, MemoryDisk, PowerCut
+from walkeeper.testing.memory_disk import Fault, MemoryDisk
+from walkeeper.testing.power_loss import Power, lose_power_everywhere
 
 PATH = Path("/data")
 NODE = NodeId(7)
 CONTROL_FILE = ControlFile(ttid=TTID, server=SERVER, timeline_start_lsn=START)
 
 
-@pytest.fixture
-def disk() -> MemoryDisk:
+def new_disk() -> MemoryDisk:
     disk = MemoryDisk()
     disk.mkdir(PATH)
     disk.fsync_dir(PATH.parent)
     return disk
+
+
+@pytest.fixture
+def disk() -> MemoryDisk:
+    return new_disk()
 
 
 @pytest.fixture
@@ -62,6 +66,20 @@ def test_a_new_directory_keeps_the_number_it_is_given(disk: MemoryDisk) -> None:
     disk.crash(0)
     assert get(disk, PATH / "safekeeper.id") == b"7"
     assert claim(disk, PATH, None).node_id == 7
+
+
+def test_a_directory_that_was_claimed_once_keeps_its_number_whatever_crashes() -> None:
+    async def scenario(power: Power) -> None:
+        disk, claimed = new_disk(), False
+        with power.on(disk):
+            power.may_go()
+            claim(disk, PATH, NODE)
+            claimed = True
+        for survivor in power.survivors():
+            data = claim(survivor, PATH, None if claimed else NODE)
+            assert data.node_id == NODE
+
+    lose_power_everywhere(scenario)
 
 
 def test_a_new_directory_needs_a_number(disk: MemoryDisk) -> None:
@@ -251,33 +269,33 @@ def test_what_was_half_made_is_cleaned_at_the_next_start(disk: MemoryDisk, data:
     assert disk.names(PATH / "tmp") == []
 
 
-def crash_everywhere(disk: MemoryDisk, removing: bool) -> set[int]:
-    """How many timelines there are after a crash at each operation of a creation or removal; each must be whole."""
+@pytest.mark.parametrize("removing", [False, True])
+def test_a_crash_leaves_a_timeline_whole_or_not_at_all(removing: bool) -> None:
+    """Hazards L1 and L5, invariant 43: made or removed, and what was interrupted can be done again."""
     counts = set()
-    for step in range(60):
-        for seed in range(4):
-            crashing = deepcopy(disk)
-            data = claim(crashing, PATH, NODE)
+
+    async def scenario(power: Power) -> None:
+        disk, done = new_disk(), False
+        with power.on(disk):
+            data = claim(disk, PATH, NODE)
             if removing:
                 data.create(CONTROL_FILE)
-            crashing.cut_power(crashing.operations + step, after=False)
-            try:
-                data.remove(TTID) if removing else data.create(CONTROL_FILE)
-            except PowerCut:
-                pass
-            crashing.crash(seed)
-            data = claim(crashing, PATH, NODE)
+            power.may_go()
+            data.remove(TTID) if removing else data.create(CONTROL_FILE)
+            done = True
+        for survivor in power.survivors():
+            data = claim(survivor, PATH, NODE)
             found = data.timelines()
             counts.add(len(found))
-            for ttid in found:  # invariant 43
-                recovered = recover(crashing, data.directory_of(ttid))
+            assert not done or len(found) == (0 if removing else 1)
+            for ttid in found:
+                recovered = recover(survivor, data.directory_of(ttid))
                 assert (recovered.control_file, recovered.is_whole) == (CONTROL_FILE, False)
-    return counts
+                assert data.remove(ttid)
+            data.create(CONTROL_FILE)
 
-
-@pytest.mark.parametrize("removing", [False, True])
-def test_a_crash_leaves_a_timeline_whole_or_not_at_all(removing: bool, disk: MemoryDisk) -> None:
-    assert crash_everywhere(disk, removing) == {0, 1}
+    lose_power_everywhere(scenario, survivors=range(4))
+    assert counts == {0, 1}
 
 
 def test_a_creation_that_finds_no_space_leaves_nothing_behind(disk: MemoryDisk, data: DataDirectory) -> None:

@@ -138,6 +138,7 @@ async def test_a_caller_that_is_cancelled_already_gets_its_result_all_the_same(
 
 
 async def test_a_caller_that_is_cancelled_waits_until_the_function_has_returned() -> None:
+    """Hazards W2, T6 and C3: a thread never outlives the caller that holds the lock."""
     begun, may_end, order = threading.Event(), threading.Event(), []
 
     def job() -> None:

@@ -77,6 +77,7 @@ def test_a_new_timeline_has_no_wal(disk: MemoryDisk) -> None:
 def test_a_control_file_that_is_none_keeps_the_timeline_closed_and_stays_as_it_is(
     content: bytes, disk: MemoryDisk
 ) -> None:
+    """Invariant 34."""
     new_timeline(disk)
     with disk.create(DIRECTORY / CONTROL_FILE) as file:
         file.pwritev((content,), 0)
@@ -117,6 +118,7 @@ def test_wal_of_an_unknown_server_keeps_the_timeline_closed(disk: MemoryDisk) ->
 
 
 def test_leftovers_are_deleted_and_other_files_are_not(disk: MemoryDisk) -> None:
+    """Hazards W9 and C1: what has a temporary name was promised to nobody."""
     new_timeline(disk)
     leftovers = ["safekeeper.control.partial", "waltmp", "walspare", "walspare.partial", "remote_partial.tmp"]
     for name in [*leftovers, "a note of the operator"]:
@@ -175,6 +177,7 @@ def test_the_scan_crosses_segments_whatever_their_names(disk: MemoryDisk) -> Non
 
 @pytest.mark.parametrize("size", [0, 8, 100_000])
 def test_a_short_segment_ends_the_wal_and_can_be_written_again(size: int, disk: MemoryDisk) -> None:
+    """Hazards W8 and T3: a file that is too short ends the scan."""
     keeper, wal = with_wal(disk, SEGMENT + 200_000)
     with disk.open_for_writing(partial(segment(BOUNDARY))) as file:
         file.truncate(size)
@@ -263,6 +266,7 @@ def test_an_empty_timeline_does_not_know_its_timeline_id_whatever_file_there_is(
 
 
 def test_what_recovery_has_found_survives_a_crash_even_if_its_sync_had_failed(disk: MemoryDisk) -> None:
+    """Hazard W10: after a failed sync the page cache is not believed (invariant 29)."""
     keeper, wal = with_wal(disk)
     keeper.commit()
     more = new_wal(wal.lsn, SEGMENT, fill=0x67, prev=wal.prev)

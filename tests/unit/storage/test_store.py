@@ -92,6 +92,7 @@ def test_before_there_is_wal_none_is_available(keeper: Keeper) -> None:
 def test_after_a_failed_sync_nothing_is_done_until_the_timeline_is_read_again(
     disk: MemoryDisk, keeper: Keeper
 ) -> None:
+    """Hazard W10, invariant 29."""
     keeper.elect(START, keeper.recover().tli)
     wal = new_wal(START, 100_000, fill=0x12)
     keeper.store.perform(WriteWal(START, (wal.wal,), TLI))

@@ -84,6 +84,7 @@ def test_a_batch_may_span_several_segments(disk: MemoryDisk, wal: Wal) -> None:
 
 
 def test_a_segment_has_its_full_size_from_the_beginning(disk: MemoryDisk) -> None:
+    """Hazard W8."""
     begun(disk, 1)
     assert len(read_file(disk, name(3, ".partial"))) == SEGMENT
 
@@ -111,6 +112,7 @@ def test_a_sync_without_writes_does_nothing(disk: MemoryDisk) -> None:
 
 
 def test_writing_before_the_end_first_zeroes_what_an_operation_left_behind(disk: MemoryDisk) -> None:
+    """Hazard W5: a segment that has its final name already may still be where WAL goes on."""
     wal = begun(disk, SEGMENT + 1000)
     wal.write(Lsn(BEGIN + 10), (b"new",), TLI)
     assert disk.names(DIRECTORY) == [name(3, ".partial")]
@@ -118,6 +120,7 @@ def test_writing_before_the_end_first_zeroes_what_an_operation_left_behind(disk:
 
 
 def test_a_write_that_failed_half_way_is_repaired_by_the_next(disk: MemoryDisk) -> None:
+    """Hazards W1 and W6: a part of it is in the file, which stays open where it was, and nothing longer stays behind."""
     wal = begun(disk, 10)
     disk.faults[disk.operations] = Fault.IO_ERROR
     with pytest.raises(StorageError):
@@ -193,6 +196,7 @@ def test_the_first_segment_is_the_only_one(disk: MemoryDisk, wal: Wal) -> None:
 
 
 def test_truncation_removes_later_segments_from_the_highest_down(disk: MemoryDisk) -> None:
+    """Hazard T2: what remains of an interrupted one is no continuation that anybody would believe."""
     wal = begun(disk, 3 * SEGMENT + 10)
     removed: list[str] = []
     disk.on_operation = lambda op, path: removed.extend([path.name] * (op == "unlink"))
@@ -200,6 +204,16 @@ def test_truncation_removes_later_segments_from_the_highest_down(disk: MemoryDis
     assert removed == [name(6, ".partial"), name(5)]
     assert disk.names(DIRECTORY) == [name(3), name(4, ".partial")]
     assert read_file(disk, name(4, ".partial")) == (b"\x77" * 10).ljust(SEGMENT, b"\0")
+
+
+def test_a_complete_segment_loses_its_final_name_durably_before_it_is_cut(disk: MemoryDisk) -> None:
+    """Hazard T4: nobody may take a segment for complete that ends in zeroes."""
+    wal, done = begun(disk, SEGMENT + 10), list[tuple[str, str]]()
+    disk.on_operation = lambda operation, path: done.append((operation, path.name))
+    wal.truncate(Lsn(BEGIN + 10), TLI)
+    renamed = done.index(("rename", name(3)))
+    assert done[renamed + 1] == ("sync", DIRECTORY.name)
+    assert done.index(("truncate", name(3, ".partial"))) > renamed + 1
 
 
 def test_truncation_is_durable_when_it_returns(disk: MemoryDisk) -> None:
@@ -211,6 +225,7 @@ def test_truncation_is_durable_when_it_returns(disk: MemoryDisk) -> None:
 
 
 def test_a_segment_that_a_switch_filled_gets_its_final_name(disk: MemoryDisk) -> None:
+    """Hazard 2.9: the padding was never sent, and is there."""
     wal = begun(disk, 1000)
     wal.truncate(Lsn(BEGIN + SEGMENT), TLI)
     disk.crash(0)
@@ -310,6 +325,7 @@ def attempt(length: int, step: int, fault: Fault, slices: Sequence[bytes]) -> tu
 @pytest.mark.parametrize("length", LENGTHS)
 @pytest.mark.parametrize("fault", list(Fault))
 def test_a_fault_at_any_operation_of_a_write_leaves_no_timeline_stuck(length: int, fault: Fault) -> None:
+    """Hazards W1, W4 and 2.9: whatever has failed, a later write of the same WAL succeeds."""
     new = b"new" * (SEGMENT // 2)
     outcomes = set()
     for step in range(100):
@@ -337,6 +353,7 @@ def test_a_write_that_cannot_be_undone_is_not_just_a_full_disk(disk: MemoryDisk)
 
 
 def test_a_truncation_interrupted_by_a_fault_at_any_operation_can_be_done_again() -> None:
+    """Hazards T1 to T4."""
     changed: list[bool] = []
     for step in range(100):
         disk = MemoryDisk()

@@ -51,6 +51,7 @@ async def test_everything_contiguous_that_waits_is_one_batch() -> None:
 
 
 async def test_another_term_a_gap_a_generation_or_another_message_starts_the_next_batch() -> None:
+    """Hazard R2: what does not fit a batch is the first of the next."""
     vote = VoteRequest(NO_GENERATION, Term(9))
     messages: list[Batch] = [
         run(100, 10),

@@ -9,13 +9,13 @@ import pytest
 import trio
 import trio.testing
 
-from keeping import DATA, SAVE_SECONDS, SERVER, START, TTID, Leader, new_disk, timelines_on
+from keeping import DATA, SAVE_SECONDS, SEGMENT, SERVER, START, TTID, Leader, new_disk, timelines_on
 from walkeeper.acceptor.acceptor import Checkpoint
 from walkeeper.errors import Blown, Closing, DiskFull, DurabilityLost, NotElected, OutOfFiles, StorageError
 from walkeeper.ids import TenantId, TenantTimelineId, TimelineId
 from walkeeper.lsn import INVALID_LSN, Lsn
 from walkeeper.membership import NO_GENERATION
-from walkeeper.messages import AppendResponse, PageserverFeedback, VoteRequest, VoteResponse
+from walkeeper.messages import AppendResponse, PageserverFeedback, ProposerElected, VoteRequest, VoteResponse
 from walkeeper.storage.disk import FILES_HELD_BACK
 from walkeeper.storage.offload import Brief
 from walkeeper.storage.recovery import CONTROL_FILE
@@ -52,6 +52,7 @@ async def test_a_reply_comes_after_the_disk(autojump_clock: trio.testing.MockClo
 async def test_a_cancelled_operation_is_finished_in_memory_and_on_disk(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
+    """Hazard C2: memory follows the disk, whoever was cancelled (invariants 33 and 41)."""
     disk = new_disk()
     async with timelines_on(disk, InlineOffload(lambda: SLOW)) as timelines:
         timeline = await timelines.create(TTID, SERVER)
@@ -79,6 +80,7 @@ async def test_an_operation_that_waits_for_its_turn_can_be_cancelled_and_has_not
 
 
 async def test_operations_of_one_timeline_never_overlap(autojump_clock: trio.testing.MockClock) -> None:
+    """Hazard C3, invariant 41: one temporary name, one writer."""
     running = 0
 
     class Counting(InlineOffload):
@@ -139,6 +141,7 @@ async def test_what_is_published_can_be_waited_for() -> None:
 
 
 async def test_readers_lose_sight_of_wal_before_the_disk_does(autojump_clock: trio.testing.MockClock) -> None:
+    """Hazard T1: positions first."""
     delay = 0.0
     async with timelines_on(new_disk(), InlineOffload(lambda: delay)) as timelines, trio.open_nursery() as nursery:
         timeline = await timelines.create(TTID, SERVER)
@@ -233,6 +236,7 @@ async def test_a_timeline_that_is_shut_and_finds_no_descriptors_is_open_soon_aft
 async def test_an_error_in_mid_write_blows_the_fuse_and_upkeep_reads_the_timeline_again(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
+    """Hazards W1 and 2.9: nothing is believed before it has been read again, and then it serves on."""
     disk = new_disk()
     async with timelines_on(disk) as timelines:
         timeline = await timelines.create(TTID, SERVER)
@@ -251,6 +255,52 @@ async def test_an_error_in_mid_write_blows_the_fuse_and_upkeep_reads_the_timelin
         reply = await timeline.process(VoteRequest(NO_GENERATION, Term(5)))
         assert isinstance(reply, VoteResponse)
         assert reply.flush_lsn >= kept
+
+
+async def test_an_append_that_fails_between_two_segments_has_not_happened(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """Hazard W3: its first part fills a segment, and neither position nor scanner have seen any of it."""
+    disk, second = new_disk(), "000000010000000000000004.partial"
+
+    def fail_in_the_second(operation: str, path: Path) -> None:
+        if (operation, path.name) == ("write", second):
+            disk.faults = {disk.operations - 1: Fault.IO_ERROR}
+            disk.on_operation = unwatched
+
+    async with timelines_on(disk) as timelines:
+        timeline = await timelines.create(TTID, SERVER)
+        leader = Leader(timeline)
+        await leader.be_elected()
+        kept = (await leader.append(SEGMENT - START % SEGMENT - 6000)).flush_lsn
+        run = leader.next_run(9000)
+        disk.on_operation = fail_in_the_second
+        with pytest.raises(StorageError):
+            await timeline.process(run)
+        await trio.sleep(60)
+        assert timeline.progress.position.flush_lsn == kept
+        history = TermHistory.of((leader.term, START))
+        await timeline.process(ProposerElected(NO_GENERATION, leader.term, kept, history))
+        reply = await timeline.process(run)
+        assert isinstance(reply, AppendResponse)
+        assert reply.flush_lsn == run.end_lsn
+        disk.crash(0)
+    async with timelines_on(disk) as timelines:
+        assert timelines.get(TTID).progress.position.flush_lsn == run.end_lsn
+
+
+async def test_a_vote_that_nobody_heard_is_not_given_again(autojump_clock: trio.testing.MockClock) -> None:
+    """Hazard C4: it is on disk, and whoever asked has gone; somebody else gets the next one (invariant 2)."""
+    async with timelines_on(new_disk(), InlineOffload(lambda: SLOW)) as timelines:
+        timeline = await timelines.create(TTID, SERVER)
+        with trio.move_on_after(SLOW / 2):
+            await timeline.process(VoteRequest(NO_GENERATION, Term(7)))
+        given = []
+        for term in (7, 8):
+            reply = await timeline.process(VoteRequest(NO_GENERATION, Term(term)))
+            assert isinstance(reply, VoteResponse)
+            given.append(reply.vote_given)
+        assert given == [False, True]
 
 
 async def test_a_disk_that_stays_broken_keeps_the_timeline_shut_until_it_is_mended(
@@ -278,6 +328,7 @@ async def test_a_disk_that_stays_broken_keeps_the_timeline_shut_until_it_is_mend
 
 
 async def test_a_failed_fsync_ends_the_process(autojump_clock: trio.testing.MockClock) -> None:
+    """Hazard W10, invariant 29."""
     disk = new_disk()
     with pytest.RaisesGroup(DurabilityLost, flatten_subgroups=True):
         async with timelines_on(disk) as timelines:

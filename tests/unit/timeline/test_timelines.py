@@ -55,6 +55,7 @@ async def test_two_that_create_at_once_get_the_same(autojump_clock: trio.testing
 async def test_whoever_goes_away_while_creating_leaves_nothing_in_the_way(
     autojump_clock: trio.testing.MockClock, after_seconds: float
 ) -> None:
+    """Hazard L2."""
     async with timelines_on(new_disk(), InlineOffload(lambda: 1.0)) as timelines:
         with trio.move_on_after(after_seconds):
             await timelines.create(TTID, SERVER)
