@@ -15,7 +15,7 @@ import trio
 from walkeeper.errors import OutOfTurn
 from walkeeper.formats.frames import PAYLOADS_MAX
 from walkeeper.formats.frontend import CopyData, CopyDone, CopyFail, Terminate
-from walkeeper.formats.session import EndOfStream, ServerSession
+from walkeeper.formats.session import EndOfStream, ServerSession, ServerState
 from walkeeper.links.link import FLOOD_BYTES_MAX, Link
 from walkeeper.services.turnstile import MORSEL_BYTES, Turnstile
 
@@ -32,7 +32,7 @@ class CopyEnd(Enum):
     DONE = auto()
     FAILED = auto()
     GONE = auto()
-    """Terminate, the end of the stream, a lost connection or silence: nobody to answer."""
+    """Terminate, the end of the stream, a lost connection, silence, or a goodbye of ours: nobody to answer."""
 
 
 class CopyReader:
@@ -86,6 +86,8 @@ class CopyReader:
             if self._session.is_starved and not await self._feed():
                 return CopyEnd.GONE
             await self._let_others_run()
+            if self._session.state is ServerState.CLOSED:  # another task has said goodbye while this one was waking
+                return CopyEnd.GONE
             if payloads := self._session.copy_payloads():
                 self._payloads_in_turn += len(payloads)
                 return payloads

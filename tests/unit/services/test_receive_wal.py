@@ -13,6 +13,7 @@ from keeping import START
 from proposing import GREETING, VERSION, Keeper, Proposer, open_keeper
 from streaming import Connection, Turns, copying_session
 from walkeeper.errors import Malformed, OutOfTurn, WalGap
+from walkeeper.formats.backend import ErrorResponse
 from walkeeper.formats.frames import PAYLOADS_MAX, encode_frame
 from walkeeper.formats.frontend import CopyDone, CopyFail, Query
 from walkeeper.formats.proposer import encode_acceptor_message, encode_proposer_message
@@ -403,6 +404,15 @@ async def test_the_greeting_comes_back_with_what_came_along() -> None:
     first, early = greeting
     assert first == GREETING
     assert [bytes(payload) for payload in early] == [encode_proposer_message(vote, VERSION)]
+
+
+async def test_after_a_goodbye_nobody_is_listened_to() -> None:
+    """Another task says it, and what the peer sent before it heard of that wakes the reader once more."""
+    connection, session = Connection.new(), copying_session()
+    source = CopyReader(connection.link, session)
+    session.send(ErrorResponse("the disk is full", "53100"))
+    await connection.client.say(encode_proposer_message(GREETING, VERSION))
+    assert await source.next_payloads() is CopyEnd.GONE
 
 
 # -- limits --------------------------------------------------------------------------------------------------
