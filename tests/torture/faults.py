@@ -22,9 +22,9 @@ DELAY_SECONDS = 0.08
 LOSSY_DELAY_SECONDS = 0.01
 LOSS = 0.03
 
-PRESS_SECONDS = 0.4
-"""How often the segment is changed while a disk is full: a keeper has its segments' room in advance, and would not
-notice."""
+PRESSES = 3
+PRESS_SECONDS = 0.5
+"""How often the segment is changed while a disk is full: a keeper has room for the one and the next, and would not notice."""
 
 
 async def strike_all(scene: Scene, episode: Episode) -> None:
@@ -101,11 +101,12 @@ async def fill(scene: Scene, keeper: programs.Keeper, seconds: float) -> None:
     ballast = keeper.data.parent / "ballast"
     await blocking(take_all, ballast)
     with trio.move_on_after(seconds):
-        while True:
+        for _ in range(PRESSES):
             with suppress(postgres.PostgresFailed):  # the database may be gone, too
                 await blocking(scene.primary.sql, "SELECT pg_switch_wal()")
-            await blocking(take_all, ballast)
+            await blocking(take_all, ballast)  # what was freed meanwhile
             await trio.sleep(PRESS_SECONDS)
+        await trio.sleep(seconds)
     ballast.unlink()
 
 

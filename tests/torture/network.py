@@ -8,10 +8,10 @@ long as the processes that hold them, which end with us, also when nobody can cl
 session, PostgreSQL, sidecar            wire (no addresses)                 keeper 1
    10.77.0.1 ─ main ──────────── trunk ─┐            ┌─ port1 ───────────── eth0 ─ 10.77.0.11
                                         ├─ bridge ───┤
-                          spare1 ─ loop1┘            └─ port2 …
+                        (spare1 ─ loop1)┘            └─ port2 …
 ```
-A wire is cut by taking its port down: nobody hears of it.  It is spoilt by taking its port out of the bridge, and
-carrying frames between the port and the spare end of the loop (relay.py).
+A wire is cut by taking its port down: nobody hears of it.  It is spoilt by taking its port out of the bridge, one end of
+the loop into it, and carrying frames between the port and the spare end (relay.py).
 """
 
 import subprocess
@@ -95,7 +95,7 @@ class Wire:
             f"link add port{n} type veth peer name eth0 netns {self.place.pid}",
             f"link add loop{n} type veth peer name spare{n}",
             f"link set port{n} master bridge up",
-            f"link set loop{n} master bridge up",
+            f"link set loop{n} up",
             f"link set spare{n} up",
         )
         self.place.ip("link set lo up", f"addr add {self.host}/24 dev eth0", "link set eth0 up")
@@ -110,18 +110,22 @@ class Wire:
         python = [sys.executable, "-I", "-S", str(RELAY), f"port{n}", f"spare{n}"]
         more = [f"--seconds={seconds}", f"--loss={loss}", f"--loss-back={loss_back}", f"--seed={seed}"]
         self._relay = programs.Program(f"relay {n}", self.bench.inside(*python, *more), self.log_path)
-        self.bench.ip(f"link set port{n} nomaster")
+        self.bench.ip(f"link set port{n} nomaster", f"link set loop{n} master bridge")
         self._relay.start()
 
     def repair(self) -> None:
-        """Everything comes through again.  A wire that is whole does not mind."""
+        """Everything comes through again."""
+        if self._relay is not None and not self._relay.is_running:
+            raise programs.ProgramFailed(f"{self._relay.name} ended\n{self._relay.log[-2000:]}")
+        self.end_relay()
+        # The loop leaves the bridge, or the bridge would send there what is for the keeper until that speaks.
+        self.bench.ip(f"link set loop{self.number} nomaster", f"link set port{self.number} master bridge up")
+
+    def end_relay(self) -> None:
+        """Whatever was on its way is lost.  A wire without one does not mind."""
         if self._relay is not None:
-            relay, self._relay = self._relay, None
-            died = not relay.is_running
-            relay.kill()
-            if died:
-                raise programs.ProgramFailed(f"{relay.name} ended\n{relay.log[-2000:]}")
-        self.bench.ip(f"link set port{self.number} master bridge up")
+            self._relay.kill()
+            self._relay = None
 
 
 @contextmanager
@@ -145,8 +149,7 @@ def wires(directory: Path, count: int) -> Iterator[list[Wire]]:
                 yield laid
             finally:
                 for wire in laid:
-                    if wire._relay is not None:
-                        wire._relay.kill()
+                    wire.end_relay()
 
 
 @contextmanager

@@ -24,7 +24,7 @@ from torture.network import Wire, wires
 from torture.schedule import KEEPERS
 from torture.watch import Watch
 
-SEGMENT_MIB = 2
+SEGMENT_MIB = 4  # small, so that many are begun; not too small, for each is fetched by a process
 WRITERS = 6
 REST_SECONDS = 0.015  # between two commits of one writer: WAL grows by some MiB a minute, and has to be restored
 AGAIN_SECONDS = 0.2  # until a writer tries to connect again
@@ -35,8 +35,8 @@ DISK_MIB_A_MINUTE = 160
 PRIMARY = {
     "max_slot_wal_keep_size": "2GB",
     "wal_keep_size": 0,  # keepers that lag are fed by each other, not by the primary
-    "min_wal_size": "4MB",
-    "max_wal_size": "16MB",
+    "min_wal_size": "8MB",
+    "max_wal_size": "24MB",
     "checkpoint_timeout": "30s",
 }
 KEEPER_FLAGS = ["--wal-sender-timeout", "10s"]

@@ -12,7 +12,7 @@ import trio
 import postgres
 import programs
 from compared_wal import WalDiffers, compare_wal
-from demo.compare import described, wait_until_left
+from demo.compare import described
 from demo.ledger import count_lost
 from demo.restore import end_of_replay, restore
 from demo.standby import wait_replayed
@@ -26,6 +26,8 @@ SETTLE_SECONDS = 45.0
 FOLLOW_SECONDS = 30.0  # for readers: a pause of theirs, five seconds, comes on top of finding out who is gone
 SYNC_SECONDS = 60.0
 LOOK_SECONDS = 0.1
+QUIET_SECONDS = 0.5
+QUIET_LOOKS_MAX = 20
 SEGMENT_BYTES = SEGMENT_MIB << 20
 
 
@@ -129,8 +131,7 @@ def compare_keepers(scene: Scene) -> None:
     """What keepers have is the same, is what the primary has left of it, and can be read; the writer is gone."""
     ends, files = [], []
     for keeper in scene.cluster.keepers:
-        wait_until_left(keeper, *scene.names)
-        ends.append(keeper.flush_lsn(*scene.names))
+        ends.append(wait_quiet(scene, keeper))
         files.append(keeper.segments(*scene.names))
         found = compare_wal(scene.primary, files[-1], ends[-1], SEGMENT_BYTES)
         scene.say.happens(f"{keeper.name}: {described(found)}, up to {programs.format_lsn(ends[-1])}")
@@ -142,6 +143,21 @@ def compare_keepers(scene: Scene) -> None:
         for ours, theirs in ((first, other) for other in others if same_segment(first, other))
     )
     scene.say.proved(f"the keepers' WAL is the same byte for byte, {equal / 2 / 2**20:.1f} MiB on each")
+
+
+def wait_quiet(scene: Scene, keeper: programs.Keeper) -> int:
+    """Return when the last that the writer sent is on disk, up to where that is.
+
+    That no writer is connected cannot be waited for: of a connection that ended behind a cut wire the keeper does not hear.
+    """
+    before = keeper.flush_lsn(*scene.names)
+    for _ in range(QUIET_LOOKS_MAX):
+        keeper.pause(QUIET_SECONDS)
+        end_lsn = keeper.flush_lsn(*scene.names)
+        if end_lsn == before:
+            return end_lsn
+        before = end_lsn
+    raise programs.ProgramFailed(f"{keeper.name} still writes\n{keeper.log[-2000:]}")
 
 
 def same_segment(ours: Path, theirs: Path) -> bool:
