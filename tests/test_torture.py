@@ -118,9 +118,7 @@ def watch(tmp_path: Path) -> Watch:
     return Watch(Ledger(tmp_path / "ledger"), keepers, Running("sidecar", [], tmp_path / "log"))
 
 
-async def test_commits_that_could_go_on_and_do_not_are_noticed(
-    watch: Watch, autojump_clock: MockClock
-) -> None:
+async def test_commits_that_could_go_on_and_do_not_are_noticed(watch: Watch, autojump_clock: MockClock) -> None:
     watch.begin_episode()
     before = trio.current_time()
     with watch.disturbing(1), pytest.raises(programs.ProgramFailed):
@@ -168,7 +166,7 @@ def test_errors_and_what_is_no_line_of_the_log_are_complaints() -> None:
     warning = "2026-01-01T10:00:00.000001Z [warning  ] keeper lost keeper=10.77.0.11:5454"
     error = "2026-01-01T10:00:00.000001Z [error    ] connection failed unexpectedly connection=10"
     trace = "  + Exception Group Traceback (most recent call last):"
-    assert complaints("\n".join([warning, error, trace, warning])) == [error, trace]
+    assert complaints(f"{warning}\n{error}\n{trace}\n{warning}") == [error, trace]
 
 
 # -- what a bad wire does ------------------------------------------------------------------------------------

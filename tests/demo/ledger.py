@@ -66,9 +66,7 @@ class Ledger:
         return {(writer, n): amount for writer, n, amount in entries}
 
 
-async def write(
-    cluster: postgres.Cluster, writer: int, ledger: Ledger, *, rest_seconds: float = 0.0
-) -> None:
+async def write(cluster: postgres.Cluster, writer: int, ledger: Ledger, *, rest_seconds: float = 0.0) -> None:
     """Commit rows, one transaction each, until the server is gone.
 
     Cancellation: at any time; psql is killed.
@@ -88,7 +86,7 @@ async def write(
     assert process.stdin is not None
     assert process.stdout is not None
     try:
-        while await commit(process.stdin, process.stdout, writer, ledger.next_n(writer), ledger):
+        while await commit(process.stdin, process.stdout, writer, ledger.next_n(writer), ledger):  # noqa: ASYNC110  another program
             await trio.sleep(rest_seconds)
     finally:
         process.kill()

@@ -102,7 +102,7 @@ async def live_through(scene: Scene, episode: Episode, tally: Tally) -> None:
     scene.watch.begin_episode()
     await strike_all(scene, episode)
     count = scene.ledger.count
-    while scene.ledger.count == count:  # the watch knows for how long that may be
+    while scene.ledger.count == count:  # noqa: ASYNC110  other programs; the watch knows for how long that may be
         await trio.sleep(LOOK_SECONDS)
     await wait_settled(scene)
     pause, able_pause = scene.ledger.longest_pause, scene.watch.able_pause
@@ -138,7 +138,9 @@ async def run(stack: ExitStack, work: Path, minutes: float, seed: int) -> bool:
     try:
         with trio.move_on_after(minutes * 60 + SET_UP_AND_END_SECONDS):
             return await story(scene, minutes, kinds, tally, stack)
-        raise programs.ProgramFailed(f"all that took longer than {minutes:g} minutes and {SET_UP_AND_END_SECONDS} s")
+        raise programs.ProgramFailed(
+            f"all that took longer than {minutes:g} minutes and {SET_UP_AND_END_SECONDS} s"
+        )
     finally:
         print(f"\n{tally}\n", flush=True)
 

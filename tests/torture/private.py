@@ -5,7 +5,6 @@ Rules: root only (PostgreSQL would not run as the root of a user namespace); wha
 """
 
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -55,10 +54,7 @@ def find_means() -> Means:
     """Which faults can be had."""
     why = None if os.geteuid() == 0 else "not root"
     own = os.environ.get(INSIDE, "").split()
-    if "mounts" not in own:
-        no_disks = why or "no mount namespace"
-    else:
-        no_disks = trouble_with_disks()
+    no_disks = trouble_with_disks() if "mounts" in own else why or "no mount namespace"
     return Means(no_disks, None if "network" in own else why or "no network namespaces with ip, nsenter and veth")
 
 

@@ -30,7 +30,9 @@ FRAMES_A_TURN = 64  # then the other direction
 class Direction:
     """What comes in here goes out there."""
 
-    def __init__(self, source: socket.socket, target: socket.socket, seconds: float, loss: float, seed: str) -> None:
+    def __init__(
+        self, source: socket.socket, target: socket.socket, seconds: float, loss: float, seed: str
+    ) -> None:
         self.source = source
         self.target = target
         self._seconds = seconds

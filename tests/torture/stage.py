@@ -32,7 +32,7 @@ AGAIN_SECONDS = 0.2  # until a writer tries to connect again
 DISK_MIB_LEAST = 256
 DISK_MIB_A_MINUTE = 160
 
-PRIMARY = {
+PRIMARY: dict[str, str | int] = {
     "max_slot_wal_keep_size": "2GB",
     "wal_keep_size": 0,  # keepers that lag are fed by each other, not by the primary
     "min_wal_size": "8MB",
@@ -88,9 +88,7 @@ class Scene:
         return ["--keepers", addresses, "--tenant", self.names[0], "--timeline", self.names[1]]
 
 
-def begin(
-    work: Path, say: Narrator, means: private.Means, minutes: float, seed: int, stack: ExitStack
-) -> Scene:
+def begin(work: Path, say: Narrator, means: private.Means, minutes: float, seed: int, stack: ExitStack) -> Scene:
     """Start everything; blocks for some seconds."""
     primary = stack.enter_context(postgres.Cluster.prepare(work / "primary"))
     wired = [] if means.no_networks else stack.enter_context(wires(work, KEEPERS))

@@ -86,7 +86,9 @@ class CopyReader:
             if self._session.is_starved and not await self._feed():
                 return CopyEnd.GONE
             await self._let_others_run()
-            if self._session.state is ServerState.CLOSED:  # another task has said goodbye while this one was waking
+            if (
+                self._session.state is ServerState.CLOSED
+            ):  # another task has said goodbye while this one was waking
                 return CopyEnd.GONE
             if payloads := self._session.copy_payloads():
                 self._payloads_in_turn += len(payloads)
