@@ -3,6 +3,7 @@
     lint types tests        the default sessions
     integration             tests with a real PostgreSQL, real sockets and kill -9
     demo                    three keepers, a PostgreSQL, a standby, three disasters, nothing lost
+    torture                 the same with faults drawn from a seed, for minutes (`-- --minutes 10 --seed 7`)
     bench                   the benchmarks, as a table of ratios
     simulate                lives of clusters in memory, each from its seed (`-- --seeds 1000`)
     fuzz                    parsers against garbage, guided by coverage (`-- --seconds 300`)
@@ -152,6 +153,13 @@ def demo(session: nox.Session) -> None:
     """Lose two keepers and the primary's disk, one after the other, and get every acknowledged commit back."""
     install_with_postgresql(session)
     session.run("python", "-m", "demo", *session.posargs, env={"PYTHONPATH": "tests"})
+
+
+@nox.session
+def torture(session: nox.Session) -> None:
+    """Real processes killed, frozen, cut off, their disks filled and lost: `-- [--minutes M] [--seed S]`."""
+    install_with_postgresql(session)
+    session.run("python", "-m", "torture", *session.posargs, env={"PYTHONPATH": "tests"})
 
 
 @nox.session

@@ -118,20 +118,23 @@ class Keeper(Program):
     data: Path
     pg_port: int
     http_port: int
+    host: str = "127.0.0.1"
 
     @classmethod
-    def prepare(cls, directory: Path, number: int, pg_port: int, http_port: int, *more: str) -> Self:
+    def prepare(
+        cls, directory: Path, number: int, pg_port: int, http_port: int, *more: str, host: str = "127.0.0.1"
+    ) -> Self:
         """Make the directory; nothing runs yet."""
         data = directory / f"keeper{number}"
         data.mkdir(parents=True)
         command = [PROGRAM, "serve", "-D", str(data), "--id", str(number)]
-        command += ["--listen-pg", f"127.0.0.1:{pg_port}", "--listen-http", f"127.0.0.1:{http_port}", *more]
-        return cls(f"keeper {number}", command, directory / f"keeper{number}.log", data, pg_port, http_port)
+        command += ["--listen-pg", f"{host}:{pg_port}", "--listen-http", f"{host}:{http_port}", *more]
+        return cls(f"keeper {number}", command, directory / f"keeper{number}.log", data, pg_port, http_port, host)
 
     @property
     def address(self) -> str:
         """Where writers connect."""
-        return f"127.0.0.1:{self.pg_port}"
+        return f"{self.host}:{self.pg_port}"
 
     def wait_ready(self) -> None:
         """Return when it serves."""
@@ -143,7 +146,7 @@ class Keeper(Program):
 
     def ask(self, path: str) -> Any:
         """The JSON that its HTTP side answers, or None when it does not answer, or not with 200."""
-        url = f"http://127.0.0.1:{self.http_port}{path}"
+        url = f"http://{self.host}:{self.http_port}{path}"
         try:
             with urllib.request.urlopen(url, timeout=ANSWER_SECONDS) as answer:
                 return json.loads(answer.read())
@@ -154,7 +157,7 @@ class Keeper(Program):
         """The HTTP status of its answer; 0 when there is none."""
         try:
             with urllib.request.urlopen(
-                f"http://127.0.0.1:{self.http_port}{path}", timeout=ANSWER_SECONDS
+                f"http://{self.host}:{self.http_port}{path}", timeout=ANSWER_SECONDS
             ) as answer:
                 return int(answer.status)
         except urllib.error.HTTPError as error:

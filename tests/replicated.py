@@ -48,6 +48,13 @@ class Replicated:
             )
             for number in range(1, keeper_count + 1)
         ]
+        return cls.begin_with(directory, primary, keepers, stack)
+
+    @classmethod
+    def begin_with(
+        cls, directory: Path, primary: postgres.Cluster, keepers: Sequence[programs.Keeper], stack: ExitStack
+    ) -> "Replicated":
+        """As `begin`, with keepers that somebody has prepared."""
         for keeper in keepers:
             keeper.start()
         for keeper in keepers:
@@ -112,7 +119,7 @@ def new_sidecar(
 def keepers_conninfo(keepers: Sequence[programs.Keeper], ttid: TenantTimelineId) -> str:
     """How libpq reaches these keepers, the first that answers."""
     parts = {
-        "host": ",".join("127.0.0.1" for _ in keepers),
+        "host": ",".join(keeper.host for keeper in keepers),
         "port": ",".join(str(keeper.pg_port) for keeper in keepers),
         "user": "reader",
         "options": encode_options(ttid),

@@ -20,7 +20,7 @@ import programs
 
 FETCH_SECONDS = 60.0
 END_SECONDS = 90.0  # longer than a fetch: the thread ends between two
-RECOVERY_SECONDS = 120.0
+RECOVERY_SECONDS = 300.0  # a segment takes a second on a busy machine
 LOOK_SECONDS = 0.1
 
 SCRIPT = """

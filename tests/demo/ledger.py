@@ -5,7 +5,6 @@ statement that was its own transaction, which is after PostgreSQL reported the C
 acknowledged, and what does not stand in it was not.
 """
 
-import itertools
 import subprocess
 import zlib
 from collections.abc import Sequence
@@ -38,12 +37,19 @@ class Ledger:
     count: int = 0
     last_at: float = 0.0
     longest_pause: float = 0.0
-    sent: set[Entry] = field(default_factory=set)
+    sent: dict[int, int] = field(default_factory=dict)
+    """The last number that each writer has tried."""
 
     def watch_from_now(self) -> None:
         """Forget how long the pauses between acknowledgements were."""
         self.last_at = trio.current_time()
         self.longest_pause = 0.0
+
+    def next_n(self, writer: int) -> int:
+        """A number that this writer has never tried: nobody knows what became of one that was not acknowledged."""
+        n = self.sent.get(writer, 0) + 1
+        self.sent[writer] = n
+        return n
 
     def acknowledge(self, writer: int, n: int) -> None:
         """Put one commit on record."""
@@ -60,7 +66,7 @@ class Ledger:
         return {(writer, n): amount for writer, n, amount in entries}
 
 
-async def write(cluster: postgres.Cluster, writer: int, ledger: Ledger) -> None:
+async def write(cluster: postgres.Cluster, writer: int, ledger: Ledger, *, rest_seconds: float = 0.0) -> None:
     """Commit rows, one transaction each, until the server is gone.
 
     Cancellation: at any time; psql is killed.
@@ -80,9 +86,8 @@ async def write(cluster: postgres.Cluster, writer: int, ledger: Ledger) -> None:
     assert process.stdin is not None
     assert process.stdout is not None
     try:
-        for n in itertools.count(1):
-            if not await commit(process.stdin, process.stdout, writer, n, ledger):
-                break
+        while await commit(process.stdin, process.stdout, writer, ledger.next_n(writer), ledger):  # noqa: ASYNC110  another program
+            await trio.sleep(rest_seconds)
     finally:
         process.kill()
         with trio.move_on_after(5, shield=True):
@@ -97,7 +102,6 @@ async def commit(
     """One transaction; False when the server or psql is gone, and nobody knows whether it was committed."""
     note = f"repeat(md5('{writer}/{n}'), {NOTE_REPEATS})"
     statement = f"INSERT INTO ledger VALUES ({writer}, {n}, {amount_of(writer, n)}, {note}) RETURNING n;\n"
-    ledger.sent.add((writer, n))
     answer = b""
     try:
         await to_psql.send_all(statement.encode())

@@ -12,11 +12,13 @@ FOLLOW_SECONDS = 20.0
 LOOK_SECONDS = 0.1
 
 
-def start_standby(backup: Path, directory: Path, binaries: postgres.Binaries, conninfo: str) -> postgres.Cluster:
+def start_standby(
+    backup: Path, directory: Path, binaries: postgres.Binaries, conninfo: str, **settings: str | int
+) -> postgres.Cluster:
     """A server from the base backup that streams from whoever ``conninfo`` reaches; it takes queries when this returns."""
     standby = postgres.Cluster.prepare(directory, binaries)
     standby.adopt_backup(backup)
-    standby.follow(conninfo, synchronous_standby_names="", wal_retrieve_retry_interval="200ms")
+    standby.follow(conninfo, synchronous_standby_names="", wal_retrieve_retry_interval="200ms", **settings)
     standby.start()
     return standby
 

@@ -32,7 +32,7 @@ class CopyEnd(Enum):
     DONE = auto()
     FAILED = auto()
     GONE = auto()
-    """Terminate, the end of the stream, a lost connection or silence: nobody to answer."""
+    """Terminate, the end of the stream, a lost connection, silence, or a goodbye of ours: nobody to answer."""
 
 
 class CopyReader:

@@ -13,6 +13,7 @@ from keeping import START
 from proposing import GREETING, VERSION, Keeper, open_keeper
 from streaming import Connection, Turns, copying_session
 from walkeeper.errors import Malformed, WalGap
+from walkeeper.formats.backend import ErrorResponse
 from walkeeper.formats.frames import PAYLOADS_MAX, encode_frame
 from walkeeper.formats.frontend import CopyDone, CopyFail, Query
 from walkeeper.formats.proposer import encode_acceptor_message, encode_proposer_message
@@ -38,7 +39,6 @@ from walkeeper.services.receive_wal import (
     ReplyWriter,
     read_greeting,
 )
-from walkeeper.services.sqlstate import error_response
 from walkeeper.terms import Term
 from walkeeper.timeline.batch import BATCH_BYTES_MAX
 from walkeeper.timeline.registry import Client as ServedClient
@@ -333,24 +333,6 @@ async def test_a_client_that_never_greets_is_given_up_in_the_end(autojump_clock:
     assert trio.current_time() - before == pytest.approx(SILENCE_SECONDS_MAX)
 
 
-async def test_what_comes_after_the_goodbye_was_said_is_not_read(autojump_clock: MockClock) -> None:
-    """Found by simulation: the refused proposer's next words came before its reader was told to stop."""
-    connection, session = Connection.new(), copying_session()
-    source = CopyReader(connection.link, session)
-    ends: list[object] = []
-
-    async def read() -> None:
-        with source.listening():
-            ends.append(await source.next_payloads())
-
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(read)
-        await wait_all_tasks_blocked()
-        session.send(error_response(WalGap(START, START)))
-        await connection.client.say(encode_proposer_message(GREETING, VERSION))
-    assert ends == [CopyEnd.GONE]
-
-
 @pytest.mark.parametrize("pause_seconds", [SLACK_SECONDS / 2, SILENCE_SECONDS_MAX - SLACK_SECONDS])
 async def test_a_proposer_that_speaks_now_and_then_is_given_up_only_after_its_last_word(
     keeper: Keeper, autojump_clock: MockClock, pause_seconds: float
@@ -422,6 +404,15 @@ async def test_jobs_that_take_no_turn_of_the_scheduler_do_not_put_off_a_cancella
         receiver.scope.cancel()
     await proposer.has_ended.wait()
     assert keeper.flush_lsn < appends[3].end_lsn
+
+
+async def test_after_a_goodbye_nobody_is_listened_to() -> None:
+    """Another task says it, and what the peer sent before it heard of that wakes the reader once more."""
+    connection, session = Connection.new(), copying_session()
+    source = CopyReader(connection.link, session)
+    session.send(ErrorResponse("the disk is full", "53100"))
+    await connection.client.say(encode_proposer_message(GREETING, VERSION))
+    assert await source.next_payloads() is CopyEnd.GONE
 
 
 # -- limits --------------------------------------------------------------------------------------------------

@@ -1,0 +1,1 @@
+"""Real faults on real processes: `python3 noxfile.py -s torture`."""
