@@ -1,7 +1,7 @@
 """Live through many worlds, each from its seed; and make the schedule of one that went wrong as short as possible.
 
-    python -m walkeeper.testing.simulate --seeds 1000 --steps 40
-    python -m walkeeper.testing.simulate --seed 7 --steps 40 --trace
+    python -m walkeeper.testing.simulate --seeds 1000
+    python -m walkeeper.testing.simulate --seed 7 --trace
 
 Exit code 0 if every rule held in every world, 1 if not, 2 for arguments that make no sense.
 Odd seeds have three keepers, every other even one five; the rest has three and two spare ones, and a controller that
@@ -24,6 +24,9 @@ from walkeeper.testing.world import Outcome, Plan, run_world
 
 SHRINKING_RUNS_MAX = 400
 """How often a world is lived through again to find a shorter schedule: some minutes."""
+
+PROGRESS_WORLDS = 1000
+"""After so many one is told how far it is: some minutes."""
 
 
 def plan_of(seed: int, steps: int) -> Plan:
@@ -93,7 +96,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     broken: list[Outcome] = []
     with ProcessPoolExecutor(max_workers=options.jobs) as pool:
         seeds = range(options.first, options.first + options.seeds)
-        for outcome in pool.map(run_seed, seeds, [options.steps] * len(seeds), chunksize=4):
+        outcomes = pool.map(run_seed, seeds, [options.steps] * len(seeds), chunksize=4)
+        for done, outcome in enumerate(outcomes, start=1):
+            if done % PROGRESS_WORLDS == 0:
+                print(f"{done} of {len(seeds)} worlds", flush=True)
             faults += outcome.faults
             totals += Counter(commits=outcome.commits, replies=outcome.replies, seconds=int(outcome.seconds))
             if outcome.violation is not None:
@@ -127,7 +133,7 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="simulate", description="Clusters in one process, each from its seed.")
     parser.add_argument("--seeds", type=positive, default=200, help="how many worlds (200)")
     parser.add_argument("--first", type=int, default=1, help="the first seed (1)")
-    parser.add_argument("--steps", type=positive, default=40, help="faults in each world (40)")
+    parser.add_argument("--steps", type=positive, default=12, help="faults in each world (12)")
     parser.add_argument("--jobs", type=positive, default=os.cpu_count(), help="processes (one for each core)")
     parser.add_argument("--seed", type=int, help="only this one")
     parser.add_argument("--trace", action="store_true", help="with --seed: print what happens")
