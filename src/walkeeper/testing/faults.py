@@ -29,6 +29,7 @@ class Kind(Enum):
     WRITER_CRASH = "a writer crashes"
     SLOW_NETWORK = "the network is slow for a while"
     HEAL = "the network is whole again"
+    CLOCK_JUMP = "finds its clock put forward, as all do"
     NEW_WRITER = "another writer wants to lead"
     NEW_MEMBERS = "leaves the quorum, and others take the places of some"
 
@@ -49,6 +50,7 @@ WEIGHTS: Final[dict[Kind, int]] = {
     Kind.WRITER_CRASH: 4,
     Kind.SLOW_NETWORK: 2,
     Kind.HEAL: 10,
+    Kind.CLOCK_JUMP: 2,
     Kind.NEW_WRITER: 4,
     Kind.NEW_MEMBERS: 16,
 }

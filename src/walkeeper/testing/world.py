@@ -55,6 +55,9 @@ DOWN_SECONDS: Final = 4.0
 TROUBLED_SECONDS: Final = 5.0
 """The longest that what is slow or full stays so."""
 
+JUMP_SECONDS: Final = 60.0
+"""The longest leap of the clock: whatever has a deadline misses it."""
+
 OPERATIONS_MAX: Final = 12
 """Within so many operations of its disk a fault of a disk happens, or power is lost."""
 
@@ -98,7 +101,8 @@ def run_world(seed: int, plan: Plan) -> Outcome:
     outcome = Outcome(seed, plan)
     with deterministic(seed), logging_to(outcome.trace):
         try:
-            trio.run(World(seed, plan, outcome).live, clock=trio.testing.MockClock(autojump_threshold=0))
+            clock = trio.testing.MockClock(autojump_threshold=0)
+            trio.run(World(seed, plan, outcome, clock).live, clock=clock)
         except BaseExceptionGroup as group:
             outcome.violation = _innermost(group)
     return outcome
@@ -145,10 +149,11 @@ class Client(Machine, Protocol):
 class World:
     """The cluster.  ``live`` is its whole life."""
 
-    def __init__(self, seed: int, plan: Plan, outcome: Outcome) -> None:
+    def __init__(self, seed: int, plan: Plan, outcome: Outcome, clock: trio.testing.MockClock) -> None:
         self.truth = Truth(START, SERVER)
         self._plan = plan
         self._outcome = outcome
+        self._clock = clock
         self._random = Random(f"{seed} world")
         self.network = MemoryNetwork(Random(f"{seed} network"))
         names = [f"keeper{number}" for number in range(1, plan.keepers + plan.spares + 1)]
@@ -487,6 +492,9 @@ class World:
 
         repairs.start_soon(speed_up)
 
+    def _jump(self, fault: Fault, _repairs: trio.Nursery, _nursery: trio.Nursery) -> None:
+        self._clock.jump(fault.amount * JUMP_SECONDS)
+
     def _new_writer(self, fault: Fault, _repairs: trio.Nursery, _nursery: trio.Nursery) -> None:
         self.writers[fault.place % len(self.writers)].wake()
 
@@ -513,6 +521,7 @@ _EFFECTS: Final[dict[Kind, _Effect]] = {
     Kind.WRITER_CRASH: World._crash_writer,
     Kind.SLOW_NETWORK: World._slow_network,
     Kind.HEAL: World._heal,
+    Kind.CLOCK_JUMP: World._jump,
     Kind.NEW_WRITER: World._new_writer,
     Kind.NEW_MEMBERS: World._new_members,
 }
