@@ -58,14 +58,7 @@ class Checkpoint:
     remote_consistent_lsn: Lsn = INVALID_LSN
 
 
-@dataclass(frozen=True, slots=True)
-class SwitchMembership:
-    """Go over to ``configuration`` if it is newer than ours, else change nothing.  No reply."""
-
-    configuration: Configuration
-
-
-AdminRequest = Checkpoint | SwitchMembership
+AdminRequest = Checkpoint
 
 
 class Performer(Protocol):
@@ -128,8 +121,6 @@ class Acceptor:
                 return self._elected(request)
             case ProposerGreeting():
                 return self._greeting(request)
-            case SwitchMembership(configuration):
-                return self._intend(*self.state.saving(configuration=self._newer(configuration)))
             case Checkpoint(remote_consistent_lsn):
                 return self._intend(*self.state.hearing_of(remote_consistent_lsn).saving())
             case _:

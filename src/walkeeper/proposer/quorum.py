@@ -51,7 +51,7 @@ class Quorum:
         return all(each.issubset(voters) for each in self.sets)
 
     def vouches(self, whole: Collection[Voter]) -> bool:
-        """Whether everything that was ever committed is with one of these, who have never lost anything.
+        """Whether everything that was ever committed is with one of these, if they have all that they ever acknowledged.
 
         Of a joint configuration the old members decide: nothing was committed without a majority of them.
         """

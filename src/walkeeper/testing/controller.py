@@ -1,8 +1,9 @@
 """Who decides which keepers form the quorum of a simulated cluster, as Neon's storage controller does.
 
 A change goes through a joint configuration: a majority of the old members has it; a majority of the new ones has it,
-and everything that the first majority had; then the new members stand alone.  Whatever is decided is never forgotten
-here, and an operation that fails is tried again.
+and everything that the first majority had; then the new members stand alone.  Only keepers that are whole count: others
+do not know what they may have lost.  Whatever is decided is never forgotten here, and an operation that fails is tried
+again.
 
 Source: Neon's RFC 035, without its copying of WAL: new members are filled by the writer, from a donor.
 Asks keepers past their network.  Does not decide when a change happens (``faults``).
@@ -14,13 +15,12 @@ from typing import Final
 
 import trio
 
-from walkeeper.acceptor.acceptor import SwitchMembership
 from walkeeper.acceptor.state import AcceptorState
 from walkeeper.ids import TenantTimelineId
 from walkeeper.links.address import KEEPER_PORT
 from walkeeper.lsn import Lsn, format_lsn
 from walkeeper.membership import Configuration, Generation, Member, majority
-from walkeeper.messages import ServerInfo
+from walkeeper.messages import ProposerGreeting, ServerInfo
 from walkeeper.terms import Term
 from walkeeper.testing.machine import KeeperMachine
 from walkeeper.timeline.timelines import Timelines
@@ -37,6 +37,7 @@ class Controller:
         machines: Sequence[KeeperMachine],
         members: int,
         ttid: TenantTimelineId,
+        server: ServerInfo,
         random: Random,
         tell: Callable[[str], None],
     ) -> None:
@@ -44,6 +45,7 @@ class Controller:
         self.is_changing = False
         self._machines = {machine.node_id: machine for machine in machines}
         self._ttid = ttid
+        self._server = server
         self._random = random
         self._tell = tell
 
@@ -54,13 +56,17 @@ class Controller:
     def _machines_of(self, members: Sequence[Member]) -> Sequence[KeeperMachine]:
         return [self._machines[member.id] for member in members]
 
-    async def create(self, server: ServerInfo, start_lsn: Lsn) -> None:
+    async def create(self, start_lsn: Lsn) -> None:
         """Make the timeline on every member."""
         for machine in self._machines_of(self.configuration.members):
 
             async def create(timelines: Timelines) -> None:
                 await timelines.create(
-                    self._ttid, server, configuration=self.configuration, start_lsn=start_lsn, commit_lsn=start_lsn
+                    self._ttid,
+                    self._server,
+                    configuration=self.configuration,
+                    start_lsn=start_lsn,
+                    commit_lsn=start_lsn,
                 )
 
             await machine.administer(create)
@@ -82,7 +88,7 @@ class Controller:
         joining = [_member(outside[(lot + number) % len(outside)]) for number in range(count)]
         new = (*(member for member in old if member not in leaving), *joining)
         self._decide(old, new)
-        states = await self._majority_with(old, lambda _state: True)
+        states = await self._majority_with(old, lambda state: state.is_whole)
         log_end = max(map(_log_end, states))
         term = max(state.term for state in states)
         self._tell(f"controller: new members need {format_lsn(log_end[1])} of term {log_end[0]}, and term {term}")
@@ -90,7 +96,7 @@ class Controller:
             new, lambda state: state.is_whole and state.term >= term and _log_end(state) >= log_end
         )
         self._decide(new, None)
-        await self._majority_with(new, lambda _state: True)
+        await self._majority_with(new, lambda state: state.is_whole)
         for machine in self._machines_of(leaving):
             await leave(machine)
         self.is_changing = False
@@ -115,7 +121,7 @@ class Controller:
 
     async def _switch(self, timelines: Timelines) -> AcceptorState:
         timeline = timelines.get(self._ttid)
-        await timeline.process(SwitchMembership(self.configuration))
+        await timeline.process(ProposerGreeting(self._ttid, self.configuration, self._server))
         return timeline.require_state()
 
 

@@ -106,7 +106,7 @@ class KeeperMachine:
             self._tell(f"{self} ends: {next(leaves(failures))}")
             self.disk.end_process()
         finally:
-            self.timelines = self._administrators = None
+            self.timelines = None
             self.host.go_down(silently=False)
             self._ended.set()
 
@@ -118,8 +118,10 @@ class KeeperMachine:
                     listener = self.host.listen()
                     async with accepting(listener, self.timelines, connections, Uncounted(), LIMITS):
                         self._administrators = connections
-                        await self._stop.wait()
-                        self._administrators = None
+                        try:
+                            await self._stop.wait()
+                        finally:
+                            self._administrators = None
                     connections.cancel_scope.deadline = trio.current_time() + DRAIN_SECONDS
 
     async def administer(self, request: Callable[[Timelines], Awaitable[T]]) -> T | None:

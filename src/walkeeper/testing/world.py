@@ -162,7 +162,7 @@ class World:
             for number, name in enumerate(names, start=1)
         ]
         self.controller = (
-            Controller(self.keepers, plan.keepers, TTID, Random(f"{seed} controller"), self.tell)
+            Controller(self.keepers, plan.keepers, TTID, SERVER, Random(f"{seed} controller"), self.tell)
             if plan.spares
             else None
         )
@@ -234,7 +234,7 @@ class World:
                     self._start(keeper, nursery)
                 if self.controller is not None:
                     await trio.sleep(LOOK_SECONDS)
-                    await self.controller.create(SERVER, START)
+                    await self.controller.create(START)
                 for client in self.clients:
                     with client.host.home():
                         nursery.start_soon(client.live, name=str(client))

@@ -6,7 +6,7 @@ from struct import pack
 
 import pytest
 
-from walkeeper.acceptor.acceptor import Acceptor, AdminRequest, Checkpoint, SwitchMembership, new_acceptor
+from walkeeper.acceptor.acceptor import Acceptor, AdminRequest, Checkpoint, new_acceptor
 from walkeeper.acceptor.effects import (
     BecomeWhole,
     Effect,
@@ -213,17 +213,6 @@ def test_a_lower_or_equal_generation_is_ignored() -> None:
 def test_a_configuration_without_this_keeper_is_refused() -> None:
     """Invariant 19."""
     refuses(Keeper().acceptor, greeting(members(5, 1, 2)), NotMember)
-
-
-def test_an_operator_switches_upwards_and_only_to_a_configuration_with_this_keeper() -> None:
-    keeper = Keeper()
-    reply, effects = keeper.say(SwitchMembership(members(5, 1, 2, 3)))
-    assert reply is None
-    assert effects == (KeepControlFile(keeper.acceptor.state.kept),)
-    assert keeper.acceptor.state.kept.configuration == members(5, 1, 2, 3)
-    for stale in (members(4, 3), members(5, 3, 4), NO_CONFIGURATION):
-        assert not keeper.say(SwitchMembership(stale))[1]
-    refuses(keeper.acceptor, SwitchMembership(members(6, 1, 2)), NotMember)
 
 
 # -- vote ---------------------------------------------------------------------------------------------------
