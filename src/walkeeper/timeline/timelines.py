@@ -16,7 +16,7 @@ import trio
 
 from walkeeper.acceptor.acceptor import require_member
 from walkeeper.acceptor.state import new_control_file
-from walkeeper.errors import DurabilityLost, Exists, NotFound, StorageError
+from walkeeper.errors import Corrupt, DurabilityLost, Exists, NotFound, StorageError
 from walkeeper.ids import TenantTimelineId
 from walkeeper.lsn import INVALID_LSN, Lsn
 from walkeeper.membership import NO_CONFIGURATION, Configuration
@@ -104,19 +104,25 @@ class Timelines:
             return await self._open_one(ttid)
 
     async def _open_one(self, ttid: TenantTimelineId) -> Timeline:
-        store = self._directory.store(ttid, self._observe)
-        timeline = Timeline(ttid, self._directory.node_id, store, self._offload)
+        timeline = self._timeline_of(ttid)
         try:
             await timeline.open()
         except DurabilityLost as lost:
             self._lose(lost)
             raise
-        self._open[ttid] = timeline
-        self._to_upkeep.send_nowait(timeline)
+        self._enter(timeline)
         return timeline
 
+    def _timeline_of(self, ttid: TenantTimelineId) -> Timeline:
+        store = self._directory.store(ttid, self._observe)
+        return Timeline(ttid, self._directory.node_id, store, self._offload)
+
+    def _enter(self, timeline: Timeline) -> None:
+        self._open[timeline.ttid] = timeline
+        self._to_upkeep.send_nowait(timeline)
+
     async def load(self) -> None:
-        """Open everything in the data directory.  What cannot be read stays shut, and is logged.
+        """Open everything in the data directory.  What is corrupt stays shut, and what cannot be read is tried again later.
 
         Raises StorageError when the directory itself cannot be read.
 
@@ -128,13 +134,18 @@ class Timelines:
                 nursery.start_soon(self._load_one, ttid)
 
     async def _load_one(self, ttid: TenantTimelineId) -> None:
+        timeline = self._timeline_of(ttid)
         try:
-            await self._open_one(ttid)
+            await timeline.open()
         except DurabilityLost:
             raise
-        except StorageError as error:
+        except Corrupt as error:
             self._shut[ttid] = error
             log.error("timeline stays shut", ttid=str(ttid), error=str(error))
+            return
+        except StorageError as error:  # may pass: it is as if the fuse had blown, and upkeep reads it again
+            log.error("timeline cannot be read yet", ttid=str(ttid), error=str(error))
+        self._enter(timeline)
 
     async def keep_up(self, save_seconds: float) -> None:
         """Look after every timeline that gets opened, until cancelled.

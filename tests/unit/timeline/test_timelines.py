@@ -1,17 +1,22 @@
 """The map: what is created stays, is found again, and what cannot be read is named and left alone."""
 
+from contextlib import closing
+
 import pytest
 import trio
 import trio.testing
 
-from keeping import DATA, SERVER, START, TTID, Leader, new_disk, timelines_on
-from walkeeper.errors import Exists, InvalidTimeline, NotFound, NotMember
+from keeping import DATA, SAVE_SECONDS, SERVER, START, TTID, Leader, new_disk, timelines_on
+from walkeeper.errors import Exists, InvalidTimeline, NotFound, NotMember, StorageError
 from walkeeper.ids import NodeId
 from walkeeper.lsn import Lsn
 from walkeeper.membership import Configuration, Generation, Member
 from walkeeper.messages import ServerInfo
+from walkeeper.storage.data_directory import claim
 from walkeeper.storage.recovery import CONTROL_FILE
+from walkeeper.testing.memory_disk import Fault
 from walkeeper.testing.offload import InlineOffload
+from walkeeper.timeline.timelines import open_timelines
 
 
 async def test_a_timeline_that_does_not_exist_is_not_found() -> None:
@@ -108,3 +113,27 @@ async def test_a_control_file_that_cannot_be_read_keeps_its_timeline_shut_and_th
             await timelines.create(TTID, SERVER)
     with disk.open(path) as file:
         assert file.pread(file.size(), 0) == damaged
+
+
+async def test_what_the_disk_does_not_give_at_the_start_is_read_again_later(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """Found by simulation: one I/O error while a keeper started, and its quorum had lost it until the next start."""
+    disk = new_disk()
+    async with timelines_on(disk) as timelines:
+        leader = Leader(await timelines.create(TTID, SERVER))
+        await leader.be_elected()
+        flushed = (await leader.append()).flush_lsn
+    survived = 0
+    for operation in range(20):
+        disk.faults.clear()
+        with closing(claim(disk, DATA, NodeId(3))) as directory:
+            disk.faults[disk.operations + operation] = Fault.IO_ERROR
+            try:
+                async with open_timelines(directory, InlineOffload(), save_seconds=SAVE_SECONDS) as timelines:
+                    await trio.sleep(1.0)
+                    assert timelines.get(TTID).progress.position.flush_lsn == flushed
+                    survived += 1
+            except* StorageError:  # the list of timelines, and syncs
+                pass
+    assert survived > 10
