@@ -41,7 +41,7 @@ from walkeeper.links.wal_stream import WalStream
 from walkeeper.lsn import Lsn, parse_lsn
 from walkeeper.membership import NO_CONFIGURATION
 from walkeeper.messages import ProposerGreeting, ServerInfo, Slice
-from walkeeper.sidecar.primary import Primary, examine, first_lsn_to_keep, names_standby, warn_if_useless
+from walkeeper.sidecar.primary import Primary, examine, first_lsn_to_keep, flaw_of_standby_names, warn_if_useless
 from walkeeper.sidecar.slot import Slot
 from walkeeper.tools.status import _ask_keeper
 
@@ -286,7 +286,7 @@ def feed_keepers(data: bytes) -> None:
 
 def feed_setting(data: bytes) -> None:
     """The value of synchronous_standby_names."""
-    names_standby(data.decode(errors="replace"), "walkeeper")
+    flaw_of_standby_names(data.decode(errors="replace"), "walkeeper")
 
 
 CONNINFO = (

@@ -116,25 +116,41 @@ def _read_last_switch(row: Row) -> Lsn:
 async def warn_if_useless(connection: Connection, application_name: str, log: Log) -> None:
     """Say when the primary's settings let commits return before keepers have them."""
     level = await connection.show("synchronous_commit", str)
-    names = await connection.show("synchronous_standby_names", str)
+    setting = await connection.show("synchronous_standby_names", str)
     if level in ("off", "local"):
         log.warning(
             "commits do not wait for keepers",
             why=f"synchronous_commit is {level}: commits return before any keeper has them",
             remedy="ALTER SYSTEM SET synchronous_commit = 'on'; SELECT pg_reload_conf();",
         )
-    if not names_standby(names, application_name):
+    if flaw := flaw_of_standby_names(setting, application_name):
         log.warning(
             "commits do not wait for keepers",
-            why=f"synchronous_standby_names is {names!r}, without {application_name}: commits return before any keeper has them",
+            why=f"synchronous_standby_names is {setting!r}: {flaw}",
             remedy=f"ALTER SYSTEM SET synchronous_standby_names = '{application_name}'; SELECT pg_reload_conf();",
         )
 
 
-def names_standby(setting: str, name: str) -> bool:
-    """Whether the value of synchronous_standby_names includes ``name`` (compared as PostgreSQL does, without case)."""
-    listed = re.findall(r'"(?:[^"]|"")*"|[^\s,()"]+', setting)
-    return any(each == "*" or each.strip('"').replace('""', '"').lower() == name.lower() for each in listed)
+_COUNTED: Final = re.compile(r"\s*(?:(?:ANY|FIRST)\s+)?(\d{1,9})\s*\((.*)\)\s*", re.IGNORECASE | re.DOTALL)
+_NAME: Final = re.compile(r'"(?:[^"]|"")*"|[^\s,()"]+')
+
+
+def flaw_of_standby_names(setting: str, name: str) -> str:
+    """Why a commit can return without ``name``, or never, with this synchronous_standby_names; empty if it waits for it.
+
+    FIRST means: of those that are connected.  So whoever else is in the list can take the place of one that is not.
+    Source: PostgreSQL's syncrep_gram.y; names are compared without case.
+    """
+    counted = _COUNTED.fullmatch(setting)
+    listed = _NAME.findall(counted[2] if counted else setting)
+    names = {each.strip('"').replace('""', '"').lower() for each in listed}
+    if not names:
+        return "commits return before any keeper has them"
+    if "*" in names or (name.lower() in names and len(names) > (int(counted[1]) if counted else 1)):
+        return "commits return when another standby has them, before any keeper does"
+    if name.lower() not in names:
+        return f"commits wait for others than {name}, or for ever, and not for keepers"
+    return ""
 
 
 def describe(primary: Primary) -> dict[str, object]:

@@ -13,6 +13,7 @@ from walkeeper.errors import ConfigError
 from walkeeper.ids import NodeId
 from walkeeper.links.conninfo import ConnectionInfo, SslMode
 from walkeeper.lsn import Lsn
+from walkeeper.sidecar.primary import flaw_of_standby_names
 from walkeeper.testing.wal import WalGenerator
 
 
@@ -256,11 +257,14 @@ async def test_a_version_whose_wal_cannot_be_kept_is_refused(autojump_clock: Moc
     ("settings", "warnings"),
     [
         ({}, 0),
-        ({"synchronous_standby_names": "ANY 1 (other, WalKeeper)"}, 0),
-        ({"synchronous_standby_names": "*"}, 0),
+        ({"synchronous_standby_names": "ANY 2 (other, WalKeeper)"}, 0),
+        ({"synchronous_standby_names": "FIRST 1 (walkeeper)"}, 0),
         ({"synchronous_standby_names": '"walkeeper"'}, 0),
         ({"synchronous_standby_names": ""}, 1),
         ({"synchronous_standby_names": "walkeeper2"}, 1),
+        ({"synchronous_standby_names": "*"}, 1),
+        ({"synchronous_standby_names": "walkeeper, other"}, 1),
+        ({"synchronous_standby_names": "ANY 1 (other, walkeeper)"}, 1),
         ({"synchronous_commit": "local"}, 1),
         ({"synchronous_commit": "off", "synchronous_standby_names": ""}, 2),
     ],
@@ -272,6 +276,20 @@ async def test_settings_that_make_the_sidecar_useless_are_warned_of(
     async with world.sidecar():
         await world.commit()
     assert len(world.log.said("commits do not wait for keepers")) == warnings
+
+
+@pytest.mark.parametrize(
+    ("setting", "flaw"),
+    [
+        ("", "before any keeper has them"),
+        ("walkeper", "or for ever"),
+        ("2 (a, walkeeper, b)", "another standby"),
+        ("FIRST 2(walkeeper, *)", "another standby"),
+        ('"Wal""keeper"', "or for ever"),
+    ],
+)
+def test_what_is_wrong_with_the_names_of_standbys_is_told(setting: str, flaw: str) -> None:
+    assert flaw in flaw_of_standby_names(setting, "walkeeper")
 
 
 async def test_a_primary_that_is_not_there_yet_is_waited_for(autojump_clock: MockClock, world: World) -> None:
