@@ -23,6 +23,7 @@ from walkeeper.formats.backend import (
 )
 from walkeeper.formats.commands import (
     INCOMPLETE,
+    NODE_ID,
     STANDING,
     WHOLE,
     IdentifySystem,
@@ -322,6 +323,7 @@ class FakeKeeper(Server):
     scanner: RecordScanner | None = None
     appends: int = 0
     answers_show: bool = True
+    tells_node_id: bool = False
     steals_elections: bool = False
     is_forgetful: bool = False
     hot_standby: HotStandbyFeedback = NO_HOT_STANDBY
@@ -401,6 +403,8 @@ class FakeKeeper(Server):
                 await client.fail("55000", f"failed to acquire term {command.term}, current term {self.term}")
             else:
                 await self.send_wal(client, command.start_lsn, self.read_flushed, lambda: self.flush_lsn)
+        elif self.tells_node_id and text == f"SHOW {NODE_ID}":
+            await client.answer(str(self.node_id))
         elif self.answers_show and text == f"SHOW {STANDING}":
             await client.answer(WHOLE if self.is_whole else INCOMPLETE)
         elif self.answers_show and text == "SHOW wal_segment_size":

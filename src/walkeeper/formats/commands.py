@@ -32,6 +32,9 @@ STATUS: Final = "walkeeper_status"
 STANDING: Final = "walkeeper_standing"
 """The setting, shown by SHOW, that tells a writer whether a keeper is whole."""
 
+NODE_ID: Final = "walkeeper_node_id"
+"""The setting, shown by SHOW, that tells two keepers from one with two addresses."""
+
 WHOLE: Final = "whole"
 INCOMPLETE: Final = "incomplete"
 

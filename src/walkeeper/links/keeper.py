@@ -10,6 +10,7 @@ from typing import Final
 from walkeeper.errors import Malformed, ServerError
 from walkeeper.formats.commands import (
     INCOMPLETE,
+    NODE_ID,
     STANDING,
     WHOLE,
     StartWalPush,
@@ -19,7 +20,7 @@ from walkeeper.formats.commands import (
 from walkeeper.formats.segments import parse_segment_size
 from walkeeper.formats.sizes import parse_unsigned
 from walkeeper.formats.startup import encode_options
-from walkeeper.ids import TenantTimelineId, TimelineNumber
+from walkeeper.ids import NodeId, TenantTimelineId, TimelineNumber
 from walkeeper.links.address import Address
 from walkeeper.links.conninfo import ConnectionInfo
 from walkeeper.links.postgres import Connection, Row, connect
@@ -88,6 +89,14 @@ def read_system(row: Row) -> tuple[int, TimelineNumber, Lsn]:
     system_id, tli, end_lsn, _ = row
     number = TimelineNumber(parse_unsigned(tli or "0", 32))
     return parse_unsigned(system_id or "0", 64), number, parse_lsn(end_lsn or "0/0")
+
+
+async def ask_node_id(connection: Connection) -> NodeId | None:
+    """Which keeper it is, None if it does not know the question, as Neon's.  Raises Malformed."""
+    try:
+        return await connection.show(NODE_ID, lambda text: NodeId(parse_unsigned(text, 64)))
+    except ServerError:
+        return None
 
 
 async def ask_version(connection: Connection) -> int:

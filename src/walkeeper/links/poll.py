@@ -1,7 +1,7 @@
 """What every keeper of a quorum says of one timeline, all asked at once, and what that is worth together.
 
 Rules: a keeper that does not answer is part of the result (``Trouble``), never an error; one that does not have the
-timeline is no part of a majority, whose keepers are those that have it.  Nothing is changed on any keeper.
+timeline is no part of a majority, whose keepers are those that have it; and no keeper counts twice.  Nothing is changed on any keeper.
 
 Does not know what is asked, how much patience that deserves, nor who must have answered: the caller brings it.
 """
@@ -14,10 +14,10 @@ from typing import Final, Generic, TypeVar
 import trio
 
 from walkeeper.errors import ConfigError, PeerError, ServerError, Unreachable
-from walkeeper.ids import TenantTimelineId
+from walkeeper.ids import NodeId, TenantTimelineId
 from walkeeper.links.address import Address
 from walkeeper.links.backoff import Backoff
-from walkeeper.links.keeper import KeptTimeline, connect_keeper, identify
+from walkeeper.links.keeper import KeptTimeline, ask_node_id, connect_keeper, identify
 from walkeeper.links.postgres import Connection, time_limit
 from walkeeper.lsn import Lsn
 from walkeeper.membership import majority
@@ -30,11 +30,15 @@ ANSWER_SECONDS: Final = 5.0
 
 @dataclass(frozen=True, slots=True)
 class Answer(Generic[T]):
-    """A keeper that has the timeline: ``kept.end_lsn`` is the commit LSN it knows; ``told`` what else was asked."""
+    """A keeper that has the timeline: ``kept.end_lsn`` is the commit LSN it knows; ``told`` what else was asked.
+
+    ``node_id`` is its number, None if it does not tell, as Neon's.
+    """
 
     address: Address
     kept: KeptTimeline
     told: T
+    node_id: NodeId | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +52,7 @@ class Trouble:
     why: str
     is_ignorant: bool = False
     refusal: ConfigError | None = None
+    node_id: NodeId | None = None
 
     @property
     def may_pass(self) -> bool:
@@ -146,7 +151,7 @@ async def poll(
     found: dict[Address, Answer[T] | Trouble] = {}
 
     def so_far() -> Poll[T]:
-        return Poll([found.get(address) or _unheard(address) for address in keepers])
+        return Poll(_each_once([found.get(address) or _unheard(address) for address in keepers]))
 
     async def ask_one(address: Address, scope: trio.CancelScope) -> None:
         backoff = Backoff()
@@ -177,15 +182,31 @@ async def _ask(
     try:
         with time_limit(answer_seconds, name):
             async with connect_keeper(address, ttid, application_name) as connection:
-                kept = await identify(connection)
+                node_id, kept = await ask_node_id(connection), await identify(connection)
                 if kept is None:
-                    return Trouble(address, f"{name}: it does not have this timeline", is_ignorant=True)
-                return Answer(address, kept, await ask(connection))
+                    return Trouble(
+                        address, f"{name}: it does not have this timeline", is_ignorant=True, node_id=node_id
+                    )
+                return Answer(address, kept, await ask(connection), node_id)
     except ConfigError as error:
         return Trouble(address, str(error), refusal=error)
     except (Unreachable, ServerError, PeerError) as error:
         return Trouble(address, str(error))
     raise AssertionError("the block returns or raises")
+
+
+def _each_once(results: Sequence[Answer[T] | Trouble]) -> Sequence[Answer[T] | Trouble]:
+    """The same, but a keeper that is listed under several addresses is of help at the first only: it has one voice."""
+    first: dict[NodeId, Address] = {}
+
+    def or_same(result: Answer[T] | Trouble) -> Answer[T] | Trouble:
+        address, node_id = result.address, result.node_id
+        if node_id is None or first.setdefault(node_id, address) == address:
+            return result
+        why = f"keeper {first[node_id]} and keeper {address} are the same keeper (id {node_id}): list it once"
+        return Trouble(address, why, refusal=ConfigError(why))
+
+    return [or_same(result) for result in results]
 
 
 def _unheard(address: Address) -> Trouble:

@@ -37,6 +37,7 @@ from walkeeper.formats.backend import (
 )
 from walkeeper.formats.commands import (
     INCOMPLETE,
+    NODE_ID,
     STANDING,
     STATUS,
     WHOLE,
@@ -313,6 +314,8 @@ class Connection:
 
     def _show(self, name: str) -> list[BackendMessage]:
         """Settings of the server whose WAL this is, as that server would show them, and how its timeline is here."""
+        if name == NODE_ID:
+            return _one_value(name, str(self._timelines.node_id))
         timeline = self._timeline()
         state = timeline.require_state()
         server = state.kept.server
@@ -329,7 +332,7 @@ class Connection:
                 value = status.describe_timeline(timeline.node_id, timeline.statistics(), state)
             case _:
                 raise BadCommand("unrecognized configuration parameter", name)
-        return [RowDescription((Column(name),)), DataRow.of(value), CommandComplete("SHOW")]
+        return _one_value(name, value)
 
     # -- streams ----------------------------------------------------------------------------------------------
 
@@ -453,6 +456,10 @@ class Connection:
             await self._link.send_eof()
             while await self._link.receive():
                 pass
+
+
+def _one_value(name: str, value: str) -> list[BackendMessage]:
+    return [RowDescription((Column(name),)), DataRow.of(value), CommandComplete("SHOW")]
 
 
 def _caught_up(application_name: str | None, lsn: Lsn) -> str:

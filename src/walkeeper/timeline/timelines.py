@@ -17,7 +17,7 @@ import trio
 from walkeeper.acceptor.acceptor import require_member
 from walkeeper.acceptor.state import new_control_file
 from walkeeper.errors import Corrupt, DurabilityLost, Exists, NotFound, StorageError
-from walkeeper.ids import TenantTimelineId
+from walkeeper.ids import NodeId, TenantTimelineId
 from walkeeper.lsn import INVALID_LSN, Lsn
 from walkeeper.membership import NO_CONFIGURATION, Configuration
 from walkeeper.messages import ServerInfo
@@ -43,6 +43,11 @@ class Timelines:
         self._lost: DurabilityLost | None = None
         self._has_lost = trio.Event()
         self._to_upkeep, self._for_upkeep = trio.open_memory_channel[Timeline](math.inf)  # one item per timeline
+
+    @property
+    def node_id(self) -> NodeId:
+        """Whose they are."""
+        return self._directory.node_id
 
     def ttids(self) -> list[TenantTimelineId]:
         """The names of all timelines that can be used."""
@@ -83,7 +88,7 @@ class Timelines:
                 return self.get(ttid)
             except NotFound:
                 pass
-            require_member(self._directory.node_id, configuration)
+            require_member(self.node_id, configuration)
             seconds, nanoseconds = divmod(time.time_ns(), 1_000_000_000)
             control_file = new_control_file(
                 ttid,
@@ -115,7 +120,7 @@ class Timelines:
 
     def _timeline_of(self, ttid: TenantTimelineId) -> Timeline:
         store = self._directory.store(ttid, self._observe)
-        return Timeline(ttid, self._directory.node_id, store, self._offload)
+        return Timeline(ttid, self.node_id, store, self._offload)
 
     def _enter(self, timeline: Timeline) -> None:
         self._open[timeline.ttid] = timeline

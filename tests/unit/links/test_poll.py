@@ -11,7 +11,7 @@ from trio.testing import MockClock
 
 from fake_servers import SEGMENT_BYTES, SYSTEM_ID, FakeKeeper
 from walkeeper.errors import ConfigError
-from walkeeper.ids import FIRST_TLI, TenantTimelineId
+from walkeeper.ids import FIRST_TLI, NodeId, TenantTimelineId
 from walkeeper.links.address import Address
 from walkeeper.links.keeper import KeptTimeline
 from walkeeper.links.poll import ANSWER_SECONDS, Answer, Poll, Trouble, poll
@@ -161,6 +161,18 @@ async def test_that_patience_has_an_end(autojump_clock: MockClock, keepers: Sequ
     assert [each.address for each in found.answers] == [keepers[0].address]
 
 
+async def test_a_keeper_under_two_names_has_one_voice(
+    autojump_clock: MockClock, keepers: Sequence[FakeKeeper]
+) -> None:
+    """It had two: with another keeper down it was a majority, and WAL that it lacked did not exist."""
+    for number, keeper in enumerate(keepers):
+        keeper.tells_node_id = True
+        keeper.node_id = NodeId(1 if number < 2 else 3)
+    found = await ask(keepers)
+    assert len(found.answers) == 2
+    assert "list it once" in "".join(each.why for each in found.troubles)
+
+
 async def test_a_keeper_that_refuses_for_good_or_does_not_have_the_timeline_is_asked_once(
     autojump_clock: MockClock, keepers: Sequence[FakeKeeper]
 ) -> None:
@@ -172,7 +184,7 @@ async def test_a_keeper_that_refuses_for_good_or_does_not_have_the_timeline_is_a
     found = await poll(
         [each.address for each in keepers], TTID, refuse, application_name="test", retry_seconds=60.0
     )
-    assert [keeper.queries for keeper in keepers] == [["IDENTIFY_SYSTEM"]] * 3
+    assert [keeper.queries for keeper in keepers] == [["SHOW walkeeper_node_id", "IDENTIFY_SYSTEM"]] * 3
     assert [each.may_pass for each in found.troubles] == [False] * 3
 
 

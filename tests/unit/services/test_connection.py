@@ -295,6 +295,12 @@ async def test_who_does_not_say_whose_wal_is_told_how(options: str, advice: str)
         assert answer.message.startswith(advice)
 
 
+async def test_a_keeper_tells_its_number_whatever_it_has() -> None:
+    async with serving() as scene:
+        await scene.start_up()
+        assert await scene.show("walkeeper_node_id") == str(scene.timelines.node_id)
+
+
 async def test_a_keeper_tells_whether_it_is_whole() -> None:
     async with serving() as scene:
         await scene.start_up()
