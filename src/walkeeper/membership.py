@@ -23,11 +23,18 @@ KEEPERS_MAX: Final = 31
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """One keeper and where writers reach it (``pg_port``: TCP port of its PostgreSQL protocol)."""
+    """One keeper and where writers reach it (``pg_port``: TCP port of its PostgreSQL protocol).
+
+    Raises ValueError for a host that no message can carry.
+    """
 
     id: NodeId
     host: str
     pg_port: int
+
+    def __post_init__(self) -> None:
+        if "\0" in self.host:
+            raise ValueError(f"member {self.id} has a host with a NUL")
 
 
 @dataclass(frozen=True, slots=True)

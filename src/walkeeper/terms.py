@@ -17,6 +17,9 @@ Term = NewType("Term", int)
 
 INITIAL_TERM: Final = Term(0)
 
+TERM_MAX: Final = Term(2**63)
+"""No keeper votes in a higher one: whatever was voted in, campaigns without number have room above it."""
+
 
 class TermLsn(NamedTuple):
     """A position and the term that wrote there.  Compares by term first, then by LSN."""

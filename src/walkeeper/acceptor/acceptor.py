@@ -48,7 +48,7 @@ from walkeeper.messages import (
     VoteRequest,
     VoteResponse,
 )
-from walkeeper.terms import highest_common_point
+from walkeeper.terms import TERM_MAX, Term, highest_common_point
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +138,8 @@ class Acceptor:
         self._require_same_server(greeting)
         server, configuration = kept.server, self._newer(greeting.configuration)
         if greeting.server.system_id not in (0, server.system_id):
+            if server.system_id and self.state.wal.write_lsn:  # stricter than Neon: the WAL here says whose it is
+                raise WrongServer("system identifier", greeting.server.system_id, server.system_id)
             server = replace(
                 server,
                 system_id=greeting.server.system_id,
@@ -177,6 +179,7 @@ class Acceptor:
         What has been received is durable already, so the flush_lsn in the reply needs no sync here.
         """
         self._require_generation("VoteRequest", request.generation)
+        _require_possible(request.term)
         given = self.state.term < request.term
         effects, state = self.state.saving(term=request.term) if given else ((), self.state)
         reply = VoteResponse(
@@ -199,6 +202,7 @@ class Acceptor:
         A history that is longer than the WAL is harmless, since everybody cuts it at flush_lsn.
         """
         self._require_generation("ProposerElected", elected.generation)
+        _require_possible(elected.term)
         if self.state.term > elected.term:
             return self._intend((), self.state)  # invariants 5 and 17: the next append tells the term
         self._require_divergence_at(elected)
@@ -287,6 +291,11 @@ class Acceptor:
         own = self.state.kept.configuration.generation
         if generation != own:
             raise WrongGeneration(request, generation, own)
+
+
+def _require_possible(term: Term) -> None:
+    if term > TERM_MAX:
+        raise Malformed(f"term {term} leaves no room for later ones")
 
 
 def require_member(node_id: NodeId, configuration: Configuration) -> None:

@@ -9,7 +9,7 @@ Does not decide: the rules are in ``acceptor.acceptor``.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Final
 
 from walkeeper.acceptor.effects import KeepControlFile
 from walkeeper.errors import InvalidTimeline, Malformed
@@ -134,6 +134,10 @@ class AcceptorState:
         return self.ahead != Ahead.of(self.kept)
 
 
+START_LSN_MAX: Final = Lsn(2**63)
+"""Half of all LSNs: what begins below is not written to their end by anybody."""
+
+
 def start_scanner(kept: ControlFile, lsn: Lsn, tli: TimelineNumber) -> RecordScanner:
     """A scanner at a record boundary of this timeline.
 
@@ -191,6 +195,8 @@ def new_control_file(
 
 def _require_record_boundary(lsn: Lsn, server: ServerInfo) -> None:
     """Raises InvalidTimeline unless a record of this server can begin at ``lsn``: no scan could ever start there."""
+    if lsn > START_LSN_MAX:
+        raise InvalidTimeline(f"a timeline cannot start at {format_lsn(lsn)}: LSNs end soon after it")
     try:
         PageLayout.of(server.pg_major, server.wal_seg_size).check_start(lsn)
     except Malformed as error:

@@ -142,8 +142,8 @@ def parse_json(body: bytes, shape: type[T]) -> T:
 
 def configuration_of(wire: ConfigurationJson) -> Configuration:
     """Raises Malformed for a configuration that contradicts itself."""
-    new_members = None if wire.new_members is None else _members_of(wire.new_members)
     try:
+        new_members = None if wire.new_members is None else _members_of(wire.new_members)
         return Configuration(Generation(wire.generation), _members_of(wire.members), new_members)
     except ValueError as error:
         raise Malformed(f"failed to parse json request: {error}") from None

@@ -30,6 +30,7 @@ from walkeeper.membership import majority
 from walkeeper.proposer import actions
 from walkeeper.proposer.election import Election
 from walkeeper.proposer.proposer import Proposer, Stage
+from walkeeper.terms import INITIAL_TERM
 
 CLOCK_TICK_SECONDS: Final = 0.02
 """The shortest time between two looks at the clock: a keeper that does not read must not make us spin."""
@@ -198,12 +199,12 @@ class Ensemble:
         self._look_again()
 
     def _tell_doubts(self, election: Election) -> None:
-        """Say so if nobody can tell whether more was acknowledged.  Where nobody has any WAL that is a first start.
+        """Say so if nobody can tell whether more was acknowledged.  Where nobody has WAL of any leader that is a first start.
 
         One that was interrupted looks like lost disks: a leader acknowledges before any keeper hears of the commit, and
         a keeper that lost its disk then gets some of the WAL again.
         """
-        if election.is_vouched_for or election.is_first:
+        if election.is_vouched_for or election.history.last_term == INITIAL_TERM:
             return
         if any(follower.claims_to_be_whole for follower in self.proposer.followers):
             why = "too few of the keepers remember all that they have acknowledged: the others are new or lost their disks"

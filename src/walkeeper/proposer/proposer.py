@@ -64,7 +64,7 @@ from walkeeper.proposer.actions import (
 from walkeeper.proposer.election import Election, divergence_point, settle
 from walkeeper.proposer.follower import UNKNOWN_NODE, Follower, Phase
 from walkeeper.proposer.quorum import Quorum, Voter
-from walkeeper.terms import INITIAL_TERM, Term, TermHistory
+from walkeeper.terms import INITIAL_TERM, TERM_MAX, Term, TermHistory
 
 Outgoing = ProposerGreeting | VoteRequest | ProposerElected | AppendRun
 """An AppendRun has no slices here: its WAL is the caller's to add.  Empty ones are heartbeats and news."""
@@ -169,6 +169,8 @@ class Proposer:
         ConfigError when two of the keepers are the same one."""
         follower = self.followers[place]
         follower.heard()
+        if message.term > TERM_MAX:
+            raise Malformed(f"{follower.name} is in term {message.term}, which leaves no room for later ones")
         match message:
             case AppendResponse():
                 return self._on_append_response(follower, message, now)

@@ -187,6 +187,19 @@ def test_a_system_id_that_was_unknown_is_kept_before_the_reply() -> None:
     assert keeper.acceptor.state.kept.server == SERVER
 
 
+def test_wal_that_is_here_is_of_the_server_that_it_says(keeper: Keeper) -> None:
+    foreign = greeting(server=replace(SERVER, system_id=SERVER.system_id + 1))
+    refuses(keeper.acceptor, foreign, WrongServer)
+
+
+@pytest.mark.parametrize("term", [2**63 + 1, 2**64 - 1])
+def test_a_term_without_room_above_it_is_refused(keeper: Keeper, term: int) -> None:
+    """One such vote, and nobody could ever campaign again."""
+    refuses(keeper.acceptor, VoteRequest(NO_GENERATION, Term(term)), Malformed)
+    elected = ProposerElected(NO_GENERATION, Term(term), START, TermHistory.of((term, START)))
+    refuses(keeper.acceptor, elected, Malformed)
+
+
 def test_an_unknown_system_id_is_no_news(keeper: Keeper) -> None:
     _, effects = keeper.say(greeting(server=replace(SERVER, system_id=0)))
     assert not effects

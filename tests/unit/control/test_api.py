@@ -150,6 +150,8 @@ async def test_creating_again_changes_nothing(client: httpx2.AsyncClient) -> Non
         {"mconf": {"generation": 1, "members": []}},
         {"mconf": {"generation": 1, "members": [MEMBERS[0], MEMBERS[0]]}},
         pytest.param({"mconf": {"generation": 1, "members": CROWD}}, id="a crowd"),
+        {"mconf": {"generation": 1, "members": [{"id": 7, "host": "a\0b", "pg_port": 1}]}},
+        {"start_lsn": "FFFFFFFF/FFF00028", "commit_lsn": "FFFFFFFF/FFF00028"},
         {"mconf": {"generation": 1, "members": [{"id": 1, "host": "a", "pg_port": 65_536}]}},
         {"mconf": {"generation": 1, "members": [{"id": 2**64, "host": "a", "pg_port": 1}]}},
     ],

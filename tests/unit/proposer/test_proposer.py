@@ -38,6 +38,17 @@ def test_the_term_is_one_above_the_highest_of_a_quorum_of_greetings() -> None:
     assert table.proposer.next_message(0, 0.0) == VoteRequest(NO_GENERATION, Term(7))
 
 
+def test_a_keeper_in_a_term_without_room_above_it_does_not_stop_the_others() -> None:
+    table = Table()
+    table.keepers[0].term = Term(2**64 - 1)
+    with pytest.raises(Malformed):
+        table.connect(0)
+    table.proposer.disconnected(0)
+    table.greet(1, 2)
+    (elected,) = table.talk(1, 2)
+    assert isinstance(elected, Elected)
+
+
 def test_a_majority_of_votes_elects_and_nobody_hears_of_it_before_lead() -> None:
     table = Table()
     table.greet(0, 1)
