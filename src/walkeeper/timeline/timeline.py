@@ -116,8 +116,8 @@ class Timeline:
         acceptor = self._require_open()
         intent = acceptor.decide(request)  # pure: may refuse, changes nothing
         if intent.effects:
-            is_brief = self._store.is_brief(intent.effects)
-            if not is_brief:
+            is_brief = self._store.is_brief(intent.effects)  # asked first: most are
+            if not is_brief and self._store.needs_files(intent.effects):
                 self._store.require_files()  # before it begins: no half of it may end for want of one
             with trio.CancelScope(shield=True), self._fuse:  # from here to the end nobody can stop it
                 if intent.truncates_to is not None:

@@ -20,6 +20,7 @@ from walkeeper.storage.disk import FILES_HELD_BACK
 from walkeeper.storage.offload import Brief
 from walkeeper.storage.recovery import CONTROL_FILE
 from walkeeper.storage.spare import SPARE, SPARE_BEING_MADE
+from walkeeper.storage.store import SMALL_WRITE_BYTES_MAX
 from walkeeper.terms import Term, TermHistory
 from walkeeper.testing.memory_disk import Fault, MemoryDisk, unwatched
 from walkeeper.testing.offload import InlineOffload
@@ -214,6 +215,20 @@ async def test_without_descriptors_commits_go_on_and_what_needs_one_is_refused_u
         assert reply.flush_lsn == run.end_lsn
         assert timelines.get(TTID).progress.position.term == 1
         await timelines.create(OTHER_TTID, SERVER)
+
+
+@pytest.mark.parametrize("size", [500, SMALL_WRITE_BYTES_MAX, 10 * SMALL_WRITE_BYTES_MAX])
+async def test_a_commit_into_the_open_segment_needs_no_descriptor_however_large_it_is(size: int) -> None:
+    disk = new_disk()
+    async with timelines_on(disk) as timelines:
+        leader = Leader(await timelines.create(TTID, SERVER))
+        await leader.be_elected()
+        await leader.append()
+        disk.is_out_of_files = True
+        with disk.open_for_writing(DATA / str(TTID.tenant_id) / str(TTID.timeline_id) / CONTROL_FILE):  # what is held back is one short
+            with pytest.raises(OutOfFiles):
+                await leader.timeline.process(VoteRequest(NO_GENERATION, Term(2)))
+            assert (await leader.append(size)).flush_lsn == leader.wal.lsn
 
 
 async def test_a_timeline_that_is_shut_and_finds_no_descriptors_is_open_soon_after_there_are_some(
