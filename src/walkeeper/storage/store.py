@@ -2,8 +2,8 @@
 
 Rules:
 * What ``perform`` has done is durable when it returns, except WAL before its ``SyncWal``.
-* Whoever is about to perform effects that ``needs_files`` asks ``require_files`` first: once begun, none of them wants
-  for a descriptor.
+* A job that performs effects for which ``needs_files`` begins with ``require_files``: none of them wants for a descriptor
+  then.
 * DiskFull leaves everything as it was.  After any other error the timeline must be read again (``recover``).
 * After a failed sync nothing is done and nothing reported as done until then (invariant 29).
 
@@ -95,7 +95,7 @@ class TimelineStore:
         return recovered
 
     def require_files(self) -> None:
-        """Raises OutOfFiles if effects that ``needs_files`` could want for descriptors.  Never waits."""
+        """Raises TooFewFiles if what comes next in this job, on this thread, could want for descriptors."""
         self._disk.require_files()
 
     def perform(self, effect: Effect) -> None:

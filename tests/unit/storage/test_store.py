@@ -224,7 +224,7 @@ def writing(keeper: Keeper) -> Keeper:
 
 @pytest.mark.parametrize("size", [1, LEFT - 1])
 def test_a_small_write_within_the_open_segment_is_brief_and_needs_no_files(writing: Keeper, size: int) -> None:
-    effects = [write(END, size), SyncWal()]
+    effects: list[Effect] = [write(END, size), SyncWal()]
     assert writing.store.is_brief(effects)
     assert not writing.store.needs_files(effects)
 
@@ -236,7 +236,7 @@ def test_a_write_within_the_open_segment_needs_no_files_and_is_brief_if_it_is_sm
     begin = Lsn(END + LEFT)
     for effect in (write(END, LEFT + 8), SyncWal()):
         writing.store.perform(effect)
-    effects = [write(begin + 8, size), SyncWal()]
+    effects: list[Effect] = [write(begin + 8, size), SyncWal()]
     assert writing.store.is_brief(effects) is (size <= SMALL_WRITE_BYTES_MAX)
     assert not writing.store.needs_files(effects)
 
