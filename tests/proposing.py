@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractContextManager, asynccontextmanager
+from functools import partial
 from typing import TypeVar, TypeVarTuple
 
 import trio
@@ -68,7 +69,7 @@ class SlowDisk(InlineOffload):
         return await super().__call__(function, *args)
 
     def _transfer_seconds(self, function: object) -> float:
-        intent = getattr(function, "__self__", None)
+        intent = function.args[0] if isinstance(function, partial) else getattr(function, "__self__", None)
         if not self.bytes_per_second or not isinstance(intent, Intent):
             return 0.0
         writes = [effect for effect in intent.effects if isinstance(effect, WriteWal)]

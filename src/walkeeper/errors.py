@@ -300,6 +300,10 @@ class OutOfFiles(StorageError):
     """No descriptor left to open a file with, here or in the whole system; it says nothing of the disk."""
 
 
+class TooFewFiles(OutOfFiles):
+    """Something was not begun because there may be too few descriptors to end it; nothing has changed."""
+
+
 class Superseded(StorageError):
     """Another call has begun to make the same file, and only the last one gives it its name."""
 

@@ -141,10 +141,25 @@ def begin_without_asking(_store: TimelineStore) -> None:
 async def test_a_timeline_that_does_not_ask_for_descriptors_before_it_begins_is_caught(
     autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    scene = scenes.test_without_descriptors_commits_go_on_and_what_needs_one_is_refused_until_there_are_some
+    scene = scenes.test_without_descriptors_no_crowd_of_elections_blows_a_fuse
     monkeypatch.setattr(TimelineStore, "require_files", begin_without_asking)
     with pytest.RaisesGroup(AssertionError, allow_unwrapped=True, flatten_subgroups=True):
         await scene(autojump_clock)
+
+
+@defect
+def ask_before_the_job(timeline: Timeline, intent: Intent) -> Callable[[TimelineStore], Kept]:
+    """Any number of operations may begin on what is there for a few."""
+    timeline._store.require_files()
+    return intent.keep
+
+
+async def test_a_timeline_that_asks_for_descriptors_before_its_job_begins_is_caught(
+    autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Timeline, "_job_of", ask_before_the_job)
+    with pytest.RaisesGroup(AssertionError, allow_unwrapped=True, flatten_subgroups=True):
+        await scenes.test_without_descriptors_no_crowd_of_elections_blows_a_fuse(autojump_clock)
 
 
 # -- threads --------------------------------------------------------------------------------------------------

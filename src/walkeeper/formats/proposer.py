@@ -153,9 +153,8 @@ class _MessageReader(Reader):
 
     def _members(self) -> tuple[Member, ...]:
         count = self.u32()
-        if (
-            count > KEEPERS_MAX
-        ):  # refused before the work: the hundred thousand that a frame can bring take a third of a second
+        # Refused before the work: the hundred thousand that a frame can bring take a third of a second.
+        if count > KEEPERS_MAX:
             self.fail(f"a configuration of {count} members; no writer has more than {KEEPERS_MAX}")
         return tuple(Member(NodeId(self.u64()), self.cstring(), self.u16()) for _ in range(count))
 

@@ -442,8 +442,8 @@ def last_record_start(wal: Slice, end: Lsn, *, pg_major: int, wal_seg_size: int)
     """Where the record that ends exactly at ``end`` starts: what ``xl_prev`` of the record behind it must say.
 
     ``wal`` is the WAL just below ``end`` and begins at a page start.  None: ask with more, the record starts before
-    ``wal``, or ``wal`` begins inside what may be an XLOG_SWITCH.  Raises Malformed if no record ends at ``end`` or
-    if one on the way is damaged.
+    ``wal``, or ``wal`` begins inside what may be an XLOG_SWITCH, as it seems to when the header of its first page is
+    damaged.  Raises Malformed if no record ends at ``end`` or if one on the way is damaged, unless in that header.
     """
     begin, layout = Lsn(end - len(wal)), PageLayout.of(pg_major, wal_seg_size)
     try:

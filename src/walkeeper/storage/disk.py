@@ -5,8 +5,11 @@ Rules:
 * ENOENT, and nothing else, means "does not exist": ``FileMissing``.
 * ENOSPC and EDQUOT are ``DiskFull``.  Here that only says why *this* call failed; whoever began something larger
   must undo it before letting the error out.
-* EMFILE and ENFILE are ``OutOfFiles``.  Whatever changes files asks for descriptors first (``require_files``), and once
-  it has begun it takes from those that are held back: what is half done must not end because clients have all the rest.
+* EMFILE and ENFILE are ``OutOfFiles``.  Whatever may open files to change them asks for descriptors first, on the thread
+  that does it all (``require_files``), and once it has begun it takes from those that are held back: what is half done
+  must not end because clients have all the rest.  What is closed while some are missing is held back again in the same
+  moment, so what counts is how many files are open at once, not how many are opened.  That is true of this process's
+  descriptors; where the whole machine has none (ENFILE), other programs may be faster.
 * A failed sync, whatever its errno, is ``DurabilityLost``.  It is never tried again: Linux marks the pages clean
   and the second attempt succeeds without them (invariant 29).
 * Everything else is ``StorageError`` with the operation and the path.
@@ -27,10 +30,11 @@ from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from threading import Lock
 from types import TracebackType
 from typing import Final, Protocol, Self, TypeVar
 
-from walkeeper.errors import DiskFull, DurabilityLost, FileMissing, OutOfFiles, StorageError
+from walkeeper.errors import DiskFull, DurabilityLost, FileMissing, OutOfFiles, StorageError, TooFewFiles
 from walkeeper.messages import Slice
 
 T = TypeVar("T")
@@ -42,8 +46,13 @@ _FILE_MODE: Final = 0o600
 _DIRECTORY_MODE: Final = 0o700
 """WAL holds the database's content: nobody else's business (PostgreSQL's own modes)."""
 
-FILES_HELD_BACK: Final = 64
-"""Descriptors for what has been begun.  An election opens seven files, one after the other; as many for each thread."""
+FILES_PER_JOB: Final = 8
+"""Descriptors for what has been begun.  Two files at most are open at once, and listing a directory, three times at most,
+gives one away.  The rest is to spare: between giving one free and opening a file, somebody else may be quick enough."""
+
+FILES_HELD_BACK: Final = 8 * FILES_PER_JOB
+"""So many jobs are at work at once (``offload.THREADS``), and none begins unless all of these are there: what the others
+take meanwhile leaves enough for it."""
 
 _FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 _NO_FILES: Final = frozenset({errno.EMFILE, errno.ENFILE})
@@ -112,9 +121,10 @@ class Disk(ReadableDisk, Protocol):
     """What storage asks of an operating system.  All raise StorageError, and FileMissing where a name is missing."""
 
     def require_files(self) -> None:
-        """Raises OutOfFiles if there may be too few descriptors to finish what changes files; asked before it begins.
+        """Raises TooFewFiles if there may be too few descriptors to finish what changes files.
 
-        Of the operations, only opening a file to read it fails while there are enough for this.  Never waits.
+        Asked by the job that is about to do that, when it begins: what others have taken since counts.  Of its operations
+        only opening a file to read it fails then for want of one.  Never waits.
         """
 
     def open_for_writing(self, path: Path) -> File:
@@ -180,6 +190,19 @@ class naming_errors:  # noqa: N801
         return storage_error(error, self._operation, self._path)
 
 
+class requiring_files(naming_errors):  # noqa: N801
+    """The same where nothing has been begun yet for which a descriptor is wanted."""
+
+    __slots__ = ()
+
+    def __init__(self) -> None:
+        super().__init__("hold back descriptors", Path(os.devnull))
+
+    def _named(self, error: OSError) -> StorageError:
+        named = super()._named(error)
+        return TooFewFiles(str(named)) if isinstance(named, OutOfFiles) else named
+
+
 class naming_lost_durability(naming_errors):  # noqa: N801
     """The same for syncs: however one fails, what it covered may be gone."""
 
@@ -216,11 +239,14 @@ def _after(slices: Sequence[Slice], skipped: int) -> Sequence[Slice]:
 class OsFile:
     """A file descriptor that closes itself and names its errors."""
 
-    __slots__ = ("_fd", "_is_synced", "path")
+    __slots__ = ("_fd", "_give_back", "_is_synced", "path")
 
-    def __init__(self, fd: int, path: Path, *, is_synced: bool) -> None:
+    def __init__(
+        self, fd: int, path: Path, *, is_synced: bool, give_back: Callable[[int], None] = os.close
+    ) -> None:
         self._fd = fd
         self._is_synced = is_synced
+        self._give_back = give_back
         self.path = path
 
     def pwritev(self, slices: Sequence[Slice], offset: int) -> None:
@@ -267,7 +293,7 @@ class OsFile:
     def close(self) -> None:
         if self._fd >= 0:
             fd, self._fd = self._fd, -1
-            os.close(fd)
+            self._give_back(fd)
 
     def __enter__(self) -> Self:
         return self
@@ -278,25 +304,34 @@ class OsFile:
         self.close()
 
 
-_NOWHERE: Final = Path(os.devnull)
-
-
 class OsDisk:
     """The operating system's.  ``sync=False`` (``--no-sync``) makes every sync a no-op: for tests of other things."""
 
     def __init__(self, *, sync: bool = True) -> None:
         self._sync = sync
         self._held_back: list[int] = []
+        self._lock = Lock()  # around its changes: any thread makes some
         weakref.finalize(self, _close_all, self._held_back)
 
     def require_files(self) -> None:
-        with naming_errors("open", _NOWHERE):
+        with requiring_files(), self._lock:
             while len(self._held_back) < FILES_HELD_BACK:
-                self._held_back.append(os.open(_NOWHERE, os.O_RDONLY | os.O_CLOEXEC))
+                self._held_back.append(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))
+
+    def _give_back(self, fd: int) -> None:
+        """Close ``fd``, and hold it back in the same moment if one is missing."""
+        with self._lock:
+            if 0 < len(self._held_back) < FILES_HELD_BACK:
+                with suppress(OSError):  # EBADF where the limit has been lowered since
+                    os.dup2(self._held_back[0], fd, inheritable=False)
+                    self._held_back.append(fd)
+                    return
+        os.close(fd)
 
     def open(self, path: Path) -> OsFile:
         with naming_errors("open", path):  # many read, and for long: nothing is held back for them
-            return OsFile(os.open(path, os.O_RDONLY | os.O_CLOEXEC), path, is_synced=self._sync)
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            return OsFile(fd, path, is_synced=self._sync, give_back=self._give_back)
 
     def open_for_writing(self, path: Path) -> OsFile:
         return self._open("open", path, os.O_RDWR)
@@ -318,22 +353,27 @@ class OsDisk:
 
     def _open(self, operation: str, path: Path, flags: int) -> OsFile:
         with naming_errors(operation, path):
-            fd = self._with_files(lambda: os.open(path, flags | os.O_CLOEXEC, _FILE_MODE))
-            return OsFile(fd, path, is_synced=self._sync)
+            there = path.parent if flags & os.O_CREAT else path
+            fd = self._with_files(there, lambda: os.open(path, flags | os.O_CLOEXEC, _FILE_MODE))
+            return OsFile(fd, path, is_synced=self._sync, give_back=self._give_back)
 
-    def _with_files(self, attempt: Callable[[], T]) -> T:
+    def _with_files(self, there: Path, attempt: Callable[[], T]) -> T:
         """Call ``attempt``, again and again while there is no descriptor for it but one that is held back.
 
-        Somebody else may be faster to take what is given free, hence not only once.
+        Somebody else may be faster to take what is given free, hence not only once.  Nothing is given free in vain, for
+        an attempt that must fail since ``there`` is missing.
         """
         while True:
             try:
                 return attempt()
             except OSError as error:
-                if error.errno not in _NO_FILES or not self._held_back:
+                if error.errno not in _NO_FILES:
                     raise
-            with suppress(IndexError):  # another thread has taken the last
-                os.close(self._held_back.pop())
+                os.stat(there)
+                with self._lock:
+                    if not self._held_back:
+                        raise
+                    os.close(self._held_back.pop())
 
     def rename(self, old: Path, new: Path) -> None:
         with naming_errors("rename", old):
@@ -353,7 +393,7 @@ class OsDisk:
 
     def names(self, path: Path) -> Sequence[str]:
         with naming_errors("list", path):
-            return sorted(self._with_files(lambda: os.listdir(path)))
+            return sorted(self._with_files(path, lambda: os.listdir(path)))
 
     def is_directory(self, path: Path) -> bool:
         try:

@@ -99,7 +99,10 @@ class Quickness:
         finally:
             is_quick = self._clock() - began <= QUICK_SECONDS_MAX
             with self._lock:
-                self._quick_in_a_row = self._quick_in_a_row + is_brief if is_quick else 0
+                if not is_quick:
+                    self._quick_in_a_row = 0
+                elif is_brief:
+                    self._quick_in_a_row += 1
 
 
 class ThreadOffload:

@@ -2,7 +2,8 @@
 
 Rules:
 * What ``perform`` has done is durable when it returns, except WAL before its ``SyncWal``.
-* Whoever is about to perform effects asks ``require_files`` first: once begun, none of them wants for a descriptor.
+* A job that performs effects for which ``needs_files`` begins with ``require_files``: none of them wants for a descriptor
+  then.
 * DiskFull leaves everything as it was.  After any other error the timeline must be read again (``recover``).
 * After a failed sync nothing is done and nothing reported as done until then (invariant 29).
 
@@ -94,7 +95,7 @@ class TimelineStore:
         return recovered
 
     def require_files(self) -> None:
-        """Raises OutOfFiles if effects, but for a write into an open segment, could want for descriptors.  Never waits."""
+        """Raises TooFewFiles if what comes next in this job, on this thread, could want for descriptors."""
         self._disk.require_files()
 
     def perform(self, effect: Effect) -> None:
@@ -142,14 +143,22 @@ class TimelineStore:
                 assert_never(effect)
 
     def is_brief(self, effects: Sequence[Effect]) -> bool:
-        """Whether a quick disk is done with them at once: a small write into the segment that is open and stays so, and
-        its sync."""
+        """Whether a quick disk is done with them at once: they need no files, and what they write is small."""
+        return 0 < self._bytes_into_open_segment(effects) <= SMALL_WRITE_BYTES_MAX
+
+    def needs_files(self, effects: Sequence[Effect]) -> bool:
+        """Whether ``require_files`` comes first: False for a write into the segment that is open and stays so, and its
+        sync."""
+        return not self._bytes_into_open_segment(effects)
+
+    def _bytes_into_open_segment(self, effects: Sequence[Effect]) -> int:
+        """How much is written, if nothing is done but writing it into the open segment and syncing it; else 0."""
         match effects:
             case [WriteWal() as write, SyncWal()] if self._wal is not None:
                 size = write.end_lsn - write.begin_lsn
-                return size <= SMALL_WRITE_BYTES_MAX and self._wal.is_open_for(write.begin_lsn, size)
+                return size if self._wal.is_open_for(write.begin_lsn, size) else 0
             case _:
-                return False
+                return 0
 
     def _opened(self) -> tuple[ControlFile, Wal]:
         assert self._control_file is not None and self._wal is not None, "recover() comes first"

@@ -28,7 +28,14 @@ from types import TracebackType
 from typing import Final, NoReturn, Self
 
 from walkeeper.messages import Slice
-from walkeeper.storage.disk import FILES_HELD_BACK, Space, naming_errors, naming_lost_durability, write_all
+from walkeeper.storage.disk import (
+    FILES_HELD_BACK,
+    Space,
+    naming_errors,
+    naming_lost_durability,
+    requiring_files,
+    write_all,
+)
 
 SECTOR_BYTES: Final = 512
 
@@ -308,17 +315,22 @@ class MemoryDisk:
     # -- the Disk -------------------------------------------------------------------------------------------
 
     def require_files(self) -> None:
-        with naming_errors("open", Path("/")):
+        with requiring_files():
             if self.is_out_of_files and self._held_back < FILES_HELD_BACK:
                 _fail(errno.EMFILE)
         self._held_back = FILES_HELD_BACK
 
     def _take_file(self) -> None:
-        """When others have all descriptors, what is closed is theirs at once."""
+        """When others have all descriptors, what is given free is theirs at once."""
         if self.is_out_of_files:
             if not self._held_back:
                 _fail(errno.EMFILE)
             self._held_back -= 1
+
+    def give_back(self) -> None:
+        """A file was closed: its descriptor is held back if one is missing."""
+        if self._held_back:
+            self._held_back = min(self._held_back + 1, FILES_HELD_BACK)
 
     def open(self, path: Path) -> "MemoryFile":
         with naming_errors("open", path), self.operating("open", path):
@@ -328,11 +340,13 @@ class MemoryDisk:
 
     def open_for_writing(self, path: Path) -> "MemoryFile":
         with naming_errors("open", path), self.operating("open", path):
+            node = self._file(path)
             self._take_file()
-            return self.file_class(self, self._file(path), path)
+            return self.file_class(self, node, path)
 
     def create(self, path: Path) -> "MemoryFile":
         with naming_errors("create", path), self.operating("create", path):
+            self._directory(path.parent)
             self._take_file()
             node = self._find_or_make(path)
             node.resize(0)
@@ -381,8 +395,9 @@ class MemoryDisk:
 
     def names(self, path: Path) -> Sequence[str]:
         with naming_errors("list", path), self.operating("list", path):
-            self._take_file()
-            return sorted(self._directory(path).entries)
+            names = sorted(self._directory(path).entries)
+            self._take_file()  # and it is not held back again
+            return names
 
     def is_directory(self, path: Path) -> bool:
         with naming_errors("stat", path), self.operating("stat", path):
@@ -393,8 +408,9 @@ class MemoryDisk:
 
     def fsync_dir(self, path: Path) -> None:
         with naming_errors("open", path):
-            self._take_file()
             directory = self._directory(path)
+            self._take_file()
+            self.give_back()
         with naming_lost_durability("fsync", path), self.operating("sync", path) as fault:
             if fault:
                 _fail(fault.value)
@@ -426,6 +442,7 @@ class MemoryFile:
         self._node = node
         self._holds_lock = holds_lock
         self._cuts = disk.cuts
+        self._is_closed = False
 
     @contextmanager
     def _operating(self, operation: str) -> Iterator[Fault | None]:
@@ -483,6 +500,9 @@ class MemoryFile:
             yield
 
     def close(self) -> None:
+        if not self._is_closed:
+            self._is_closed = True
+            self._disk.give_back()
         if self._holds_lock and self._cuts == self._disk.cuts:
             self._node.is_locked = False
 

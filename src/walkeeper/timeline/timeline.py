@@ -10,13 +10,14 @@ Does not decide (``acceptor``), touch files (``storage``) or know connections (`
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from types import TracebackType
 from typing import Final
 
 import structlog
 import trio
 
-from walkeeper.acceptor.acceptor import Acceptor, AdminRequest, Checkpoint, Kept, new_acceptor
+from walkeeper.acceptor.acceptor import Acceptor, AdminRequest, Checkpoint, Intent, Kept, new_acceptor
 from walkeeper.acceptor.state import AcceptorState
 from walkeeper.errors import (
     Blown,
@@ -27,6 +28,7 @@ from walkeeper.errors import (
     Malformed,
     StorageError,
     TimelineUnavailable,
+    TooFewFiles,
 )
 from walkeeper.ids import NodeId, TenantTimelineId
 from walkeeper.lsn import INVALID_LSN, Lsn
@@ -40,11 +42,20 @@ from walkeeper.timeline.registry import Receiver, Registry, Sender
 SPARE_PAUSE_SECONDS: Final = 60.0
 """After a spare could not be made: on a disk that is nearly full, spares must not take what commits need."""
 
+NOTHING_HAS_CHANGED: Final = (DiskFull, TooFewFiles)
+"""What an operation may end with that has left everything as it was."""
+
 log = structlog.stdlib.get_logger()
 
 
+def _keep_having_files(intent: Intent, store: TimelineStore) -> Kept:
+    """Keep ``intent`` if there are descriptors for all of it: no half of it may end for want of one."""
+    store.require_files()
+    return intent.keep(store)
+
+
 class Fuse:
-    """Armed while an operation runs.  Anything but a return, or a disk that is full and untouched, blows it."""
+    """Armed while an operation runs.  Anything but a return, or an error that leaves all as it was, blows it."""
 
     def __init__(self, on_blown: Callable[[], None]) -> None:
         self.blown_by: BaseException | None = None
@@ -56,7 +67,7 @@ class Fuse:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
     ) -> None:
-        if error is not None and not isinstance(error, DiskFull):
+        if error is not None and not isinstance(error, NOTHING_HAS_CHANGED):
             self.blown_by = error
             self._on_blown()
 
@@ -97,8 +108,8 @@ class Timeline:
     async def process(self, request: Batch | AdminRequest) -> AcceptorMessage | None:
         """Decide, keep, become; return the reply, if there is one.
 
-        Raises Refused or PeerError (nothing has changed), TimelineUnavailable, DiskFull (nothing has changed),
-        OutOfFiles (nothing has changed, if the fuse has not blown), or another StorageError (the fuse has blown).
+        Raises Refused or PeerError (nothing has changed), TimelineUnavailable, DiskFull or TooFewFiles (nothing has
+        changed), or another StorageError (the fuse has blown).
 
         Cancellation: before the lock nothing has happened; after it everything has.
         """
@@ -116,15 +127,16 @@ class Timeline:
         acceptor = self._require_open()
         intent = acceptor.decide(request)  # pure: may refuse, changes nothing
         if intent.effects:
-            is_brief = self._store.is_brief(intent.effects)
-            if not is_brief:
-                self._store.require_files()  # before it begins: no half of it may end for want of one
-            with trio.CancelScope(shield=True), self._fuse:  # from here to the end nobody can stop it
-                if intent.truncates_to is not None:
-                    self.progress.withdraw(intent.truncates_to)  # readers lose sight of it before the disk does
-                keep = Brief(intent.keep) if is_brief else intent.keep
-                kept = await self._offload(keep, self._store)  # one hop at most: durable when it returns
-                self._acceptor = kept.acceptor  # no checkpoint since the hop
+            job = self._job_of(intent)
+            try:
+                with trio.CancelScope(shield=True), self._fuse:  # from here to the end nobody can stop it
+                    if (lsn := intent.truncates_to) is not None:
+                        self.progress.withdraw(lsn)  # readers lose sight of it before the disk does
+                    kept = await self._offload(job, self._store)  # one hop at most: durable when it returns
+                    self._acceptor = kept.acceptor  # no checkpoint since the hop
+            except NOTHING_HAS_CHANGED:
+                self.progress.publish(Position.of(acceptor.state))  # and see it again: it is there
+                raise
         else:  # heartbeats, refused votes, greetings: no thread, no sync
             kept = intent.keep(self._store)
             self._acceptor = kept.acceptor
@@ -132,6 +144,11 @@ class Timeline:
         if self._may_prepare_spare() or self._lags_a_segment(kept.acceptor.state):
             self._attention.set()
         return kept
+
+    def _job_of(self, intent: Intent) -> Callable[[TimelineStore], Kept]:
+        if self._store.is_brief(intent.effects):  # asked first: most are
+            return Brief(intent.keep)
+        return partial(_keep_having_files, intent) if self._store.needs_files(intent.effects) else intent.keep
 
     def _require_open(self) -> Acceptor:
         if self._is_closing:

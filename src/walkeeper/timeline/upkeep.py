@@ -57,9 +57,8 @@ async def reopen(timeline: Timeline) -> None:
         except DurabilityLost:
             raise
         except OutOfFiles:
-            await trio.sleep(
-                UPKEEP_PAUSE_SECONDS
-            )  # clients have them all, and will not for long: the disk is well
+            # Clients have them all, and will not for long: the disk is well.
+            await trio.sleep(UPKEEP_PAUSE_SECONDS)
         except StorageError:
             await trio.sleep(pause_seconds)
             pause_seconds = min(pause_seconds * 2, REOPEN_SECONDS_MAX)

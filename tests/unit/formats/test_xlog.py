@@ -344,3 +344,16 @@ def test_a_damaged_window_is_malformed() -> None:
     damaged[200] ^= 1
     with pytest.raises(Malformed, match="CRC"):
         last_record_start(bytes(damaged), generated.lsn, pg_major=15, wal_seg_size=MIB)
+
+
+def test_a_window_whose_first_page_has_no_header_is_too_short_unless_a_segment_begins_there() -> None:
+    """Behind an XLOG_SWITCH pages have none."""
+    generated = LAYOUTS["from a page start"]
+    damaged = bytearray(generated.wal)
+    damaged[0] ^= 1
+    assert last_record_start(bytes(damaged), generated.lsn, pg_major=15, wal_seg_size=MIB) is None
+    generated = generate(SEGMENT, some(3, 100))
+    damaged = bytearray(generated.wal)
+    damaged[0] ^= 1
+    with pytest.raises(Malformed):
+        last_record_start(bytes(damaged), generated.lsn, pg_major=15, wal_seg_size=MIB)

@@ -14,6 +14,7 @@ from scarce import others_having_all_files
 from walkeeper.errors import DiskFull, DurabilityLost, FileMissing, OutOfFiles, StorageError
 from walkeeper.messages import Slice
 from walkeeper.storage.disk import (
+    FILES_HELD_BACK,
     SLICES_PER_WRITE_MAX,
     Disk,
     LookingDisk,
@@ -257,6 +258,11 @@ def test_without_descriptors_what_was_begun_ends_and_nothing_else_begins(tmp_pat
         replace_file(disk, tmp_path / "new", b"content", temporary="being made")
         assert disk.names(tmp_path) == ["new", "old"]
         disk.syncfs(tmp_path)
+        for _ in range(2 * FILES_HELD_BACK):  # what is open for a moment is held back again
+            disk.create(tmp_path / "new").close()
+            with pytest.raises(FileMissing):
+                disk.open_for_writing(tmp_path / "missing")
+        replace_file(disk, tmp_path / "new", b"content", temporary="being made")
         with ExitStack() as stack:
             with pytest.raises(OutOfFiles):  # noqa: PT012
                 while True:

@@ -28,6 +28,7 @@ from walkeeper.acceptor.effects import (
     WriteWal,
 )
 from walkeeper.errors import DiskFull, DurabilityLost, WalNotAvailable
+from walkeeper.formats.segments import next_segment_start
 from walkeeper.formats.xlog import first_segment_headers
 from walkeeper.lsn import Lsn
 from walkeeper.storage.disk import OsDisk
@@ -206,21 +207,38 @@ def write(begin: int, size: int) -> WriteWal:
     return WriteWal(Lsn(begin), (bytes(size),), TLI)
 
 
+LEFT = 500
+"""What the open segment has room for: less than what is small."""
+
+END = Lsn(next_segment_start(START, SEGMENT) - LEFT)
+
+
 @pytest.fixture
 def writing(keeper: Keeper) -> Keeper:
-    """Its segment is open, and WAL ends at START + 8."""
+    """Its segment is open, and WAL ends at END."""
     keeper.store.perform(InitializeFirstSegment(START, TLI))
-    for effect in (TruncateWal(START, TLI), write(START, 8), SyncWal()):
+    for effect in (TruncateWal(START, TLI), write(START, END - START), SyncWal()):
         keeper.store.perform(effect)
     return keeper
 
 
-REST = SEGMENT - (START + 8) % SEGMENT
+@pytest.mark.parametrize("size", [1, LEFT - 1])
+def test_a_small_write_within_the_open_segment_is_brief_and_needs_no_files(writing: Keeper, size: int) -> None:
+    effects: list[Effect] = [write(END, size), SyncWal()]
+    assert writing.store.is_brief(effects)
+    assert not writing.store.needs_files(effects)
 
 
-@pytest.mark.parametrize("size", [1, 500, SMALL_WRITE_BYTES_MAX, REST - 1])
-def test_a_small_write_within_the_open_segment_is_brief(writing: Keeper, size: int) -> None:
-    assert writing.store.is_brief([write(START + 8, size), SyncWal()]) is (size <= SMALL_WRITE_BYTES_MAX)
+@pytest.mark.parametrize("size", [SMALL_WRITE_BYTES_MAX, SMALL_WRITE_BYTES_MAX + 1, SEGMENT // 2])
+def test_a_write_within_the_open_segment_needs_no_files_and_is_brief_if_it_is_small(
+    writing: Keeper, size: int
+) -> None:
+    begin = Lsn(END + LEFT)
+    for effect in (write(END, LEFT + 8), SyncWal()):
+        writing.store.perform(effect)
+    effects: list[Effect] = [write(begin + 8, size), SyncWal()]
+    assert writing.store.is_brief(effects) is (size <= SMALL_WRITE_BYTES_MAX)
+    assert not writing.store.needs_files(effects)
 
 
 @pytest.mark.parametrize(
@@ -228,25 +246,25 @@ def test_a_small_write_within_the_open_segment_is_brief(writing: Keeper, size: i
     [
         [],
         [SyncWal()],
-        [write(START + 8, SMALL_WRITE_BYTES_MAX + 1), SyncWal()],
-        [write(START, 500), SyncWal()],  # truncates first
-        [write(START + 8, REST), SyncWal()],  # completes the segment
-        [write(START + 8, REST + 1), SyncWal()],  # and makes one
-        [write(START + 8, 500), SyncWal(), BecomeWhole()],
-        [TruncateWal(Lsn(START + 8), TLI)],
+        [write(END - 8, 100), SyncWal()],  # truncates first
+        [write(END, LEFT), SyncWal()],  # completes the segment
+        [write(END, LEFT + 1), SyncWal()],  # and makes one
+        [write(END, 100), SyncWal(), BecomeWhole()],
+        [TruncateWal(END, TLI)],
     ],
 )
-def test_what_does_more_is_not_brief(writing: Keeper, effects: list[Effect]) -> None:
+def test_what_does_more_is_not_brief_and_may_need_files(writing: Keeper, effects: list[Effect]) -> None:
     assert not writing.store.is_brief(effects)
+    assert writing.store.needs_files(effects)
 
 
-def test_nothing_is_brief_where_no_segment_is_open(writing: Keeper) -> None:
-    small: list[Effect] = [write(START + 8, 500), SyncWal()]
-    writing.recover()
-    assert not writing.store.is_brief(small)
-    writing.store.close()
-    assert not writing.store.is_brief(small)
+def test_where_no_segment_is_open_everything_needs_files(writing: Keeper) -> None:
+    small: list[Effect] = [write(END, 100), SyncWal()]
+    for shut in (writing.recover, writing.store.close):
+        shut()
+        assert not writing.store.is_brief(small)
+        assert writing.store.needs_files(small)
     writing.recover()
     for effect in small:
         writing.store.perform(effect)
-    assert writing.store.is_brief([write(START + 508, 500), SyncWal()])
+    assert writing.store.is_brief([write(END + 100, 100), SyncWal()])

@@ -1,7 +1,6 @@
 """The narrow place: nothing is begun without being finished, and nothing unfinished is believed."""
 
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar, TypeVarTuple
 
@@ -10,16 +9,33 @@ import trio
 import trio.testing
 
 from keeping import DATA, SAVE_SECONDS, SEGMENT, SERVER, START, TTID, Leader, new_disk, timelines_on
-from walkeeper.acceptor.acceptor import Checkpoint
-from walkeeper.errors import Blown, Closing, DiskFull, DurabilityLost, NotElected, OutOfFiles, StorageError
+from walkeeper.acceptor.acceptor import AdminRequest, Checkpoint
+from walkeeper.errors import (
+    Blown,
+    Closing,
+    DiskFull,
+    DurabilityLost,
+    NotElected,
+    OutOfFiles,
+    StorageError,
+    TooFewFiles,
+)
 from walkeeper.ids import TenantId, TenantTimelineId, TimelineId
 from walkeeper.lsn import INVALID_LSN, Lsn
 from walkeeper.membership import NO_GENERATION
-from walkeeper.messages import AppendResponse, PageserverFeedback, ProposerElected, VoteRequest, VoteResponse
-from walkeeper.storage.disk import FILES_HELD_BACK
-from walkeeper.storage.offload import Brief
+from walkeeper.messages import (
+    AppendResponse,
+    Batch,
+    PageserverFeedback,
+    ProposerElected,
+    VoteRequest,
+    VoteResponse,
+)
+from walkeeper.storage.disk import FILES_HELD_BACK, FILES_PER_JOB
+from walkeeper.storage.offload import THREADS, Brief
 from walkeeper.storage.recovery import CONTROL_FILE
 from walkeeper.storage.spare import SPARE, SPARE_BEING_MADE
+from walkeeper.storage.store import SMALL_WRITE_BYTES_MAX
 from walkeeper.terms import Term, TermHistory
 from walkeeper.testing.memory_disk import Fault, MemoryDisk, unwatched
 from walkeeper.testing.offload import InlineOffload
@@ -196,24 +212,113 @@ async def test_without_descriptors_commits_go_on_and_what_needs_one_is_refused_u
         await leader.be_elected()
         await leader.append()
         disk.is_out_of_files = True
-        for number in range(1, FILES_HELD_BACK):
+        for number in range(1, FILES_HELD_BACK):  # what is open for a moment is held back again
             assert (await leader.append()).flush_lsn == leader.wal.lsn
-            with suppress(OutOfFiles):  # what is held back is enough for the first
-                await timeline.process(Checkpoint(Lsn(START + number)))
-            assert not is_shut(timeline)
+            await timeline.process(Checkpoint(Lsn(START + number)))
         run = leader.next_run(SERVER.wal_seg_size)
-        for request in (run, VoteRequest(NO_GENERATION, Term(2))):
-            with pytest.raises(OutOfFiles):
-                await timeline.process(request)
-        with pytest.raises(OutOfFiles):
-            await timelines.create(OTHER_TTID, SERVER)
-        assert not is_shut(timeline)
-        disk.is_out_of_files = False
+        with disk.open_for_writing(DATA / str(TTID.tenant_id) / str(TTID.timeline_id) / CONTROL_FILE):
+            for request in (run, VoteRequest(NO_GENERATION, Term(2))):
+                with pytest.raises(TooFewFiles):
+                    await timeline.process(request)
+            with pytest.raises(TooFewFiles):
+                await timelines.create(OTHER_TTID, SERVER)
+            assert not is_shut(timeline)
         reply = await timeline.process(run)
         assert isinstance(reply, AppendResponse)
         assert reply.flush_lsn == run.end_lsn
         assert timelines.get(TTID).progress.position.term == 1
+        disk.is_out_of_files = False
         await timelines.create(OTHER_TTID, SERVER)
+
+
+async def test_no_operation_wants_more_descriptors_than_are_held_back_for_a_job(
+    autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So what is held back is enough for as many as there are threads."""
+    assert THREADS * FILES_PER_JOB <= FILES_HELD_BACK
+    monkeypatch.setattr("walkeeper.testing.memory_disk.FILES_HELD_BACK", FILES_PER_JOB)
+    disk = new_disk()
+    async with timelines_on(disk) as timelines:
+        timeline = await timelines.create(TTID, SERVER)
+        old = Leader(timeline)
+        history = TermHistory.of((1, START), (2, Lsn(START + 1000)))
+
+        async def without_descriptors(request: Batch | AdminRequest) -> None:
+            disk.is_out_of_files = False
+            disk.require_files()
+            disk.is_out_of_files = True
+            await timeline.process(request)
+
+        await without_descriptors(VoteRequest(NO_GENERATION, Term(1)))
+        await without_descriptors(ProposerElected(NO_GENERATION, Term(1), START, TermHistory.of((1, START))))
+        for size in (500, 4 * SEGMENT, 500):
+            await without_descriptors(old.next_run(size))
+        await without_descriptors(VoteRequest(NO_GENERATION, Term(2)))
+        await without_descriptors(ProposerElected(NO_GENERATION, Term(2), Lsn(START + 1000), history))
+        assert timeline.progress.position.last_log_term == 2
+
+
+async def test_a_truncation_that_is_not_begun_leaves_readers_what_they_had() -> None:
+    disk = new_disk()
+    async with timelines_on(disk) as timelines:
+        timeline = await timelines.create(TTID, SERVER)
+        leader = Leader(timeline)
+        await leader.be_elected()
+        await leader.append()
+        await timeline.process(VoteRequest(NO_GENERATION, Term(2)))
+        before = timeline.progress.position
+        elected = ProposerElected(NO_GENERATION, Term(2), START, TermHistory.of((2, START)))
+        disk.is_out_of_files = True
+        with disk.open_for_writing(DATA / str(TTID.tenant_id) / str(TTID.timeline_id) / CONTROL_FILE):
+            with pytest.raises(TooFewFiles):
+                await timeline.process(elected)
+        assert timeline.progress.position == before
+        await timeline.process(elected)
+        assert timeline.progress.position.flush_lsn == START
+
+
+async def test_without_descriptors_no_crowd_of_elections_blows_a_fuse(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """All of them ask at once, and each that is elected keeps its segment open."""
+    disk = new_disk()
+    async with timelines_on(disk) as timelines:
+        crowd = [
+            Leader(await timelines.create(TenantTimelineId(TTID.tenant_id, TimelineId(bytes([n]) * 16)), SERVER))
+            for n in range(FILES_HELD_BACK + 1)
+        ]
+        refused: list[Leader] = []
+
+        async def campaign(leader: Leader) -> None:
+            try:
+                await leader.be_elected()
+            except OutOfFiles:
+                refused.append(leader)
+
+        for is_out_of_files in (True, False):
+            disk.is_out_of_files = is_out_of_files
+            async with trio.open_nursery() as nursery:
+                for leader in crowd:
+                    nursery.start_soon(campaign, leader)
+            assert not [leader for leader in crowd if is_shut(leader.timeline)]
+            crowd = refused.copy() if is_out_of_files else crowd
+        assert len(refused) == len(crowd) > 0
+
+
+@pytest.mark.parametrize("size", [500, SMALL_WRITE_BYTES_MAX, 10 * SMALL_WRITE_BYTES_MAX])
+async def test_a_commit_into_the_open_segment_needs_no_descriptor_however_large_it_is(size: int) -> None:
+    disk = new_disk()
+    async with timelines_on(disk) as timelines:
+        leader = Leader(await timelines.create(TTID, SERVER))
+        await leader.be_elected()
+        await leader.append()
+        disk.is_out_of_files = True
+        with disk.open_for_writing(
+            DATA / str(TTID.tenant_id) / str(TTID.timeline_id) / CONTROL_FILE
+        ):  # what is held back is one short
+            with pytest.raises(TooFewFiles):
+                await leader.timeline.process(VoteRequest(NO_GENERATION, Term(2)))
+            assert (await leader.append(size)).flush_lsn == leader.wal.lsn
 
 
 async def test_a_timeline_that_is_shut_and_finds_no_descriptors_is_open_soon_after_there_are_some(
