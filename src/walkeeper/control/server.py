@@ -68,7 +68,8 @@ class PromptServer(TCPServer):
 
     def __init__(self, app: ASGIFramework, context: WorkerContext, sock: socket.socket) -> None:
         self._socket = trio.socket.from_stdlib_socket(sock)
-        super().__init__(ASGIWrapper(app), _config(), context, LifespanState(), trio.SocketStream(self._socket))
+        stream = cast("trio.SSLStream[trio.SocketStream]", trio.SocketStream(self._socket))  # it takes both
+        super().__init__(ASGIWrapper(app), _config(), context, LifespanState(), stream)
         self._scope = trio.CancelScope()
         self.idle_since: float | None = trio.current_time()
 
