@@ -27,7 +27,7 @@ from walkeeper.timeline.timelines import open_timelines
 
 TENANT, TIMELINE = "7" * 32, "ab" * 16
 PATH = f"/v1/tenant/{TENANT}/timeline/{TIMELINE}"
-MEMBERS = [{"id": 1, "host": "a", "pg_port": 5454}, {"id": 2, "host": "b", "pg_port": 5454}]
+MEMBERS = [{"id": 7, "host": "a", "pg_port": 5454}, {"id": 2, "host": "b", "pg_port": 5454}]
 CROWD = [MEMBERS[0] | {"id": number} for number in range(1, KEEPERS_MAX + 2)]
 REQUEST = {
     "tenant_id": TENANT,
