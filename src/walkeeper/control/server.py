@@ -18,7 +18,6 @@ from contextlib import asynccontextmanager
 from functools import partial
 from typing import Final, cast
 
-import structlog
 import trio
 from hypercorn.app_wrappers import ASGIWrapper
 from hypercorn.config import Config
@@ -30,7 +29,7 @@ from hypercorn.typing import ASGIFramework, LifespanState
 from starlette.types import ASGIApp
 
 from walkeeper.links.accept import accept_client
-from walkeeper.links.throttle import Throttle
+from walkeeper.links.throttle import throttled_logger
 
 CONNECTIONS_MAX: Final = 128
 """Of probes, scrapers and operators there are some; more is a mistake or a flood."""
@@ -45,7 +44,7 @@ IDLE_SECONDS_MAX: Final = 75.0
 """How long a kept-alive connection may be silent: longer than any usual interval between scrapes."""
 
 
-log = structlog.stdlib.get_logger()
+log = throttled_logger()
 
 
 def limit_sends(sock: socket.socket) -> None:
@@ -132,12 +131,11 @@ async def serving_http(app: ASGIApp, sock: socket.socket) -> AsyncIterator[None]
 async def _accept(
     sock: socket.socket, serve: Callable[[socket.socket], PromptServer], connections: trio.Nursery
 ) -> None:
-    throttle, seated = Throttle(), set[PromptServer]()
+    seated = set[PromptServer]()
     while True:
-        client = await accept_client(sock, throttle)
+        client = await accept_client(sock)
         if len(seated) == CONNECTIONS_MAX:
-            if (before := throttle.admit("full")) is not None:
-                log.warning("too many HTTP connections", connections_max=CONNECTIONS_MAX, **before)
+            log.warning("too many HTTP connections", connections_max=CONNECTIONS_MAX)
             if not _make_room(seated):
                 client.close()
                 continue

@@ -16,7 +16,7 @@ import trio
 
 from walkeeper.acceptor.acceptor import require_member
 from walkeeper.acceptor.state import new_control_file
-from walkeeper.errors import DurabilityLost, Exists, NotFound, OutOfFiles, StorageError
+from walkeeper.errors import DurabilityLost, Exists, NotFound, StorageError
 from walkeeper.ids import TenantTimelineId
 from walkeeper.lsn import INVALID_LSN, Lsn
 from walkeeper.membership import NO_CONFIGURATION, Configuration
@@ -111,8 +111,6 @@ class Timelines:
         except DurabilityLost as lost:
             self._lose(lost)
             raise
-        except OutOfFiles:  # of which the fuse has blown: upkeep reads it again until there are some
-            pass
         self._open[ttid] = timeline
         self._to_upkeep.send_nowait(timeline)
         return timeline

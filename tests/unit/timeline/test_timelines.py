@@ -4,17 +4,14 @@ import pytest
 import trio
 import trio.testing
 
-from keeping import DATA, SAVE_SECONDS, SERVER, START, TTID, Leader, new_disk, timelines_on
-from walkeeper.errors import Blown, Exists, InvalidTimeline, NotFound, NotMember
+from keeping import DATA, SERVER, START, TTID, Leader, new_disk, timelines_on
+from walkeeper.errors import Exists, InvalidTimeline, NotFound, NotMember
 from walkeeper.ids import NodeId
 from walkeeper.lsn import Lsn
 from walkeeper.membership import Configuration, Generation, Member
 from walkeeper.messages import ServerInfo
-from walkeeper.storage.data_directory import claim
 from walkeeper.storage.recovery import CONTROL_FILE
 from walkeeper.testing.offload import InlineOffload
-from walkeeper.timeline.timelines import open_timelines
-from walkeeper.timeline.upkeep import UPKEEP_PAUSE_SECONDS
 
 
 async def test_a_timeline_that_does_not_exist_is_not_found() -> None:
@@ -92,24 +89,6 @@ async def test_a_keeper_makes_no_timeline_whose_members_are_others() -> None:
             await timelines.create(TTID, SERVER, configuration=others)
         assert timelines.ttids() == []
     assert not disk.names(DATA / "tmp")
-
-
-async def test_a_timeline_for_which_there_is_no_descriptor_at_start_is_open_soon_after_there_are_some(
-    autojump_clock: trio.testing.MockClock,
-) -> None:
-    disk = new_disk()
-    async with timelines_on(disk) as timelines:
-        await timelines.create(TTID, SERVER)
-    directory = claim(disk, DATA, NodeId(3))
-    disk.is_out_of_files = True
-    async with open_timelines(directory, InlineOffload(), save_seconds=SAVE_SECONDS) as timelines:
-        await trio.sleep(3600)
-        with pytest.raises(Blown):
-            timelines.get(TTID).require_state()
-        disk.is_out_of_files = False
-        await trio.sleep(UPKEEP_PAUSE_SECONDS)
-        assert timelines.get(TTID).require_state().kept.server == SERVER
-    directory.close()
 
 
 async def test_a_control_file_that_cannot_be_read_keeps_its_timeline_shut_and_the_others_open() -> None:
