@@ -27,7 +27,7 @@ from walkeeper.timeline.timelines import open_timelines
 
 TENANT, TIMELINE = "7" * 32, "ab" * 16
 PATH = f"/v1/tenant/{TENANT}/timeline/{TIMELINE}"
-MEMBERS = [{"id": 7, "host": "a", "pg_port": 5454}, {"id": 2, "host": "b", "pg_port": 5454}]
+MEMBERS = [{"id": 1, "host": "a", "pg_port": 5454}, {"id": 7, "host": "b", "pg_port": 5454}]
 CROWD = [MEMBERS[0] | {"id": number} for number in range(1, KEEPERS_MAX + 2)]
 REQUEST = {
     "tenant_id": TENANT,
@@ -159,6 +159,15 @@ async def test_a_timeline_that_cannot_be_is_refused(client: httpx2.AsyncClient, 
     answer = await client.post("/v1/tenant/timeline", json=REQUEST | change)
     assert answer.status_code == 400
     assert set(answer.json()) == {"msg"}
+    assert (await client.get("/v1/tenant/timeline")).json() == []
+
+
+async def test_a_timeline_whose_members_are_others_is_refused(client: httpx2.AsyncClient) -> None:
+    answer = await client.post(
+        "/v1/tenant/timeline", json=REQUEST | {"mconf": {"generation": 1, "members": MEMBERS[:1]}}
+    )
+    assert answer.status_code == 403
+    assert "node 7 is not a member" in answer.json()["msg"]
     assert (await client.get("/v1/tenant/timeline")).json() == []
 
 
