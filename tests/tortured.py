@@ -20,7 +20,6 @@ from walkeeper.ids import NodeId
 from walkeeper.links.address import KEEPER_PORT, Address
 from walkeeper.links.keeper import PROTOCOL_VERSION, connect_keeper, start_push
 from walkeeper.links.postgres import Connection as ClientConnection
-from walkeeper.links.throttle import Throttle
 from walkeeper.lsn import INVALID_LSN, Lsn
 from walkeeper.membership import NO_CONFIGURATION, NO_GENERATION, Generation
 from walkeeper.messages import (
@@ -190,9 +189,7 @@ class Keeper:
         listener = self.network.host(KEEPER.host).listen()
         while True:
             link, peer = await listener.accept()
-            connection = Connection(
-                Client(1, peer), link, self.timelines, Draining(), Turnstile(), Uncounted(), Throttle()
-            )
+            connection = Connection(Client(1, peer), link, self.timelines, Draining(), Turnstile(), Uncounted())
             self.connections.start_soon(self._serve, connection)
 
     async def _serve(self, connection: Connection) -> None:

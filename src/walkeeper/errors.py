@@ -188,6 +188,13 @@ class WalNotAvailable(Refused):
         self.lsn = lsn
 
 
+class TooManyClients(Refused):
+    """All that there is room for are here already; in the words of PostgreSQL."""
+
+    def __init__(self) -> None:
+        super().__init__("sorry, too many clients already")
+
+
 class Fenced(WalkeeperError):
     """Another writer has taken over in a higher term (invariant 35): this one must end, and not come back by itself.
 
@@ -260,13 +267,6 @@ class Blown(TimelineUnavailable):
     """The fuse blew: an operation ended in an unknown way, and the timeline is read again from disk first."""
 
     reason = "is being read again from disk after a failed operation"
-
-
-class TooManyClients(WalkeeperError):
-    """All that there is room for are here already; in the words of PostgreSQL."""
-
-    def __init__(self) -> None:
-        super().__init__("sorry, too many clients already")
 
 
 class InvalidTimeline(Refused):

@@ -112,6 +112,7 @@ def test_commits_go_on_among_crowds_of_idle_clients(keeper: Keeper) -> None:
             until(keeper, lambda: answer_to_newcomer(keeper) == TOO_MANY_CONNECTIONS)
             for _ in range(50):
                 write(client, writer, 100_000)  # new segments are made meanwhile
+            assert keeper.status("/livez") == 200
             assert len(descriptors(keeper)) < FILES_MAX
             assert keeper.log.count("\n") - lines < LINES_MAX
         until(keeper, lambda: serves_everybody(keeper))

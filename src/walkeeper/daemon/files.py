@@ -29,7 +29,10 @@ def raise_limit() -> int:
     """Allow this process as many open files as it may allow itself; how many that is."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        except (ValueError, OSError):  # the hard one may be above fs.nr_open
+            return soft
     return hard
 
 
@@ -43,8 +46,8 @@ def settle_connections_max(wanted: int | None, files_max: int) -> int:
     possible = (files_max - RESERVED_FILES) // FILES_PER_CONNECTION
     if possible < (wanted or 1):
         needed = RESERVED_FILES + FILES_PER_CONNECTION * (wanted or 1)
+        who = f"--max-connections {wanted}" if wanted else "a keeper of a single connection"
         raise ConfigError(
-            f"--max-connections {wanted or 1} needs a limit of {needed} open files, it is {files_max}:"
-            " raise it (ulimit -Hn, LimitNOFILE=)"
+            f"{who} needs a limit of {needed} open files, it is {files_max}: raise it (ulimit -Hn, LimitNOFILE=)"
         )
     return wanted or min(possible, CONNECTIONS_MAX_DEFAULT)

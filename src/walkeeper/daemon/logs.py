@@ -19,6 +19,7 @@ import structlog
 from structlog.types import EventDict, Processor, WrappedLogger
 
 from walkeeper.errors import WalkeeperError
+from walkeeper.links.throttle import Throttle
 
 CountEvent = Callable[[str], None]
 """Told the level of every line: ``error``, ``warning``, ``info``, ``debug``."""
@@ -45,7 +46,7 @@ def configure_logs(log_format: str, stream: TextIO, count: CountEvent | None = N
         shared.append(_counter(count))
     renderers = _renderers(log_format, stream)
     structlog.configure(
-        processors=[*shared, *renderers],
+        processors=[*shared, Throttle(), *renderers],
         wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
         logger_factory=structlog.WriteLoggerFactory(stream),
     )

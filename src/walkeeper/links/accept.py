@@ -9,20 +9,19 @@ import errno
 import socket
 from typing import Final
 
-import structlog
 import trio
 
-from walkeeper.links.throttle import Throttle
+from walkeeper.links.throttle import throttled_logger
 
 OUT_OF_FILES_SECONDS: Final = 0.1
 """Pause after accept has failed for want of descriptors or memory."""
 
 _OUT_OF = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS})
 
-log = structlog.stdlib.get_logger()
+log = throttled_logger()
 
 
-async def accept_client(listener: socket.socket, throttle: Throttle) -> socket.socket:
+async def accept_client(listener: socket.socket) -> socket.socket:
     """The next client of ``listener``, which is non-blocking and listens.
 
     Cancellation: while it waits, nobody is lost.
@@ -33,8 +32,7 @@ async def accept_client(listener: socket.socket, throttle: Throttle) -> socket.s
             sock, _ = listener.accept()
         except OSError as error:
             if error.errno in _OUT_OF:
-                if (before := throttle.admit("accept")) is not None:
-                    log.error("cannot accept connections", error=error.strerror, **before)
+                log.error("cannot accept connections", error=error.strerror)
                 await trio.sleep(OUT_OF_FILES_SECONDS)
             continue  # the client has gone again, or another process was faster
         return sock

@@ -67,7 +67,7 @@ from walkeeper.formats.startup import (
 )
 from walkeeper.ids import FIRST_TLI, TenantTimelineId
 from walkeeper.links.link import Link, send_all
-from walkeeper.links.throttle import Throttle
+from walkeeper.links.throttle import throttled_logger
 from walkeeper.lsn import Lsn, format_lsn
 from walkeeper.messages import ProposerGreeting
 from walkeeper.services import status
@@ -87,10 +87,6 @@ STARTUP_SECONDS_MAX: Final = 30.0
 TURNED_AWAY_SECONDS_MAX: Final = 2.0
 """The same for one that there is no room for: its descriptor is needed."""
 
-REFUSALS_MAX: Final = 10
-"""Log lines for one kind of refusal in ``THROTTLE_SECONDS``: enough to see all of a cluster that is set up wrongly, and
-few enough when a client asks the same again and again."""
-
 LINGER_SECONDS_MAX: Final = 2.0
 """How long what a client still sends is read away after the last word, so that a reset does not swallow that word."""
 
@@ -109,7 +105,7 @@ COMMAND_NAMES: Final[Mapping[type[Command], str]] = {
 
 _SAY_WHOSE_WAL: Final = "connect with options='-c tenant_id=... timeline_id=...'"
 
-log = structlog.stdlib.get_logger()
+log = throttled_logger()
 
 
 class Instruments(Protocol):
@@ -142,7 +138,6 @@ class Connection:
         draining: Serving,
         turnstile: Turnstile,
         instruments: Instruments,
-        throttle: Throttle,
         reader_seconds_max: float = SILENCE_SECONDS_MAX,
     ) -> None:
         self._client = client
@@ -152,19 +147,20 @@ class Connection:
         self._draining = draining
         self._turnstile = turnstile
         self._instruments = instruments
-        self._throttle = throttle
-        self._is_welcome = True
         self._session = ServerSession()
         self._options = ConnectionOptions()
 
-    async def serve(self) -> None:
+    async def serve(self, *, is_welcome: bool = True) -> None:
         """Serve the client until it leaves, is sent away, or has to go.
+
+        One that is not welcome may say who it is, as it would not understand an answer before, and hears that there is
+        no room.
 
         Cancellation: an operation that has begun is finished, the rest is dropped.
         """
         with structlog.contextvars.bound_contextvars(connection=self._client.connection):
             try:
-                await self._serve()
+                await self._serve(is_welcome)
                 await self._linger()
             except trio.BrokenResourceError:
                 log.info("connection lost")
@@ -173,26 +169,18 @@ class Connection:
             finally:
                 await self._link.aclose()
 
-    async def turn_away(self) -> None:
-        """Let the client say who it is, as it would not understand an answer before, and say that there is no room.
-
-        Cancellation: at any time.
-        """
-        self._is_welcome = False
-        await self.serve()
-
     async def drop(self) -> None:
         """End it without a word.  Cancellation: at any time."""
         await self._link.aclose()
 
-    async def _serve(self) -> None:
-        startup_seconds_max = STARTUP_SECONDS_MAX if self._is_welcome else TURNED_AWAY_SECONDS_MAX
+    async def _serve(self, is_welcome: bool) -> None:
+        startup_seconds_max = STARTUP_SECONDS_MAX if is_welcome else TURNED_AWAY_SECONDS_MAX
         try:
             with trio.move_on_after(startup_seconds_max) as limit, self._draining.while_serving():
-                if not await self._start_up():
+                if not await self._start_up(is_welcome):
                     return
             if limit.cancelled_caught or self._session.state is not ServerState.READY:
-                self._log("connection ended before it began")
+                log.info("connection ended before it began")
                 return
             with structlog.contextvars.bound_contextvars(
                 ttid=str(self._options.ttid), application=self._client.application_name
@@ -203,7 +191,7 @@ class Connection:
 
     # -- startup ----------------------------------------------------------------------------------------------
 
-    async def _start_up(self) -> bool:
+    async def _start_up(self, is_welcome: bool) -> bool:
         """Let the client in; False when it did not want to come in."""
         while True:
             event = await self._next_event()
@@ -211,7 +199,7 @@ class Connection:
                 case SslRequest() | GssEncRequest():
                     await self._send_answer(EncryptionAnswer(accepted=False))
                 case StartupMessage():
-                    if not self._is_welcome:
+                    if not is_welcome:
                         raise TooManyClients
                     self._take_parameters(event)
                     await self._send(*TRUST_REPLIES)
@@ -434,21 +422,14 @@ class Connection:
     def _note(self, error: WalkeeperError) -> None:
         match error:
             case NotFound():  # no fault: every sidecar asks before it creates its timeline
-                self._log("timeline does not exist", error=str(error))
+                log.info("timeline does not exist", error=str(error))
             case TermChanged():  # nor is this: so a leader's reading ends, or begins a moment too early
-                self._log("reader sent away", error=str(error))
+                log.info("reader sent away", error=str(error))
             case TooManyClients():  # whoever found that out has counted and told it
                 pass
             case _:
                 self._instruments.refused(error)
-                kind = type(error).__name__
-                if (before := self._throttle.admit(kind, REFUSALS_MAX)) is not None:
-                    log.warning("request refused", error=str(error), kind=kind, **before)
-
-    def _log(self, event: str, **said: str) -> None:
-        """What a client may repeat, and is no fault."""
-        if (before := self._throttle.admit(event, REFUSALS_MAX)) is not None:
-            log.info(event, **said, **before)
+                log.warning("request refused", error=str(error), kind=type(error).__name__)
 
     async def _linger(self) -> None:
         """End our side and read away the client's, for a moment."""

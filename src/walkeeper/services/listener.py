@@ -11,15 +11,15 @@ import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Final, Protocol
 
-import structlog
 import trio
 
 from walkeeper.errors import TooManyClients
 from walkeeper.links.accept import accept_client
 from walkeeper.links.link import Link, SocketLink
-from walkeeper.links.throttle import Throttle
+from walkeeper.links.throttle import throttled_logger
 from walkeeper.services.connection import Connection, Instruments
 from walkeeper.services.turnstile import Turnstile
 from walkeeper.timeline.registry import Client
@@ -31,7 +31,7 @@ VANISHED_SECONDS: Final = 60.0
 TURNED_AWAY_MAX: Final = 16
 """How many beyond those there is room for are told so at once, each for some seconds; the rest hears nothing."""
 
-log = structlog.stdlib.get_logger()
+log = throttled_logger()
 
 
 class Listener(Protocol):
@@ -111,8 +111,8 @@ async def accept_connections(
     limits: Limits,
 ) -> None:
     """Start a task for every client, until cancelled."""
-    turnstile, throttle = Turnstile(), Throttle()
-    reception = Reception(limits.connections_max, instruments, throttle)
+    turnstile = Turnstile()
+    reception = Reception(limits.connections_max, instruments)
     for number in itertools.count(1):
         link, peer = await listener.accept()
         link.give_up_after(VANISHED_SECONDS)
@@ -123,7 +123,6 @@ async def accept_connections(
             draining,
             turnstile,
             instruments,
-            throttle,
             limits.reader_seconds_max,
         )
         connections.start_soon(reception.receive, connection, name=f"connection {number}")
@@ -135,24 +134,22 @@ class Reception:
     Each may need several descriptors, and those that are served must not want for them.
     """
 
-    def __init__(self, connections_max: int, instruments: Instruments, throttle: Throttle) -> None:
+    def __init__(self, connections_max: int, instruments: Instruments) -> None:
         self._seats = trio.CapacityLimiter(connections_max)
         self._turned_away = trio.CapacityLimiter(TURNED_AWAY_MAX)
         self._instruments = instruments
-        self._throttle = throttle
 
     async def receive(self, connection: Connection) -> None:
         """The whole life of a connection.  Cancellation: as ``Connection.serve``."""
-        if await self._has_room(self._seats, connection.serve):
+        if await self._live_in(self._seats, connection.serve):
             return
         self._instruments.refused(TooManyClients())
-        if (before := self._throttle.admit(TooManyClients.__name__)) is not None:
-            log.warning("too many clients", connections_max=self._seats.total_tokens, **before)
-        if not await self._has_room(self._turned_away, connection.turn_away):
+        log.warning("too many clients", connections_max=self._seats.total_tokens)
+        if not await self._live_in(self._turned_away, partial(connection.serve, is_welcome=False)):
             await connection.drop()
 
-    async def _has_room(self, room: trio.CapacityLimiter, live: Callable[[], Awaitable[None]]) -> bool:
-        """Whether there was room to ``live`` in, and that is over."""
+    async def _live_in(self, room: trio.CapacityLimiter, live: Callable[[], Awaitable[None]]) -> bool:
+        """``live``, a whole life, where there is room for it; False at once when there is none."""
         try:
             room.acquire_nowait()
         except trio.WouldBlock:
@@ -169,10 +166,9 @@ class SocketListener:
 
     def __init__(self, listener: socket.socket) -> None:
         self._listener = listener
-        self._throttle = Throttle()
 
     async def accept(self) -> tuple[Link, str]:
-        sock = await accept_client(self._listener, self._throttle)
+        sock = await accept_client(self._listener)
         if sock.family != socket.AF_UNIX:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         return SocketLink(sock), peer_of(sock)

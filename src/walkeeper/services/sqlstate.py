@@ -28,10 +28,10 @@ _CODES: Final[tuple[tuple[type[WalkeeperError], str], ...]] = (
     (PeerError, "08P01"),  # protocol_violation
     (BadCommand, "42601"),  # syntax_error
     (WalNotAvailable, "58P01"),  # undefined_file
+    (TooManyClients, "53300"),  # too_many_connections
     (Refused, "55000"),  # object_not_in_prerequisite_state
     (NotFound, "42704"),  # undefined_object
     (TimelineUnavailable, "57P03"),  # cannot_connect_now
-    (TooManyClients, "53300"),  # too_many_connections
     (DiskFull, "53100"),  # disk_full
     (OutOfFiles, "53000"),  # insufficient_resources
     (StorageError, "58030"),  # io_error

@@ -119,7 +119,9 @@ def logging_to(trace: list[str]) -> Iterator[None]:
     def take(_logger: object, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
         name = event.pop("event")
         where = structlog.contextvars.get_contextvars()
-        details = " ".join(f"{key}={value}" for key, value in event.items() if key not in ("ttid", "exc_info"))
+        details = " ".join(
+            f"{key}={value}" for key, value in event.items() if key not in ("ttid", "exc_info", "throttled")
+        )
         trace.append(f"{trio.current_time():12.6f}    {where.get('host', '')}: {name} {details}".rstrip())
         if name == UNEXPECTED:
             trace.append(traceback.format_exc())

@@ -2,11 +2,10 @@
 
 import socket
 from collections.abc import Iterator
-from contextlib import ExitStack, suppress
+from contextlib import AsyncExitStack
 
 import httpx2
 import pytest
-import structlog
 import trio
 import trio.testing
 from starlette.applications import Starlette
@@ -22,7 +21,32 @@ async def hello(_request: Request) -> Response:
     return PlainTextResponse("hello")
 
 
+async def client_of(sock: socket.socket) -> trio.SocketStream:
+    """A client that the server has room for, or has decided that it has not."""
+    stream = await trio.open_tcp_stream(*sock.getsockname())
+    await trio.testing.wait_all_tasks_blocked()
+    return stream
+
+
+async def ask(client: trio.SocketStream) -> None:
+    await client.send_all(REQUEST)
+    await hear(client)
+
+
+async def hear(client: trio.SocketStream) -> None:
+    answer = b""
+    while not answer.endswith(b"hello"):
+        received = await client.receive_some()
+        assert received, answer
+        answer += received
+
+
 APP = Starlette(routes=[Route("/", hello)])
+
+UPGRADE = b"GET / HTTP/1.1\r\nHost: x\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQAAP__\r\n\r\n"
+PRIOR_KNOWLEDGE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+REQUEST = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
+ROOM = 4
 
 
 @pytest.fixture
@@ -51,6 +75,14 @@ async def test_a_failure_of_the_block_comes_out_of_it(sock: socket.socket) -> No
             raise ZeroDivisionError
 
 
+async def test_the_socket_is_closed_when_the_block_is_cancelled(sock: socket.socket) -> None:
+    with trio.CancelScope() as scope:
+        async with serving_http(APP, sock):
+            scope.cancel()
+            await trio.lowlevel.checkpoint()
+    assert sock.fileno() == -1
+
+
 async def test_a_request_that_never_ends_does_not_keep_the_server_from_ending(
     sock: socket.socket, autojump_clock: trio.testing.MockClock
 ) -> None:
@@ -75,26 +107,77 @@ async def test_a_request_that_never_ends_does_not_keep_the_server_from_ending(
         assert trio.current_time() - started >= GRACE_SECONDS
 
 
-async def test_connections_above_the_limit_are_closed_until_there_is_room_and_told_of_in_one_line(
+async def test_a_newcomer_has_the_place_of_whoever_has_been_idle_longest(
     sock: socket.socket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(server, "CONNECTIONS_MAX", 3)
-    address, here = sock.getsockname(), url(sock)
-    with structlog.testing.capture_logs() as lines, ExitStack() as idle:
-        async with serving_http(APP, sock):
-            for _ in range(3):
-                idle.enter_context(socket.create_connection(address))
-            for _ in range(5):
-                stream = await trio.open_tcp_stream(*address)
-                async with stream:
-                    assert await stream.receive_some() == b""
-            assert [line["event"] for line in lines] == ["too many HTTP connections"]
-            idle.close()
-            async with httpx2.AsyncClient() as client:
-                while True:  # when the server notices that they have gone is its affair
-                    with suppress(httpx2.TransportError):
-                        assert (await client.get(here)).text == "hello"
-                        break
+    monkeypatch.setattr(server, "CONNECTIONS_MAX", ROOM)
+    async with serving_http(APP, sock), AsyncExitStack() as stack:
+        idle = [await stack.enter_async_context(await client_of(sock)) for _ in range(ROOM)]
+        await ask(idle[0])
+        newcomer = await stack.enter_async_context(await client_of(sock))
+        await ask(newcomer)
+        assert await idle[1].receive_some() == b""
+        for still_here in (idle[0], *idle[2:]):
+            await ask(still_here)
+
+
+async def test_whoever_waits_for_an_answer_keeps_its_place(
+    sock: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "CONNECTIONS_MAX", ROOM)
+    may_answer = trio.Event()
+    begun, beginnings = trio.open_memory_channel[None](ROOM)
+
+    async def answer_late(_request: Request) -> Response:
+        begun.send_nowait(None)
+        await may_answer.wait()
+        return PlainTextResponse("hello")
+
+    async with serving_http(Starlette(routes=[Route("/", answer_late)]), sock), AsyncExitStack() as stack:
+        waiting = [await stack.enter_async_context(await client_of(sock)) for _ in range(ROOM)]
+        for one in waiting:
+            await one.send_all(REQUEST)
+            await beginnings.receive()
+        async with await client_of(sock) as newcomer:
+            assert await newcomer.receive_some() == b""
+        may_answer.set()
+        for one in waiting:
+            await hear(one)
+
+
+async def test_a_client_that_goes_takes_its_request_along(
+    sock: socket.socket, autojump_clock: trio.testing.MockClock
+) -> None:
+    begun, ended = trio.Event(), trio.Event()
+
+    async def never(_request: Request) -> Response:
+        begun.set()
+        try:
+            await trio.sleep_forever()
+        finally:
+            ended.set()
+        raise AssertionError
+
+    async with serving_http(Starlette(routes=[Route("/", never)]), sock):
+        async with await trio.open_tcp_stream(*sock.getsockname()) as client:
+            await client.send_all(REQUEST)
+            await begun.wait()
+        with trio.fail_after(2 * GRACE_SECONDS):
+            await ended.wait()
+
+
+@pytest.mark.parametrize("request_bytes", [UPGRADE, PRIOR_KNOWLEDGE])
+async def test_nobody_is_offered_http_2_and_whoever_asked_for_it_is_gone_when_gone(
+    sock: socket.socket, monkeypatch: pytest.MonkeyPatch, request_bytes: bytes
+) -> None:
+    monkeypatch.setattr(server, "CONNECTIONS_MAX", ROOM)
+    async with serving_http(APP, sock):
+        for _ in range(2 * ROOM):
+            async with await client_of(sock) as client:
+                await client.send_all(request_bytes)
+                assert (await client.receive_some()).startswith(b"HTTP/1.1 ")
+        async with await client_of(sock) as client:
+            await ask(client)
 
 
 def test_a_client_that_stops_reading_is_cut_off_by_the_kernel(sock: socket.socket) -> None:

@@ -43,3 +43,18 @@ def test_the_limit_is_raised_as_far_as_it_may_be() -> None:
         assert resource.getrlimit(resource.RLIMIT_NOFILE) == (before[1], before[1])
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+@pytest.mark.parametrize("error", [ValueError("not allowed to raise maximum limit"), PermissionError(1, "no")])
+def test_a_limit_that_the_kernel_does_not_let_be_raised_stays(
+    monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    """Where the hard limit is above fs.nr_open, which may have been lowered since."""
+
+    def refuse(_what: int, _limits: tuple[int, int]) -> None:
+        raise error
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    monkeypatch.setattr(resource, "getrlimit", lambda _what: (soft - 1, hard))
+    monkeypatch.setattr(resource, "setrlimit", refuse)
+    assert raise_limit() == soft - 1

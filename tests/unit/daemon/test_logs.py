@@ -12,6 +12,7 @@ import structlog
 
 from walkeeper.daemon.logs import configure_logs
 from walkeeper.errors import Corrupt
+from walkeeper.links.throttle import LINES_MAX, throttled_logger
 
 
 @pytest.fixture(autouse=True)
@@ -98,6 +99,18 @@ def test_an_unexpected_error_brings_its_traceback(log_format: str) -> None:
         structlog.get_logger().exception("surprise")
     assert "ZeroDivisionError" in stream.getvalue()
     assert sys._getframe().f_code.co_name in stream.getvalue()
+
+
+def test_lines_that_others_bring_about_are_few_for_each_timeline_and_all_are_counted() -> None:
+    levels: list[str] = []
+    stream = io.StringIO()
+    configure_logs("json", stream, levels.append)
+    for ttid in ("noisy", "quiet"):
+        with structlog.contextvars.bound_contextvars(ttid=ttid):
+            for _ in range(LINES_MAX + 1):
+                throttled_logger().warning("refused")
+    assert [line["ttid"] for line in json_lines(stream)] == ["noisy"] * LINES_MAX + ["quiet"] * LINES_MAX
+    assert len(levels) == 2 * (LINES_MAX + 1)
 
 
 def test_every_line_is_counted_by_its_level() -> None:

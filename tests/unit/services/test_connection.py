@@ -20,9 +20,9 @@ from walkeeper.formats.frames import encode_frame
 from walkeeper.formats.frontend import Query
 from walkeeper.formats.replication import PrimaryKeepalive, StandbyStatusUpdate
 from walkeeper.formats.startup import SslRequest, StartupMessage, encode_options
-from walkeeper.links.throttle import Throttle
+from walkeeper.links.throttle import LINES_MAX, Throttle
 from walkeeper.lsn import format_lsn
-from walkeeper.services.connection import LINGER_SECONDS_MAX, REFUSALS_MAX, STARTUP_SECONDS_MAX
+from walkeeper.services.connection import LINGER_SECONDS_MAX, STARTUP_SECONDS_MAX
 from walkeeper.services.connection import Connection as Service
 from walkeeper.services.copy_in import SILENCE_SECONDS_MAX
 from walkeeper.services.listener import Draining
@@ -90,7 +90,6 @@ async def serving(
             scene.draining,
             turnstile,
             scene.metrics,
-            Throttle(),
             reader_seconds_max,
         ).serve()
         scene.ended_at = trio.current_time()
@@ -175,12 +174,12 @@ async def test_a_client_that_does_not_wait_for_answers_lets_others_run() -> None
 async def test_a_client_that_repeats_a_refused_query_does_not_flood_the_log() -> None:
     async with serving() as scene:
         await scene.start_up()
-        with structlog.testing.capture_logs() as lines:
+        with structlog.testing.capture_logs([Throttle()]) as lines:
             for _ in range(100):
                 assert isinstance((await scene.ask("SELECT 1"))[0], ErrorResponse)
                 assert isinstance((await scene.ask("IDENTIFY_SYSTEM"))[0], ErrorResponse)
     assert scene.refusals(BadCommand) == 100
-    assert len(lines) == 2 * REFUSALS_MAX
+    assert len(lines) == 2 * LINES_MAX
 
 
 async def test_a_client_whose_queries_are_skipped_lets_others_run() -> None:
