@@ -330,7 +330,9 @@ class OsDisk:
 
     def open(self, path: Path) -> OsFile:
         with naming_errors("open", path):  # many read, and for long: nothing is held back for them
-            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            fd = os.open(
+                path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
+            )  # a pipe is no file, and would wait for ever
             return OsFile(fd, path, is_synced=self._sync, give_back=self._give_back)
 
     def open_for_writing(self, path: Path) -> OsFile:

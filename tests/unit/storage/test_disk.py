@@ -209,6 +209,12 @@ def test_files_are_for_their_owner_only(tmp_path: Path) -> None:
     assert (tmp_path / "directory" / "file").stat().st_mode & 0o077 == 0
 
 
+def test_a_pipe_in_the_place_of_a_file_is_an_error_and_nobody_waits_for_it(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with OsDisk().open(tmp_path / "pipe") as pipe, pytest.raises(StorageError):
+        pipe.pread(1, 0)
+
+
 def test_a_look_reads_files_and_directories(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"content")
     disk = LookingDisk()
