@@ -26,8 +26,9 @@ lsns = st.integers(0, LSN_MAX).map(Lsn)
 terms = st.integers(0, U64).map(Term)
 ids = st.binary(min_size=16, max_size=16)
 names = st.text("a1.-_\0é漢🐘", max_size=80)
+hosts = names.map(lambda name: name.replace("\0", ""))
 members = st.lists(
-    st.builds(Member, st.integers(0, U64).map(NodeId), names, st.integers(0, U16)),
+    st.builds(Member, st.integers(0, U64).map(NodeId), hosts, st.integers(0, U16)),
     max_size=4,
     unique_by=lambda member: member.id,
 ).map(tuple)
