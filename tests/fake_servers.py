@@ -47,7 +47,7 @@ from walkeeper.formats.xlog import RecordScanner
 from walkeeper.ids import NodeId
 from walkeeper.links.address import Address
 from walkeeper.lsn import LSN_MAX, Lsn, format_lsn
-from walkeeper.membership import NO_CONFIGURATION, NO_GENERATION
+from walkeeper.membership import NO_CONFIGURATION, Configuration
 from walkeeper.messages import (
     NO_HOT_STANDBY,
     AcceptorGreeting,
@@ -324,6 +324,7 @@ class FakeKeeper(Server):
     appends: int = 0
     answers_show: bool = True
     tells_node_id: bool = False
+    configuration: Configuration = NO_CONFIGURATION
     steals_elections: bool = False
     is_forgetful: bool = False
     hot_standby: HotStandbyFeedback = NO_HOT_STANDBY
@@ -435,11 +436,13 @@ class FakeKeeper(Server):
                 self.exists = True
                 if self.server is None or message.server.system_id:
                     self.server = message.server
-                return AcceptorGreeting(self.node_id, NO_CONFIGURATION, self.term)
+                return AcceptorGreeting(self.node_id, self.configuration, self.term)
             case VoteRequest():
                 granted, self.term = self.term < message.term, max(self.term, message.term)
                 history = self.history.up_to(self.flush_lsn)
-                return VoteResponse(NO_GENERATION, self.term, granted, self.flush_lsn, Lsn(0), history)
+                return VoteResponse(
+                    self.configuration.generation, self.term, granted, self.flush_lsn, Lsn(0), history
+                )
             case ProposerElected():
                 self.term = max(self.term, message.term)
                 if self.steals_elections:
@@ -471,7 +474,7 @@ class FakeKeeper(Server):
         if self.drops_appends:
             raise trio.BrokenResourceError
         if self.term > append.term:
-            return AppendResponse(NO_GENERATION, self.term)
+            return AppendResponse(self.configuration.generation, self.term)
         assert self.scanner is not None, "AppendRequest before ProposerElected"
         assert append.begin_lsn == self.write_lsn, "invariant 6: no gap, no rewrite"
         self.appends += 1
@@ -480,7 +483,9 @@ class FakeKeeper(Server):
         self.commit_lsn = max(self.commit_lsn, min(append.commit_lsn, self.flush_lsn))
         self.is_whole |= 0 < append.commit_lsn <= self.flush_lsn
         persisted = Lsn(0) if self.is_forgetful else self.commit_lsn
-        return AppendResponse(NO_GENERATION, self.term, self.flush_lsn, persisted, self.hot_standby)
+        return AppendResponse(
+            self.configuration.generation, self.term, self.flush_lsn, persisted, self.hot_standby
+        )
 
 
 @dataclass

@@ -56,6 +56,11 @@ class Configuration:
         if self.generation != NO_GENERATION and not self.members:
             raise ValueError(f"generation {self.generation} has no members")
 
+    def __str__(self) -> str:
+        """For people: ``generation 9: 1, 2, 3 and 2, 3, 4``."""
+        sets = (", ".join(str(member.id) for member in members) for members in self.sets())
+        return f"generation {self.generation}: {' and '.join(sets)}"
+
     def __contains__(self, node: NodeId) -> bool:
         return any(member.id == node for members in self.sets() for member in members)
 

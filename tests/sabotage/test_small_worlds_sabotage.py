@@ -161,7 +161,7 @@ class DivergesNowhere(Proposer):
         assert follower.vote is not None
         end_lsn = min(follower.vote.flush_lsn, self.available_lsn)
         follower.start_streaming(end_lsn)
-        return ProposerElected(self._configuration.generation, self.term, end_lsn, self.history)
+        return ProposerElected(self.configuration.generation, self.term, end_lsn, self.history)
 
 
 class BeginsAnew(Proposer):
@@ -169,7 +169,7 @@ class BeginsAnew(Proposer):
 
     def _announce(self, follower: Follower) -> ProposerElected:
         follower.start_streaming(START)
-        return ProposerElected(self._configuration.generation, self.term, START, self.history)
+        return ProposerElected(self.configuration.generation, self.term, START, self.history)
 
 
 def keepers_of_two_leaders() -> list[Keeper]:

@@ -26,7 +26,7 @@ from walkeeper.links.address import Address
 from walkeeper.links.keeper_link import Introduction, KeeperLink, WalSource
 from walkeeper.links.log import Log
 from walkeeper.lsn import INVALID_LSN, Lsn, format_lsn
-from walkeeper.membership import majority
+from walkeeper.membership import NO_GENERATION, majority
 from walkeeper.proposer import actions
 from walkeeper.proposer.election import Election
 from walkeeper.proposer.proposer import Proposer, Stage
@@ -181,6 +181,7 @@ class Ensemble:
                 case actions.CommitAdvanced():
                     pass
                 case actions.Elected(election):
+                    self._tell_members()
                     self._tell_doubts(election)
                     self._elected.set()
                 case actions.CampaignLost(keeper, term):
@@ -197,6 +198,21 @@ class Ensemble:
         if happened:
             self._look_sooner()
         self._look_again()
+
+    @property
+    def members(self) -> str:
+        """Whose votes count, where keepers know a configuration; else empty: all that are listed."""
+        configuration = self.proposer.configuration
+        return "" if configuration.generation == NO_GENERATION else str(configuration)
+
+    def _tell_members(self) -> None:
+        """Say so if others than the keepers that are listed make the quorum, or not all of them."""
+        if self.members and any(len(each) != len(self.links) for each in self.proposer.configuration.sets()):
+            self.log.warning(
+                "the quorum is not the keepers that are listed",
+                members=self.members,
+                why="the keepers have been told who is a member, and only members count",
+            )
 
     def _tell_doubts(self, election: Election) -> None:
         """Say so if nobody can tell whether more was acknowledged.  Where nobody has WAL of any leader that is a first start.

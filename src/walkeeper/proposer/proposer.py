@@ -131,7 +131,7 @@ class Proposer:
         """That have ever come in: the clock by which confirmations are dated."""
         self.is_asking = False
         """Whether those who have voted have to confirm it: a campaign, or somebody is doubted."""
-        self._configuration = greeting.configuration
+        self.configuration = greeting.configuration
         self._quorum = Quorum.of(greeting.configuration, len(keepers))
 
     @property
@@ -187,7 +187,7 @@ class Proposer:
         self._identify(follower, message.node_id)
         follower.phase = Phase.WAITING
         self._highest_term = max(self._highest_term, message.term)
-        if message.configuration.generation > self._configuration.generation:
+        if message.configuration.generation > self.configuration.generation:
             if self.stage is not Stage.COLLECTING:
                 return self._end(Reconfigured(follower.name, message.configuration.generation))
             self._adopt(message.configuration)
@@ -215,7 +215,7 @@ class Proposer:
         follower.become(node_id)
 
     def _adopt(self, configuration: Configuration) -> None:
-        self._configuration = configuration
+        self.configuration = configuration
         self._quorum = Quorum.of(configuration, len(self.followers))
 
     def _campaign_if_enough_greeted(self) -> None:
@@ -310,7 +310,7 @@ class Proposer:
         self._expect(follower, Phase.STREAMING, "AppendResponse")
         if message.term > self.term:
             return self._end(Overtaken(follower.name, message.term))
-        if message.generation != self._configuration.generation:
+        if message.generation != self.configuration.generation:
             return self._end(Reconfigured(follower.name, message.generation))
         if message.term < self.term:
             raise OutOfTurn(
@@ -424,7 +424,7 @@ class Proposer:
             case Phase.CONNECTED:
                 follower.phase = Phase.GREETING
                 follower.sent(now)
-                return replace(self._greeting, configuration=self._configuration)
+                return replace(self._greeting, configuration=self.configuration)
             case Phase.WAITING if self.stage in _AT_WORK:
                 follower.phase = Phase.VOTING
                 return self._ask(follower, now)
@@ -441,13 +441,13 @@ class Proposer:
     def _ask(self, follower: Follower, now: float) -> VoteRequest:
         follower.asked_after = self._votes
         follower.was_asked(now)
-        return VoteRequest(self._configuration.generation, self.term)
+        return VoteRequest(self.configuration.generation, self.term)
 
     def _announce(self, follower: Follower) -> ProposerElected:
         assert follower.vote is not None
         start_lsn = divergence_point(self.history, follower.vote)
         follower.start_streaming(start_lsn)
-        return ProposerElected(self._configuration.generation, self.term, start_lsn, self.history)
+        return ProposerElected(self.configuration.generation, self.term, start_lsn, self.history)
 
     def _next_append(self, follower: Follower, now: float, until: Lsn) -> AppendRun | None:
         begin_lsn = follower.streaming_at
@@ -461,7 +461,7 @@ class Proposer:
         follower.sent(now)
         commit_lsn = INVALID_LSN if follower.is_doubted else self.commit_lsn
         return AppendRun(
-            self._configuration.generation, self.term, begin_lsn, end_lsn, commit_lsn, self.truncate_lsn
+            self.configuration.generation, self.term, begin_lsn, end_lsn, commit_lsn, self.truncate_lsn
         )
 
     def wakes_at(self, place: int) -> float:

@@ -30,7 +30,11 @@ async def watch_majority(ensemble: Ensemble, log: Log) -> None:
         await ensemble.wait_until(lambda: proposer.has_majority)
     while True:
         await _wait_lasting(ensemble, lambda: not proposer.has_majority, GRACE_SECONDS)
-        log.warning("no majority: commits wait", missing=ensemble.troubles() or "nobody, but no campaign is won")
+        log.warning(
+            "no majority: commits wait",
+            missing=ensemble.troubles() or "nobody, but no campaign is won",
+            **({"members": ensemble.members} if ensemble.members else {}),
+        )
         await _wait_lasting(ensemble, lambda: proposer.has_majority, BACK_SECONDS)
         log.info("majority is back")
 

@@ -11,8 +11,9 @@ from fake_servers import SEGMENT_BYTES, SYSTEM_ID, until
 from sidecar_world import World, has_all, kept_before
 from walkeeper.errors import ConfigError, Fenced
 from walkeeper.formats.segments import segment_start
-from walkeeper.ids import TenantTimelineId
+from walkeeper.ids import NodeId, TenantTimelineId
 from walkeeper.lsn import Lsn, format_lsn
+from walkeeper.membership import Configuration, Generation, Member
 from walkeeper.messages import NO_HOT_STANDBY, HotStandbyFeedback, ServerInfo
 from walkeeper.proposer.follower import HOT_STANDBY_SECONDS
 from walkeeper.terms import Term
@@ -110,6 +111,20 @@ async def test_nothing_is_said_to_be_lost_at_a_first_start_nor_with_a_minority_o
     async with world.sidecar():
         await world.commit()
     assert not world.log.said("acknowledged commits may be lost")
+
+
+async def test_a_quorum_that_is_not_the_keepers_listed_is_told(autojump_clock: MockClock, world: World) -> None:
+    members = tuple(Member(NodeId(number), f"k{number}", 5454) for number in (1, 2))
+    for keeper in world.keepers:
+        keeper.configuration = Configuration(Generation(8), members)
+    async with world.sidecar():
+        await world.commit()
+        (told,) = world.log.said("the quorum is not the keepers that are listed")
+        assert told["members"] == "generation 8: 1, 2"
+        with world.keepers[0].hold():
+            await trio.sleep(30)
+    (told,) = world.log.said("no majority: commits wait")
+    assert told["members"] == "generation 8: 1, 2"
 
 
 async def test_keepers_that_come_only_to_go_are_no_majority(autojump_clock: MockClock, world: World) -> None:
