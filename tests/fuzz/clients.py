@@ -1,5 +1,6 @@
 """Fuzz targets: what servers answer to a client of ours, what operators write, and what HTTP clients ask for."""
 
+import os
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import suppress
 from dataclasses import replace
@@ -265,7 +266,7 @@ def feed_conninfo(data: bytes) -> None:
     StartupMessage({"user": info.user, "database": info.dbname, "options": info.options}).encode()
     assert 0 < info.port < 65536
     assert 0 < info.connect_timeout_seconds < float("inf")
-    assert info.passfile is None or not info.passfile.is_dir()
+    assert info.passfile is None or not os.path.isdir(info.passfile)
 
 
 def feed_passfile(data: bytes) -> None:
