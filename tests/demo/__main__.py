@@ -21,7 +21,7 @@ import postgres
 import programs
 from compared_wal import WalDiffers
 from demo.compare import compare_all
-from demo.ledger import TABLE, Ledger, count_lost, write
+from demo.ledger import TABLE, Ledger, tell_lost, write
 from demo.narrator import Narrator
 from demo.restore import end_of_replay, restore
 from demo.standby import source_of, start_standby, wait_replayed
@@ -278,17 +278,7 @@ async def count(scene: Scene, restored: postgres.Cluster, standby: postgres.Clus
     query = "SELECT writer, n, amount FROM ledger"
     rows, standby_rows = await blocking(restored.rows, query), await blocking(standby.rows, query)
     acknowledged = scene.ledger.read()
-    right, missing, wrong = count_lost(acknowledged, rows)
-    _, standby_missing, standby_wrong = count_lost(acknowledged, standby_rows)
-    scene.say.table([
-        ("commits acknowledged", str(len(acknowledged))),
-        ("of them recovered", str(right)),
-        ("never acknowledged, yet recovered", str(len(rows) - right - wrong)),
-        ("recovered with another content", str(wrong)),
-        ("missing or wrong on the standby", str(standby_missing + standby_wrong)),
-        ("LOST", str(missing + wrong)),
-    ])  # fmt: skip
-    complete = bool(acknowledged) and missing + wrong + standby_missing + standby_wrong == 0
+    complete = tell_lost(scene.say, acknowledged, rows, standby_rows)
     scene.say.happens("nothing was lost" if complete else "WAL is missing")
     return 0 if complete else 1
 

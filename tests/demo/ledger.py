@@ -14,6 +14,7 @@ from pathlib import Path
 import trio
 
 import postgres
+from demo.narrator import Narrator
 
 TABLE = """
     CREATE TABLE ledger (writer int, n int, amount bigint, note text, PRIMARY KEY (writer, n));
@@ -123,3 +124,23 @@ def count_lost(acknowledged: dict[Entry, int], rows: Sequence[Sequence[str]]) ->
     right = sum(1 for entry, amount in acknowledged.items() if recovered.get(entry) == amount)
     missing = sum(1 for entry in acknowledged if entry not in recovered)
     return right, missing, len(acknowledged) - right - missing
+
+
+def tell_lost(
+    say: Narrator,
+    acknowledged: dict[Entry, int],
+    rows: Sequence[Sequence[str]],
+    standby_rows: Sequence[Sequence[str]],
+) -> bool:
+    """Say what the restored database and the standby hold of what was acknowledged; whether that is all of it."""
+    right, missing, wrong = count_lost(acknowledged, rows)
+    _, standby_missing, standby_wrong = count_lost(acknowledged, standby_rows)
+    say.table([
+        ("commits acknowledged", str(len(acknowledged))),
+        ("of them recovered", str(right)),
+        ("never acknowledged, yet recovered", str(len(rows) - right - wrong)),
+        ("recovered with another content", str(wrong)),
+        ("missing or wrong on the standby", str(standby_missing + standby_wrong)),
+        ("LOST", str(missing + wrong)),
+    ])  # fmt: skip
+    return bool(acknowledged) and missing + wrong + standby_missing + standby_wrong == 0

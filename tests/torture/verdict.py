@@ -13,7 +13,7 @@ import postgres
 import programs
 from compared_wal import WalDiffers, compare_wal
 from demo.compare import described
-from demo.ledger import count_lost
+from demo.ledger import tell_lost
 from demo.restore import end_of_replay, restore
 from demo.standby import wait_replayed
 from torture.stage import SEGMENT_MIB, Scene, blocking
@@ -189,17 +189,7 @@ async def count(scene: Scene, restored: postgres.Cluster) -> bool:
     query = "SELECT writer, n, amount FROM ledger"
     acknowledged = scene.ledger.read()
     rows, standby_rows = await blocking(restored.rows, query), await blocking(scene.standby.rows, query)
-    right, missing, wrong = count_lost(acknowledged, rows)
-    _, standby_missing, standby_wrong = count_lost(acknowledged, standby_rows)
-    scene.say.table([
-        ("commits acknowledged", str(len(acknowledged))),
-        ("of them recovered", str(right)),
-        ("never acknowledged, yet recovered", str(len(rows) - right - wrong)),
-        ("recovered with another content", str(wrong)),
-        ("missing or wrong on the standby", str(standby_missing + standby_wrong)),
-        ("LOST", str(missing + wrong)),
-    ])  # fmt: skip
-    return bool(acknowledged) and missing + wrong + standby_missing + standby_wrong == 0
+    return tell_lost(scene.say, acknowledged, rows, standby_rows)
 
 
 def inspect_daemons(scene: Scene) -> list[str]:

@@ -196,7 +196,7 @@ def new_control_file(
 def _require_record_boundary(lsn: Lsn, server: ServerInfo) -> None:
     """Raises InvalidTimeline unless a record of this server can begin at ``lsn``: no scan could ever start there."""
     if lsn > START_LSN_MAX:
-        raise InvalidTimeline(f"a timeline cannot start at {format_lsn(lsn)}: LSNs end soon after it")
+        raise InvalidTimeline(f"a timeline cannot start at {format_lsn(lsn)}, above {format_lsn(START_LSN_MAX)}")
     try:
         PageLayout.of(server.pg_major, server.wal_seg_size).check_start(lsn)
     except Malformed as error:

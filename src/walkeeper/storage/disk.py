@@ -329,10 +329,9 @@ class OsDisk:
         os.close(fd)
 
     def open(self, path: Path) -> OsFile:
-        with naming_errors("open", path):  # many read, and for long: nothing is held back for them
-            fd = os.open(
-                path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
-            )  # a pipe is no file, and would wait for ever
+        # Many read, and for long: nothing is held back for them.  O_NONBLOCK: a pipe in its place would wait for ever.
+        with naming_errors("open", path):
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
             return OsFile(fd, path, is_synced=self._sync, give_back=self._give_back)
 
     def open_for_writing(self, path: Path) -> OsFile:

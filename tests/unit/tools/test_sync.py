@@ -139,6 +139,16 @@ async def test_keepers_of_which_none_vouches_for_the_end_are_synced_with_a_warni
     assert str(told["keepers"]).count(format_lsn(wal_of(3).lsn)) == 3
 
 
+async def test_a_timeline_that_an_operator_has_made_and_nobody_written_is_synced_without_a_warning(
+    autojump_clock: MockClock, quorum: Quorum
+) -> None:
+    for keeper in quorum.keepers:
+        fill(keeper, 0, (0, START))
+        keeper.is_whole = False
+    assert await quorum.sync() == START
+    assert not quorum.log.said("acknowledged commits may be lost")
+
+
 async def test_a_wiped_keeper_is_whole_after_a_sync_with_the_others(
     autojump_clock: MockClock, quorum: Quorum
 ) -> None:
