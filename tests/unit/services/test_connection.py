@@ -18,10 +18,14 @@ from walkeeper.errors import BadCommand, NotFound
 from walkeeper.formats.backend import BackendMessage, CopyBothResponse, DataRow, ErrorResponse, ReadyForQuery
 from walkeeper.formats.frames import encode_frame
 from walkeeper.formats.frontend import Query
+from walkeeper.formats.proposer import encode_proposer_message
 from walkeeper.formats.replication import PrimaryKeepalive, StandbyStatusUpdate
 from walkeeper.formats.startup import SslRequest, StartupMessage, encode_options
+from walkeeper.ids import NodeId
 from walkeeper.links.throttle import LINES_MAX, Throttle
 from walkeeper.lsn import format_lsn
+from walkeeper.membership import Configuration, Generation, Member
+from walkeeper.messages import ProposerGreeting
 from walkeeper.services.connection import LINGER_SECONDS_MAX, STARTUP_SECONDS_MAX
 from walkeeper.services.connection import Connection as Service
 from walkeeper.services.copy_in import SILENCE_SECONDS_MAX
@@ -292,6 +296,19 @@ async def test_who_does_not_say_whose_wal_is_told_how(options: str, advice: str)
         answer = await scene.client.next_message()
         assert isinstance(answer, ErrorResponse)
         assert answer.message.startswith(advice)
+
+
+async def test_a_proposer_whose_members_are_others_is_refused_before_the_timeline_is_made() -> None:
+    others = Configuration(Generation(1), (Member(NodeId(77), "other", 5454),))
+    async with serving() as scene:
+        await scene.start_up()
+        await scene.client.send(Query("START_WAL_PUSH (proto_version '3')"))
+        assert isinstance(await scene.client.next_message(), CopyBothResponse)
+        await scene.client.say(encode_proposer_message(ProposerGreeting(TTID, others, SERVER), 3))
+        answer = await scene.client.next_message()
+        assert isinstance(answer, ErrorResponse)
+        assert "is not a member" in answer.message
+        assert scene.timelines.ttids() == []
 
 
 async def test_a_keeper_tells_its_number_whatever_it_has() -> None:
