@@ -58,13 +58,14 @@ class Pipe:
         self._network = network
         self._arrivals: deque[tuple[float, bytes]] = deque()  # b"": the end of the stream
         self._last_arrival = 0.0
-        self._changed = trio.Event()
+        self._receiving = trio.CancelScope()
+        self._sending = trio.CancelScope()
 
     def send(self, data: bytes) -> None:
         """Put ``data`` on its way; ``b""`` ends the stream.  What is held back by a partition has no arrival yet."""
         self.free_bytes -= len(data)
         self._arrivals.append((self._next_arrival(), data))
-        self.wake()
+        self._receiving.deadline = self._due_at
 
     def _next_arrival(self) -> float:
         if self._network.is_cut(self.sender, self.receiver):
@@ -80,7 +81,7 @@ class Pipe:
         arrived = [item for item in self._arrivals if item[0] <= now]
         self._arrivals = deque(arrived)
         self._arrivals.extend((self._next_arrival(), data) for data in pending)
-        self.wake()
+        self._receiving.deadline = self._due_at
 
     def try_take(self, bytes_max: int) -> bytes | None:
         """What has arrived, ``bytes_max`` at most.  Raises trio.BrokenResourceError."""
@@ -92,7 +93,7 @@ class Pipe:
                     self._arrivals.appendleft((arrival, data[bytes_max:]))
                 data = data[:bytes_max]
                 self.free_bytes += len(data)
-                self.wake()
+                self._sending.cancel(reason="there is room")
             return data
         self.require_whole()
         return None
@@ -102,24 +103,39 @@ class Pipe:
         if self.broken_at <= trio.current_time():
             raise trio.BrokenResourceError("connection lost: reset by the network")
 
-    async def wait(self, *, for_arrival: bool) -> None:
-        """Until something may have changed.  Cancellation: at any time."""
-        arrival = self._arrivals[0][0] if for_arrival and self._arrivals else inf
-        with trio.move_on_at(min(self.broken_at, arrival)):
-            await self._changed.wait()
+    @property
+    def _due_at(self) -> float:
+        """When the receiver has something to look at, as things stand."""
+        return min(self.broken_at, self._arrivals[0][0] if self._arrivals else inf)
+
+    async def wait_arrival(self) -> None:
+        """Until something has arrived, or the connection is broken.  Cancellation: at any time.
+
+        Who waits is woken when it is time, and not by every byte that is sent: turns of the scheduler are what a
+        simulation is made of.
+        """
+        with trio.CancelScope(deadline=self._due_at) as self._receiving:
+            await trio.sleep_forever()
+
+    async def wait_room(self) -> None:
+        """Until something may be sent, or the connection is broken.  Cancellation: at any time."""
+        with trio.CancelScope(deadline=self.broken_at) as self._sending:
+            await trio.sleep_forever()
 
     def break_at(self, when: float) -> None:
         self.broken_at = min(self.broken_at, when)
-        self.wake()
+        self._receiving.deadline = self._due_at
+        self._sending.deadline = self.broken_at
 
     def break_now(self) -> None:
         """Reset: what is on its way is lost."""
         self._arrivals.clear()
         self.break_at(trio.current_time())
 
-    def wake(self) -> None:
-        self._changed.set()
-        self._changed = trio.Event()
+    def rouse(self) -> None:
+        """Nobody is to wait any more: one end was closed."""
+        self._receiving.cancel(reason="closed")
+        self._sending.cancel(reason="closed")
 
 
 class MemoryLink:
@@ -146,10 +162,11 @@ class MemoryLink:
         return self.incoming.try_take(bytes_max)
 
     async def receive(self, bytes_max: int = FLOOD_BYTES_MAX) -> bytes:
-        await trio.lowlevel.checkpoint()
-        while (data := self.try_receive(bytes_max)) is None:
-            await self.incoming.wait(for_arrival=True)
-        return data
+        self._require_open()
+        while True:
+            await self.incoming.wait_arrival()
+            if (data := self.try_receive(bytes_max)) is not None:
+                return data
 
     @property
     def pending_bytes(self) -> int:
@@ -173,7 +190,7 @@ class MemoryLink:
         await trio.lowlevel.checkpoint()
         self._send_now()
         while self._pending:
-            await self.outgoing.wait(for_arrival=False)
+            await self.outgoing.wait_room()
             self._send_now()
 
     def give_up_after(self, seconds: float) -> None:
@@ -199,8 +216,8 @@ class MemoryLink:
             self.is_closed = True
             self._end()
             self.incoming.break_at(trio.current_time() + self.outgoing._network.next_delay_seconds())
-            self.outgoing.wake()
-            self.incoming.wake()
+            self.outgoing.rouse()
+            self.incoming.rouse()
 
     def _require_open(self) -> None:
         if self.is_closed:
