@@ -72,7 +72,7 @@ def check_nobody_is_left(keeper: Keeper) -> None:
 @pytest.mark.parametrize("story", MESSAGES)
 def test_what_is_cancelled_has_not_begun_or_is_complete(story: Callable[[], Story], whose: str) -> None:
     report = cancel_everywhere(lambda victim: live_through(story(), CANCELS[whose], victim))
-    assert report.moments >= 8
+    assert report.moments >= 4  # it arrives, goes to the disk, comes back, is answered
 
 
 # -- operations that nobody asks for over a connection -------------------------------------------------------
@@ -154,7 +154,7 @@ async def live_through_interrupt(story: Story, disk: MemoryDisk, victim: Victim)
 
 
 def test_ctrl_c_at_any_moment_leaves_a_timeline_that_can_be_read_and_goes_on() -> None:
-    assert interrupt_everywhere(be_interrupted).moments >= 8
+    assert interrupt_everywhere(be_interrupted).moments >= 4
 
 
 # -- those who would be careless -----------------------------------------------------------------------------
