@@ -75,6 +75,9 @@ if __name__ == "__main__":
 
 import nox
 
+# Hundreds of short-lived processes are started here: byte code is kept whatever the shell says of it.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
 # Sessions use the interpreter that runs nox, not one that uv fetches, and trust whom the machine trusts.
 os.environ.setdefault("UV_PYTHON_DOWNLOADS", "never")
 os.environ.setdefault("UV_SYSTEM_CERTS", "1")
@@ -131,7 +134,8 @@ def types(session: nox.Session) -> None:
 def tests(session: nox.Session) -> None:
     """Every test that needs neither PostgreSQL nor minutes."""
     install(session, "test")
-    session.run("pytest", "-n", "auto", "--maxprocesses=4", *session.posargs)
+    # Neighbours stay together, so that what a module has made once is of use to the rest of it.
+    session.run("pytest", "-n", "auto", "--maxprocesses=4", "--dist=worksteal", *session.posargs)
 
 
 @nox.session

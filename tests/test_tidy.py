@@ -3,7 +3,6 @@
 import ast
 import re
 import tomllib
-from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
@@ -61,6 +60,11 @@ def tree(path: Path) -> ast.Module:
     return ast.parse(path.read_text(), str(path))
 
 
+@cache
+def nodes(path: Path) -> tuple[ast.AST, ...]:
+    return tuple(ast.walk(tree(path)))
+
+
 def room(path: Path) -> str:
     return path.relative_to(SRC).as_posix()
 
@@ -69,11 +73,10 @@ def at(path: Path, node: ast.AST) -> str:
     return f"{path.relative_to(ROOT).as_posix()}:{getattr(node, 'lineno', 1)}"
 
 
-def calls(path: Path) -> Iterator[tuple[ast.Call, str]]:
+@cache
+def calls(path: Path) -> list[tuple[ast.Call, str]]:
     """Every call, with the dotted name of what it calls."""
-    for node in ast.walk(tree(path)):
-        if isinstance(node, ast.Call):
-            yield node, ast.unparse(node.func)
+    return [(node, ast.unparse(node.func)) for node in nodes(path) if isinstance(node, ast.Call)]
 
 
 def callers(names: set[str], *tops: Path) -> list[tuple[Path, ast.Call]]:
@@ -94,7 +97,7 @@ def test_no_function_is_longer_than_it_may_be() -> None:
     long = [
         f"{at(path, node)} {node.name}: {node.end_lineno - node.lineno + 1} lines"
         for path in python_files(SRC, TESTS)
-        for node in ast.walk(tree(path))
+        for node in nodes(path)
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
         and node.end_lineno is not None
         and node.end_lineno - node.lineno + 1 > FUNCTION_LINES_MAX
@@ -145,7 +148,7 @@ def bare_shields(path: Path) -> list[str]:
         for node, name in calls(path)
         if has_true(node, "shield") and name.rpartition(".")[2] not in LIMITED_SCOPES
     ]
-    for node in ast.walk(tree(path)):
+    for node in nodes(path):
         targets = node.targets if isinstance(node, ast.Assign) else []
         found += [
             room(path) for target in targets if isinstance(target, ast.Attribute) and target.attr == "shield"
@@ -188,7 +191,7 @@ def test_everything_is_caught_at_the_boundaries_only() -> None:
     found = [
         (room(path), at(path, node))
         for path in python_files(SRC)
-        for node in ast.walk(tree(path))
+        for node in nodes(path)
         if isinstance(node, ast.ExceptHandler) and catches_everything(node)
     ]
     assert [where for name, where in found if name not in BOUNDARIES] == []
@@ -218,7 +221,7 @@ def test_tests_do_not_sleep() -> None:
 def test_tests_use_fakes_and_no_mocks() -> None:
     found = []
     for path in python_files(SRC, TESTS):
-        for node in ast.walk(tree(path)):
+        for node in nodes(path):
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import | ast.ImportFrom) else []
             module = node.module or "" if isinstance(node, ast.ImportFrom) else ""
             if any("mock" in part.split(".") for part in (module, *names)):
@@ -231,7 +234,7 @@ def test_no_test_is_skipped() -> None:
     found = [
         at(path, node)
         for path in python_files(TESTS)
-        for node in ast.walk(tree(path))
+        for node in nodes(path)
         if isinstance(node, ast.Attribute) and node.attr in skipping
     ]
     assert found == []

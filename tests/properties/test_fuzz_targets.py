@@ -16,7 +16,7 @@ from garbage import cost_of, garbage
 from walkeeper.errors import Malformed
 from walkeeper.formats.frames import FRAME_BYTES_MAX, FrameParser
 
-EXAMPLES = 50
+EXAMPLES = 25
 
 BYTES_MAX, BYTES_PER_BYTE_MAX = 200_000, 64
 """What a target may hold; half of the first is a run of Trio.  A pair of LSNs, 16 bytes, makes 200 of them."""

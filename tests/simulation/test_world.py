@@ -11,7 +11,7 @@ from walkeeper.testing.memory_disk import MemoryDisk, MemoryFile
 from walkeeper.testing.simulate import plan_of, run_seed, without_parts
 from walkeeper.testing.world import run_world
 
-SEEDS = 60
+SEEDS = 200
 SEEDS_PER_TEST = 10
 STEPS = 4
 
