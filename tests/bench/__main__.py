@@ -24,14 +24,16 @@ the network between machines is missing.
 
 **Serving WAL** (serving.py).  `pg_receivewal` reads from a keeper and from the primary's own walsender: one reader
 that catches up 1 GiB; one, and ten, that have everything and follow what the primary writes as fast as it can.
-- *keeper / walsender*: throughputs, of all readers together.  `pg_receivewal` writes files, which takes its share of
-  the machine everywhere.  Live readers are no faster than WAL comes, and to a keeper it comes through the sidecar and
-  the keeper's own disk: one live stream says more about that than about serving.
+- *keeper / walsender*: throughputs, of all readers together, until they and the keeper have everything.  A keeper
+  gets WAL through the sidecar and its own disk, whoever serves it: that is in both turns, and only the server differs.
+  `pg_receivewal` writes files, which takes its share of the machine everywhere.
+- *readers alone*: the same until the readers have everything.  A walsender takes it from the primary's buffers and need
+  not wait for a keeper to have it; one live stream says more about that than about serving.
 - *CPU*: what serving a GB takes, the kernel's part included; less is better.  The rest of PostgreSQL is not in it, nor
   what the keeper needs to receive, which is measured while the walsender serves.
 - *subtracted*: that part of the keeper's.  Where it is larger than what is left, as with one live stream, what is
   left says nothing, and may even be negative.  Catching up, where nothing is subtracted, is what to look at.
-It takes seven GB of disk for its time.
+It takes eight GB of disk for its time.
 
 What cannot be run says so, and the exit code is 1 then.
 """

@@ -125,7 +125,7 @@ def _commit_verdict(one: Standings) -> str:
 # ------------------------------------------------------------------------------------------------- serving
 
 SERVING_HEAD = (
-    "readers", "keeper / walsender", "of all rounds", "aim", "", "keeper", "walsender",
+    "readers", "keeper / walsender", "of all rounds", "aim", "", "readers alone", "keeper", "walsender",
     "CPU ratio", "keeper CPU", "walsender CPU", "subtracted",
 )  # fmt: skip
 
@@ -147,6 +147,7 @@ def _serving_row(one: Contest) -> tuple[str, ...]:
         spread(one.ratios(_speed)),
         f"{SERVING_AIM:.1f}",
         verdict(ratio >= SERVING_AIM),
+        f"{one.ratio(lambda run: run.reader_bytes_per_second):.2f}",
         *(f"{one.middle(server, _speed) / 1e6:.0f} MB/s" for server in servers),
         f"{one.ratio(_cpu_per_byte):.2f}",
         *(_per_gigabyte(one.middle(server, _cpu_per_byte)) for server in servers),

@@ -6,6 +6,10 @@ do not sync what they write, so that as little as possible of what is measured i
 *catch-up*: one reader begins at the oldest WAL, and all it wants is there.  *1 stream* and *10 streams*: the readers
 have everything, and the primary writes as fast as it can until they have so much more.
 
+A keeper cannot serve WAL before it has it, and it gets it over a sidecar and an fsync, whoever serves.  So a live turn
+ends when the readers have everything *and* the keeper has: what is left as a difference between the servers is who
+serves.  When the readers alone were done is noted beside it.
+
 CPU: a live keeper also receives, whoever serves.  What it uses in the walsender's turn is that, and is subtracted from
 what it uses in its own.  A keeper that is busy serving receives more at a time, for less: so the difference flatters
 it, the more so the larger what is subtracted.  Of the primary only the walsenders count, not the backend that writes.
@@ -70,35 +74,44 @@ class Scenario:
 CATCH_UP: Final = Scenario("catch-up", readers=1, wal_bytes=1 << 30, is_live=False)
 SCENARIOS: Final = (
     CATCH_UP,  # comes first: the others write so much that the primary may drop what is oldest
-    Scenario("1 stream", readers=1, wal_bytes=192 << 20, is_live=True),
-    Scenario("10 streams", readers=10, wal_bytes=48 << 20, is_live=True),
+    Scenario("1 stream", readers=1, wal_bytes=384 << 20, is_live=True),
+    Scenario("10 streams", readers=10, wal_bytes=96 << 20, is_live=True),
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """What one server's turn took: wall-clock seconds, and CPU seconds of the keeper and of the walsenders."""
+    """What one server's turn took: wall-clock seconds, and CPU seconds of the keeper and of the walsenders.
+
+    After ``reader_seconds`` the readers had everything, after ``seconds`` the keeper had, too.
+    """
 
     seconds: float
+    reader_seconds: float
     keeper_cpu_seconds: float
     walsender_cpu_seconds: float
 
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """WAL to all readers together, wall-clock seconds, and the CPU seconds that serving it took.
+    """WAL to all readers together, wall-clock seconds as in ``Turn``, and the CPU seconds that serving it took.
 
     From those ``subtracted_cpu_seconds`` are gone already.
     """
 
     wal_bytes: int
     seconds: float
+    reader_seconds: float
     cpu_seconds: float
     subtracted_cpu_seconds: float = 0.0
 
     @property
     def bytes_per_second(self) -> float:
         return self.wal_bytes / self.seconds
+
+    @property
+    def reader_bytes_per_second(self) -> float:
+        return self.wal_bytes / self.reader_seconds
 
     @property
     def cpu_seconds_per_byte(self) -> float:
@@ -115,8 +128,8 @@ def served(scenario: Scenario, turns: Mapping[str, Turn]) -> Mapping[str, Served
     own, other = turns[KEEPER], turns[WALSENDER]
     receiving = other.keeper_cpu_seconds
     return {
-        KEEPER: Served(wal_bytes, own.seconds, own.keeper_cpu_seconds - receiving, receiving),
-        WALSENDER: Served(wal_bytes, other.seconds, other.walsender_cpu_seconds),
+        KEEPER: Served(wal_bytes, own.seconds, own.reader_seconds, own.keeper_cpu_seconds - receiving, receiving),
+        WALSENDER: Served(wal_bytes, other.seconds, other.reader_seconds, other.walsender_cpu_seconds),
     }
 
 
@@ -292,12 +305,13 @@ class Place:
         """The keeper's CPU includes what it takes to receive all that is written, in either server's turn."""
         for reader in readers:
             reader.wait(lambda: meter.look(walsenders))
-        seconds = meter.seconds
+        reader_seconds = meter.seconds
         for writer in writers:
             writer.wait()
         self.scene.wait_everywhere()
         meter.look([self._keeper_pid])
-        return Turn(seconds, meter.cpu_seconds(self._keeper_pid), meter.cpu_seconds(*walsenders))
+        seconds = meter.seconds if writers else reader_seconds
+        return Turn(seconds, reader_seconds, meter.cpu_seconds(self._keeper_pid), meter.cpu_seconds(*walsenders))
 
     def _load(self, wal_bytes: int) -> AbstractContextManager[Job]:
         """Write so much WAL and a little more."""

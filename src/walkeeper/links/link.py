@@ -155,6 +155,9 @@ class SocketLink:
 
     def _forget(self, sent: int) -> None:
         self.pending_bytes -= sent
+        if not self.pending_bytes:
+            self._pending.clear()
+            return
         while self._pending and sent >= len(self._pending[0]):
             sent -= len(self._pending.popleft())
         if sent:

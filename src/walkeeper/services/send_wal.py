@@ -40,7 +40,7 @@ from walkeeper.formats.replication import (
 from walkeeper.formats.segments import segment_start
 from walkeeper.formats.xlog import PAGE_BYTES
 from walkeeper.ids import NO_TLI
-from walkeeper.links.link import Link, send_all
+from walkeeper.links.link import Link
 from walkeeper.lsn import INVALID_LSN, Lsn, format_lsn
 from walkeeper.messages import Slice
 from walkeeper.services.copy_in import SILENCE_SECONDS_MAX, CopyEnd, CopyReader
@@ -329,15 +329,18 @@ class WalSender:
             self._next_lsn = self._registered.sent_lsn = stop_lsn
 
     def _messages(self, wal: memoryview, end_lsn: Lsn) -> Iterator[Slice]:
-        """``wal``, which begins at the next position, uncopied in messages as PostgreSQL's clients expect them."""
+        """``wal``, which begins at the next position, uncopied in messages as PostgreSQL's clients expect them.
+
+        What it must not cross it does not cross; messages end with pages.
+        """
         begin_lsn, now = self._next_lsn, _now()
+        size = MESSAGE_WAL_BYTES_MAX - begin_lsn % PAGE_BYTES
         while wal:
-            stop_lsn = self._bounds.cut(begin_lsn, Lsn(begin_lsn + len(wal)), MESSAGE_WAL_BYTES_MAX)
-            piece, wal = wal[: stop_lsn - begin_lsn], wal[stop_lsn - begin_lsn :]
+            piece, wal = wal[:size], wal[size:]
             head = encode_xlog_data_head(begin_lsn, end_lsn, now)
             yield encode_copy_data_head(len(head) + len(piece)) + head
             yield piece
-            begin_lsn = stop_lsn
+            begin_lsn, size = Lsn(begin_lsn + size), MESSAGE_WAL_BYTES_MAX
 
     async def _read(self, stop_lsn: Lsn, truncations: int) -> memoryview | None:
         """WAL from the next position on, None if it was withdrawn: an error counts only if it should be there."""
@@ -375,8 +378,10 @@ class WalSender:
 
     async def _send(self, pieces: Iterable[Slice]) -> None:
         """Raises trio.TooSlowError for a client that does not read; what it costs meanwhile is what these are."""
-        with trio.fail_after(self._seconds_max):
-            await send_all(self._link, *pieces)
+        self._link.send_soon(*pieces)
+        if self._link.pending_bytes:
+            with trio.fail_after(self._seconds_max):
+                await self._link.wait_sent()
 
     async def _last_word(self, source: CopyReader) -> CopyEnd | PeerError:
         """How the client ends, after everything else that it says."""
