@@ -11,6 +11,7 @@ from keeping import SEGMENT, SERVER, START, TTID, new_disk, timelines_on
 from streaming import Client, Connection, copying_session
 from walkeeper.acceptor.acceptor import Intent
 from walkeeper.acceptor.effects import WriteWal
+from walkeeper.control.metrics import Metrics
 from walkeeper.formats.backend import ErrorResponse
 from walkeeper.formats.frames import encode_frame
 from walkeeper.formats.proposer import encode_proposer_message, parse_acceptor_message
@@ -166,6 +167,7 @@ class Keeper:
         self.timeline = timeline
         self.disk = disk
         self.draining = Draining()
+        self.instruments = Metrics("0")
         self._nursery = nursery
         self._connections = 0
 
@@ -198,6 +200,7 @@ class Keeper:
             early=early,
             encode_goodbye=encode_goodbye,
             while_serving=self.while_serving,
+            instruments=self.instruments,
         )
         proposer.has_ended.set()
         await connection.link.aclose()

@@ -9,6 +9,7 @@ from typing import Protocol, Self
 import trio
 from trio.testing import lockstep_stream_one_way_pair, memory_stream_one_way_pair
 
+from walkeeper.control.metrics import Metrics
 from walkeeper.formats.backend import BackendMessage, CopyBothResponse, parse_backend_message
 from walkeeper.formats.commands import StartReplication
 from walkeeper.formats.frames import FrameParser, encode_frame
@@ -39,13 +40,17 @@ class StreamLink:
     def __init__(self, stream: trio.abc.HalfCloseableStream) -> None:
         self._stream = stream
         self._pending = b""
+        self.received_bytes = 0
+        self.sent_bytes = 0
 
     def try_receive(self, bytes_max: int = RECEIVE_BYTES_MAX) -> bytes | None:
         return None
 
     async def receive(self, bytes_max: int = RECEIVE_BYTES_MAX) -> bytes:
         with closed_is_broken():
-            return bytes(await self._stream.receive_some(bytes_max))
+            received = bytes(await self._stream.receive_some(bytes_max))
+        self.received_bytes += len(received)
+        return received
 
     def send_soon(self, *pieces: Slice) -> None:
         self._pending += b"".join(pieces)
@@ -58,6 +63,7 @@ class StreamLink:
         with closed_is_broken():
             pending, self._pending = self._pending, b""
             await self._stream.send_all(pending)
+        self.sent_bytes += len(pending)
 
     def give_up_after(self, seconds: float) -> None:
         """There is no kernel that could."""
@@ -105,6 +111,7 @@ class Client:
     """The client's end of a connection."""
 
     def __init__(self, stream: "trio.StapledStream[trio.abc.SendStream, trio.abc.ReceiveStream]") -> None:
+        self.metrics = Metrics("0")
         self.stream = stream
         self.said: Goodbye | None = None
         self._parser = FrameParser()
@@ -148,7 +155,7 @@ class Client:
     ) -> None:
         """What the keeper does for this client."""
         source = CopyReader(link, copying_session(), seconds_max, Turnstile())
-        self.said = await send_wal(link, source, timeline, command, client, seconds_max)
+        self.said = await send_wal(link, source, timeline, command, client, seconds_max, self.metrics)
         await link.send_eof()
 
 

@@ -108,9 +108,17 @@ class PromptServer(TCPServer):
         self._scope.deadline = trio.current_time() + GRACE_SECONDS
 
 
+def _uncounted() -> None:
+    """Nobody counts."""
+
+
 @asynccontextmanager
-async def serving_http(app: ASGIApp, sock: socket.socket) -> AsyncIterator[None]:
+async def serving_http(
+    app: ASGIApp, sock: socket.socket, on_connection: Callable[[], None] = _uncounted
+) -> AsyncIterator[None]:
     """Serve ``app`` on the bound ``sock``, which is taken over, for as long as the block runs.
+
+    ``on_connection`` is told of each that was accepted.
 
     Cancellation: cuts requests off after ``SEND_SECONDS_MAX`` at most.
     """
@@ -121,7 +129,7 @@ async def serving_http(app: ASGIApp, sock: socket.socket) -> AsyncIterator[None]
     async with trio.open_nursery() as connections:
         with sock:
             async with trio.open_nursery() as accepting:
-                accepting.start_soon(_accept, sock, serve, connections)
+                accepting.start_soon(_accept, sock, serve, connections, on_connection)
                 yield
                 accepting.cancel_scope.cancel(reason="shutdown")
         await context.terminated.set()
@@ -129,11 +137,15 @@ async def serving_http(app: ASGIApp, sock: socket.socket) -> AsyncIterator[None]
 
 
 async def _accept(
-    sock: socket.socket, serve: Callable[[socket.socket], PromptServer], connections: trio.Nursery
+    sock: socket.socket,
+    serve: Callable[[socket.socket], PromptServer],
+    connections: trio.Nursery,
+    on_connection: Callable[[], None],
 ) -> None:
     seated = set[PromptServer]()
     while True:
         client = await accept_client(sock)
+        on_connection()
         if len(seated) == CONNECTIONS_MAX:
             log.warning("too many HTTP connections", connections_max=CONNECTIONS_MAX)
             if not _make_room(seated):

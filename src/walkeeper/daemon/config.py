@@ -70,7 +70,7 @@ class ListenConfig:
         help="accepted for Neon's tooling, not used yet",
     )  # fmt: skip
     availability_zone: str | None = option(
-        "availability-zone", parse_text, metavar="ZONE", help="accepted for Neon's tooling, not used yet"
+        "availability-zone", parse_text, metavar="ZONE", help="where this keeper is, for its metrics"
     )
 
 

@@ -34,6 +34,7 @@ from walkeeper.daemon import files, memory
 from walkeeper.daemon.config import ServeConfig, TimingConfig
 from walkeeper.daemon.logs import configure_logs
 from walkeeper.daemon.notify import READY, STOPPING, notify
+from walkeeper.daemon.pulse import keeping_pulse
 from walkeeper.daemon.sockets import bind, bound_address
 from walkeeper.daemon.stop import wait_for_stop
 from walkeeper.daemon.watch import WatchedOffload
@@ -71,7 +72,7 @@ def dump_control_file(path: Path) -> str:
 
 def run_keeper(config: ServeConfig) -> None:
     """Run until a signal ends it.  Raises ConfigError before anything was served, StorageError, DurabilityLost."""
-    metrics = Metrics(walkeeper.__version__)
+    metrics = Metrics(walkeeper.__version__, config.listen.availability_zone)
     configure_logs(config.log.format, sys.stdout, metrics.log_event)
     disk = OsDisk(sync=not config.place.no_sync)
     path = Path(os.path.realpath(config.place.path))
@@ -119,7 +120,7 @@ async def serve(
     async with ThreadOffload() as threads:
         offload = WatchedOffload(threads)
         app = create_app([*health_routes(offload.checks, readiness), metrics.route(), *api.routes()])
-        async with serving_http(app, http):
+        async with serving_http(app, http, metrics.http_connection_begins), keeping_pulse(metrics):
             async with open_timelines(
                 directory,
                 offload,

@@ -71,6 +71,11 @@ def postgres_microseconds(unix_nanoseconds: int) -> int:
     return unix_nanoseconds // 1000 - _EPOCH_UNIX_SECONDS * 1_000_000
 
 
+def unix_seconds(microseconds: int) -> float:
+    """A time of these messages in seconds since 1970."""
+    return _EPOCH_UNIX_SECONDS + microseconds / 1_000_000
+
+
 def format_time(microseconds: int) -> str:
     """A time of these messages as RFC 3339 has it, in UTC.  What a peer made up beyond all calendars is cut to them."""
     epoch = datetime.fromtimestamp(_EPOCH_UNIX_SECONDS, UTC)

@@ -58,6 +58,14 @@ class Link(Protocol):
     def pending_bytes(self) -> int:
         """How much waits for the kernel to have room."""
 
+    @property
+    def received_bytes(self) -> int:
+        """How much has been received so far."""
+
+    @property
+    def sent_bytes(self) -> int:
+        """How much the kernel has taken so far."""
+
     def send_soon(self, *pieces: Slice) -> None:
         """Send ``pieces``, now as far as the kernel takes them; never waits.
 
@@ -109,6 +117,8 @@ class SocketLink:
         self._is_flooded = False
         self._pending: deque[memoryview] = deque()
         self.pending_bytes = 0
+        self.received_bytes = 0
+        self.sent_bytes = 0
 
     def try_receive(self, bytes_max: int = FLOOD_BYTES_MAX) -> bytes | None:
         if self._tries >= TRIES_MAX:
@@ -120,6 +130,7 @@ class SocketLink:
             return None
         except OSError as error:
             raise _broken(error) from error
+        self.received_bytes += len(data)
         self._tries += 1 + len(data) // RECEIVE_BYTES_MAX
         self._is_drained = 0 < len(data) < wanted  # asking again would only cost a system call
         self._is_flooded = len(data) >= RECEIVE_BYTES_MAX
@@ -154,6 +165,7 @@ class SocketLink:
         return True
 
     def _forget(self, sent: int) -> None:
+        self.sent_bytes += sent
         self.pending_bytes -= sent
         if not self.pending_bytes:
             self._pending.clear()

@@ -55,6 +55,14 @@ class TlsLink:
     def pending_bytes(self) -> int:
         return self._plain.pending_bytes
 
+    @property
+    def received_bytes(self) -> int:
+        return self._plain.received_bytes
+
+    @property
+    def sent_bytes(self) -> int:
+        return self._plain.sent_bytes
+
     def send_soon(self, *pieces: Slice) -> None:
         try:
             for piece in pieces:

@@ -73,6 +73,7 @@ from walkeeper.messages import ProposerGreeting
 from walkeeper.services import status
 from walkeeper.services.copy_in import SILENCE_SECONDS_MAX, CopyEnd, CopyReader
 from walkeeper.services.goodbye import GOODBYE_SECONDS_MAX, CaughtUp, Goodbye
+from walkeeper.services.instruments import Instruments
 from walkeeper.services.receive_wal import read_greeting, serve_proposer
 from walkeeper.services.send_wal import RECOVERY_APPLICATION_NAME, send_wal
 from walkeeper.services.sqlstate import FEATURE_NOT_SUPPORTED, SUCCESSFUL_COMPLETION, error_response
@@ -106,16 +107,6 @@ COMMAND_NAMES: Final[Mapping[type[Command], str]] = {
 _SAY_WHOSE_WAL: Final = "connect with options='-c tenant_id=... timeline_id=...'"
 
 log = throttled_logger()
-
-
-class Instruments(Protocol):
-    """Who counts."""
-
-    def query_received(self, command: str) -> None: ...
-
-    def query_finished(self, command: str) -> None: ...
-
-    def refused(self, error: Exception) -> None: ...
 
 
 class Serving(Protocol):
@@ -159,6 +150,7 @@ class Connection:
         Cancellation: an operation that has begun is finished, the rest is dropped.
         """
         with structlog.contextvars.bound_contextvars(connection=self._client.connection):
+            self._instruments.connection_begins(self._link)
             try:
                 await self._serve(is_welcome)
                 await self._linger()
@@ -167,6 +159,7 @@ class Connection:
             except Exception:  # the boundary of a connection
                 log.exception("connection failed unexpectedly")
             finally:
+                self._instruments.connection_ends(self._link)
                 await self._link.aclose()
 
     async def drop(self) -> None:
@@ -212,6 +205,9 @@ class Connection:
     def _take_parameters(self, startup: StartupMessage) -> None:
         self._client = replace(self._client, application_name=startup.parameters.get("application_name"))
         self._options = parse_options(startup.parameters.get("options", ""))
+        self._instruments.connection_identified(
+            self._link, self._client.application_name, self._options.availability_zone
+        )
 
     # -- commands ---------------------------------------------------------------------------------------------
 
@@ -354,6 +350,7 @@ class Connection:
             early=early,
             encode_goodbye=self._encode_goodbye,
             while_serving=self._draining.while_serving,
+            instruments=self._instruments,
         )
         if said and isinstance(said.reason, WalkeeperError):
             self._note(said.reason)
@@ -373,7 +370,9 @@ class Connection:
         source = CopyReader(self._link, self._session, self._reader_seconds_max, self._turnstile)
         said = Goodbye(CopyEnd.GONE)
         with self._draining.while_serving():
-            said = await send_wal(self._link, source, timeline, command, self._client, self._reader_seconds_max)
+            said = await send_wal(
+                self._link, source, timeline, command, self._client, self._reader_seconds_max, self._instruments
+            )
         if isinstance(said.reason, WalkeeperError):
             self._note(said.reason)
         await self._say_goodbye(said)

@@ -38,8 +38,9 @@ from walkeeper.messages import (
 )
 from walkeeper.services.copy_in import SILENCE_SECONDS_MAX, CopyEnd, CopyReader
 from walkeeper.services.goodbye import GOODBYE_SECONDS_MAX, Goodbye
+from walkeeper.services.instruments import Instruments
 from walkeeper.timeline.batch import Gatherer, Received
-from walkeeper.timeline.registry import Client, Receiver, ReceiverStatus
+from walkeeper.timeline.registry import Client, Receiver, ReceiverStatus, Waiting
 from walkeeper.timeline.timeline import Timeline
 
 INBOX_MESSAGES_MAX: Final = 256
@@ -57,7 +58,7 @@ class PinnedBytes:
 
     def __init__(self, bytes_max: int) -> None:
         self._bytes_max = bytes_max
-        self._taken = 0
+        self.taken_bytes = 0
         self._freed = trio.Event()
 
     async def take(self, count: int) -> None:
@@ -71,13 +72,13 @@ class PinnedBytes:
 
     def try_take(self, count: int) -> bool:
         """Take ``count`` if it fits; says whether it did."""
-        if self._taken and self._taken + count > self._bytes_max:
+        if self.taken_bytes and self.taken_bytes + count > self._bytes_max:
             return False
-        self._taken += count
+        self.taken_bytes += count
         return True
 
     def give_back(self, count: int) -> None:
-        self._taken -= count
+        self.taken_bytes -= count
         self._freed.set()
 
 
@@ -123,6 +124,7 @@ async def serve_proposer(
     early: list[memoryview],
     encode_goodbye: Callable[[Goodbye], bytes],
     while_serving: Callable[[], AbstractContextManager[trio.CancelScope]],
+    instruments: Instruments,
 ) -> Goodbye | None:
     """Serve a proposer until it leaves or is sent away; returns the goodbye that was said, None if it just went.
 
@@ -140,11 +142,15 @@ async def serve_proposer(
         with suppress(trio.WouldBlock, trio.ClosedResourceError, trio.BrokenResourceError):
             to_writer.send_nowait(feedback)  # a proposer that is busy hears the next one
 
-    with timeline.registry.receiving(client, tell) as receiver:
+    def waiting() -> Waiting:
+        return Waiting(inbox.statistics().current_buffer_used, pinned.taken_bytes)
+
+    with timeline.registry.receiving(client, tell, waiting) as receiver:
+        acceptance = Acceptance(timeline, receiver, instruments)
         to_acceptor.send_nowait(Received(first, 0))
         async with trio.open_nursery() as nursery:
             nursery.start_soon(read_messages, source, early, version, to_acceptor, pinned, while_serving)
-            nursery.start_soon(accept_messages, timeline, receiver, inbox, writer, to_writer, pinned)
+            nursery.start_soon(accept_messages, acceptance, inbox, writer, to_writer, pinned)
             await writer.write_replies(outbox)
             if writer.said is not None:
                 nursery.cancel_scope.cancel(reason="the proposer was sent away")
@@ -213,8 +219,7 @@ async def _pass_on(
 
 
 async def accept_messages(
-    timeline: Timeline,
-    receiver: Receiver,
+    acceptance: "Acceptance",
     inbox: "trio.MemoryReceiveChannel[Inbox]",
     writer: "ReplyWriter",
     to_writer: "trio.MemorySendChannel[Outbox]",
@@ -224,7 +229,7 @@ async def accept_messages(
     async with inbox, to_writer:
         gatherer = Gatherer(inbox)
         while (received := await gatherer.next_batch()) is not None:
-            reply = await _answer(timeline, receiver, received.message)
+            reply = await acceptance.answer(received.message)
             pinned.give_back(received.pinned_bytes)
             if reply is not None and (unsaid := writer.say_now(reply)) is not None:
                 await _pass_back(unsaid, to_writer)
@@ -239,16 +244,35 @@ async def _pass_back(reply: Outbox, to_writer: "trio.MemorySendChannel[Outbox]")
         await to_writer.send(reply)
 
 
-async def _answer(timeline: Timeline, receiver: Receiver, message: Batch | Goodbye) -> Reply | None:
-    if isinstance(message, Goodbye):
-        return message
-    if isinstance(message, ProposerElected):
-        receiver.status = ReceiverStatus.STREAMING
-    try:
-        reply = await timeline.process(message)
-    except WalkeeperError as error:
-        return Goodbye(error)
-    return timeline.registry.annotate(reply) if isinstance(reply, AppendResponse) else reply
+class Acceptance:
+    """How a timeline answers one proposer."""
+
+    def __init__(self, timeline: Timeline, receiver: Receiver, instruments: Instruments) -> None:
+        self._timeline = timeline
+        self._receiver = receiver
+        self._instruments = instruments
+
+    async def answer(self, message: Batch | Goodbye) -> Reply | None:
+        """Have ``message`` kept; a refusal becomes a goodbye.  Cancellation: as ``Timeline.process``."""
+        if isinstance(message, Goodbye):
+            return message
+        try:
+            if isinstance(message, ProposerElected):
+                reply = await self._follow(message)
+            else:
+                reply = await self._timeline.process(message)
+        except WalkeeperError as error:
+            self._instruments.message_processed(is_accepted=False)
+            return Goodbye(error)
+        self._instruments.message_processed(is_accepted=True)
+        return self._timeline.registry.annotate(reply) if isinstance(reply, AppendResponse) else reply
+
+    async def _follow(self, elected: ProposerElected) -> AcceptorMessage | None:
+        self._receiver.status = ReceiverStatus.STREAMING
+        began = trio.current_time()
+        reply = await self._timeline.process(elected)
+        self._instruments.leader_followed(trio.current_time() - began)
+        return reply
 
 
 class ReplyWriter:

@@ -42,9 +42,10 @@ from walkeeper.formats.xlog import PAGE_BYTES
 from walkeeper.ids import NO_TLI
 from walkeeper.links.link import Link
 from walkeeper.lsn import INVALID_LSN, Lsn, format_lsn
-from walkeeper.messages import Slice
-from walkeeper.services.copy_in import SILENCE_SECONDS_MAX, CopyEnd, CopyReader
+from walkeeper.messages import PageserverFeedback, Slice
+from walkeeper.services.copy_in import CopyEnd, CopyReader
 from walkeeper.services.goodbye import GOODBYE_SECONDS_MAX, CaughtUp, Goodbye
+from walkeeper.services.instruments import Instruments
 from walkeeper.storage.reader import OpenSegment
 from walkeeper.terms import Term
 from walkeeper.timeline.progress import Position
@@ -70,7 +71,8 @@ async def send_wal(
     timeline: Timeline,
     command: StartReplication,
     client: Client,
-    seconds_max: float = SILENCE_SECONDS_MAX,
+    seconds_max: float,
+    instruments: Instruments,
 ) -> Goodbye:
     """Stream WAL until the client leaves, the timeline closes, or an error ends it; returns how it ended.
 
@@ -90,7 +92,7 @@ async def send_wal(
             return Goodbye(error)
         view = view_of(timeline.progress.position, command, client.application_name)
         bounds = Bounds(state.kept.server.wal_seg_size, state.kept.timeline_start_lsn)
-        sender = WalSender(link, timeline, registered, view, bounds, command, seconds_max)
+        sender = WalSender(link, timeline, registered, view, bounds, command, seconds_max, instruments)
         said = await sender.serve(source)
     return said  # noqa: RET504  the block ends early when the timeline closes
 
@@ -239,6 +241,7 @@ class WalSender:
         bounds: Bounds,
         command: StartReplication,
         seconds_max: float,
+        instruments: Instruments,
     ) -> None:
         self._link = link
         self._timeline = timeline
@@ -249,6 +252,7 @@ class WalSender:
         self._command = command
         self._next_lsn = command.start_lsn
         self._seconds_max = seconds_max
+        self._instruments = instruments
         self._ask_at = self._may_be_silent_until()
         self._buffer = bytearray(view.stretch_bytes_max)
         self._segment: OpenSegment | None = None
@@ -390,6 +394,8 @@ class WalSender:
                 self._ask_at = self._may_be_silent_until()
                 for payload in payloads:
                     if message := parse_standby_message(payload):
+                        if isinstance(message, PageserverFeedback):
+                            self._instruments.pageserver_reported()
                         self._timeline.registry.record(self._registered, message)
         except PeerError as error:
             return error

@@ -12,6 +12,7 @@ Does not decide anything and does not know records: order and content of effects
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, assert_never
 
@@ -24,7 +25,7 @@ from walkeeper.acceptor.effects import (
     TruncateWal,
     WriteWal,
 )
-from walkeeper.errors import DurabilityLost, WalNotAvailable
+from walkeeper.errors import DurabilityLost, StorageError, WalNotAvailable
 from walkeeper.formats.control_file import ControlFile, encode_control_file
 from walkeeper.formats.xlog import first_segment_headers
 from walkeeper.ids import NO_TLI
@@ -45,6 +46,21 @@ from walkeeper.storage.wal import Observe, Wal, observed, unobserved
 SMALL_WRITE_BYTES_MAX: Final = 32 * 1024
 """The commits of some dozens of clients.  Syncing that takes hardly longer than syncing a single one, and whoever streams
 more at once gains more from receiving while the disk works."""
+
+FAILED: Final = "failed"
+"""What observers call an effect that failed, whichever it was."""
+
+
+@dataclass(slots=True)
+class StoreStatistics:
+    """What a store has done with WAL since the start, in bytes and seconds.
+
+    Changed by the thread that has the timeline's lock; who looks without it sees what was true a moment ago.
+    """
+
+    written_bytes: int = 0
+    written_seconds: float = 0.0
+    flushed_seconds: float = 0.0
 
 
 def write_control_file(disk: Disk, directory: Path, control_file: ControlFile) -> None:
@@ -68,14 +84,15 @@ def write_new_timeline(disk: Disk, directory: Path, control_file: ControlFile) -
 class TimelineStore:
     """The files of one timeline in ``directory``.  ``recover`` comes first, and again after an error.
 
-    ``observe`` hears of write_wal, flush_wal, persist_control_file, initialize_segment, initialize_first_segment
-    and truncate_wal: name, seconds, bytes.
+    ``observe`` hears of write_wal, flush_wal, persist_control_file, initialize_segment, initialize_first_segment,
+    truncate_wal and remove_segment: name, seconds, bytes; and of effects that failed, as ``FAILED``.
     """
 
     def __init__(self, disk: Disk, directory: Path, *, observe: Observe = unobserved) -> None:
         self._disk = disk
         self._directory = directory
-        self._observe = observe
+        self._tell = observe
+        self.statistics = StoreStatistics()
         self._control_file: ControlFile | None = None
         self._wal: Wal | None = None
         self._tli = NO_TLI
@@ -108,9 +125,20 @@ class TimelineStore:
             raise self._lost
         try:
             self._perform(effect)
-        except DurabilityLost as lost:
-            self._lost = lost
+        except StorageError as error:
+            self._tell(FAILED, 0.0, 0)
+            if isinstance(error, DurabilityLost):
+                self._lost = error
             raise
+
+    def _observe(self, operation: str, seconds: float, size_bytes: int) -> None:
+        statistics = self.statistics
+        if operation == "write_wal":
+            statistics.written_bytes += size_bytes
+            statistics.written_seconds += seconds
+        elif operation == "flush_wal":
+            statistics.flushed_seconds += seconds
+        self._tell(operation, seconds, size_bytes)
 
     def _perform(self, effect: Effect) -> None:
         control_file, wal = self._opened()

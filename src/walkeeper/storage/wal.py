@@ -44,6 +44,9 @@ SEGMENT_BEING_MADE: Final = "waltmp"
 BULK_BYTES_PER_SECOND: Final = 64 * 1024 * 1024
 """WAL that comes faster is a load or a catch-up, not commits: the disk's bandwidth is worth more than latency."""
 
+REMOVE_SEGMENT: Final = "remove_segment"
+"""What observers call the removal of one segment."""
+
 Observe = Callable[[str, float, int], None]
 """Told about each operation that succeeded: its name, seconds, bytes."""
 
@@ -274,7 +277,8 @@ class Wal:
     def _remove(self, present: Sequence[Segment], first_segno: int) -> None:
         for segment in reversed(present):
             if segment.segno >= first_segno:
-                self._disk.unlink(segment.path)
+                with observed(self._observe, REMOVE_SEGMENT, self._segment_bytes):
+                    self._disk.unlink(segment.path)
 
     def _complete_before(self, present: Sequence[Segment], lsn: Lsn) -> None:
         """Give the segments before that of ``lsn`` their final names.

@@ -41,13 +41,13 @@ def directory_of(ttid: TenantTimelineId) -> Path:
 
 
 class Uncounted:
-    """``services.connection.Instruments`` that count nothing."""
+    """Instruments that count nothing."""
 
-    def query_received(self, command: str) -> None: ...
+    def _hear(self, *what: object, **how: object) -> None: ...
 
-    def query_finished(self, command: str) -> None: ...
-
-    def refused(self, error: Exception) -> None: ...
+    connection_begins = connection_identified = connection_ends = _hear
+    query_received = query_finished = refused = _hear
+    message_processed = leader_followed = pageserver_reported = _hear
 
 
 class KeeperMachine:

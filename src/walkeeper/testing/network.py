@@ -148,6 +148,8 @@ class MemoryLink:
         self.overhear: Overhear = _not_overheard
         self._pending = bytearray()
         self._is_ended = False
+        self.received_bytes = 0
+        self.sent_bytes = 0
 
     @property
     def here(self) -> "Host":
@@ -159,7 +161,9 @@ class MemoryLink:
 
     def try_receive(self, bytes_max: int = FLOOD_BYTES_MAX) -> bytes | None:
         self._require_open()
-        return self.incoming.try_take(bytes_max)
+        data = self.incoming.try_take(bytes_max)
+        self.received_bytes += len(data or b"")
+        return data
 
     async def receive(self, bytes_max: int = FLOOD_BYTES_MAX) -> bytes:
         self._require_open()
@@ -185,6 +189,7 @@ class MemoryLink:
             size = min(self.outgoing.free_bytes, SEGMENT_BYTES_MAX, len(self._pending))
             self.outgoing.send(bytes(self._pending[:size]))
             del self._pending[:size]
+            self.sent_bytes += size
 
     async def wait_sent(self) -> None:
         await trio.lowlevel.checkpoint()

@@ -43,6 +43,14 @@ class Client:
     application_name: str | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """What waits at a proposer's connection: messages for the disk, and the receive buffers that are held for it."""
+
+    messages: int = 0
+    pinned_bytes: int = 0
+
+
 @dataclass(slots=True, eq=False)
 class Receiver:
     """A connected proposer.  ``tell`` hands it a pageserver's feedback; it must not wait or raise."""
@@ -50,6 +58,7 @@ class Receiver:
     client: Client
     scope: trio.CancelScope
     tell: Callable[[PageserverFeedback], None]
+    waiting: Callable[[], Waiting] = Waiting
     status: ReceiverStatus = ReceiverStatus.VOTING
 
 
@@ -85,15 +94,24 @@ class Registry:
         """What the standbys that are connected still need to see."""
         self.remote_consistent_lsn = INVALID_LSN
         """The highest that a pageserver has reported."""
+        self.pageserver: PageserverFeedback | None = None
+        """The last report of a pageserver."""
+        self.pageserver_reports = 0
+        self.is_corruption_reported = False
         self._receivers: list[Receiver] = []
         self._senders: list[Sender] = []
         self._is_closed = False
 
     @contextmanager
-    def receiving(self, client: Client, tell: Callable[[PageserverFeedback], None]) -> Iterator[Receiver]:
+    def receiving(
+        self,
+        client: Client,
+        tell: Callable[[PageserverFeedback], None],
+        waiting: Callable[[], Waiting] = Waiting,
+    ) -> Iterator[Receiver]:
         """Register a proposer; the block is cancelled when the timeline closes."""
         with self._scope() as scope:
-            receiver = Receiver(client, scope, tell)
+            receiver = Receiver(client, scope, tell, waiting)
             self._receivers.append(receiver)
             try:
                 yield receiver
@@ -134,6 +152,8 @@ class Registry:
                 sender.pageserver, sender.status, sender.hot_standby = message, None, None
                 if needed:
                     self._merge()
+                self.pageserver, self.pageserver_reports = message, self.pageserver_reports + 1
+                self.is_corruption_reported |= message.corruption_detected
                 self.remote_consistent_lsn = max(self.remote_consistent_lsn, message.remote_consistent_lsn)
                 for receiver in self._receivers:
                     receiver.tell(message)

@@ -32,10 +32,10 @@ from walkeeper.errors import (
 )
 from walkeeper.ids import NodeId, TenantTimelineId
 from walkeeper.lsn import INVALID_LSN, Lsn
-from walkeeper.messages import AcceptorMessage, Batch
+from walkeeper.messages import AcceptorMessage, Batch, PageserverFeedback
 from walkeeper.storage.offload import Brief, Offload
 from walkeeper.storage.reader import OpenSegment
-from walkeeper.storage.store import TimelineStore
+from walkeeper.storage.store import StoreStatistics, TimelineStore
 from walkeeper.timeline.progress import Position, Progress
 from walkeeper.timeline.registry import Receiver, Registry, Sender
 
@@ -77,13 +77,20 @@ class Fuse:
 
 @dataclass(frozen=True, slots=True)
 class TimelineStatistics:
-    """A look at a timeline, taken without its lock.  ``state`` is None while it cannot be used."""
+    """A look at a timeline, taken without its lock.  ``state`` is None while it cannot be used.
+
+    ``pageserver``: the last report of one; ``pageserver_reports``: how many there were since the start.
+    """
 
     ttid: TenantTimelineId
     state: AcceptorState | None
     receivers: tuple[Receiver, ...]
     senders: tuple[Sender, ...]
     blown_by: BaseException | None
+    storage: StoreStatistics
+    pageserver: PageserverFeedback | None = None
+    pageserver_reports: int = 0
+    is_corruption_reported: bool = False
 
 
 class Timeline:
@@ -285,4 +292,8 @@ class Timeline:
             self.registry.receivers(),
             self.registry.senders(),
             self._fuse.blown_by,
+            self._store.statistics,
+            self.registry.pageserver,
+            self.registry.pageserver_reports,
+            self.registry.is_corruption_reported,
         )

@@ -1,73 +1,19 @@
 """Metrics: Neon's names, and series that end with what they are about."""
 
 from collections.abc import Sequence
-from dataclasses import replace
-from typing import cast
 
 import httpx2
+import pytest
 import trio
 from starlette.applications import Starlette
 
-from walkeeper.acceptor.state import AcceptorState, new_control_file
+from shown_metrics import LABELS, Peer, ShownTimelines, a_shut_timeline, an_open_timeline, watching
+from walkeeper.control.instruments import NAME_CHARACTERS_MAX, NAMES_MAX
 from walkeeper.control.metrics import SAMPLES_PER_TURN_MAX, Metrics, render
 from walkeeper.errors import Malformed
-from walkeeper.ids import NO_TLI, TenantId, TenantTimelineId, TimelineId
-from walkeeper.lsn import Lsn
-from walkeeper.membership import NO_CONFIGURATION
-from walkeeper.messages import ServerInfo
-from walkeeper.timeline.registry import Client, Receiver
-from walkeeper.timeline.timeline import TimelineStatistics
-from walkeeper.timeline.timelines import Timelines
-
-TTID = TenantTimelineId(TenantId(b"t" * 16), TimelineId(b"l" * 16))
-LABELS = f'{{tenant_id="{TTID.tenant_id}",timeline_id="{TTID.timeline_id}"}}'
-SERVER = ServerInfo(pg_version=160_002, system_id=7, wal_seg_size=16 * 1024 * 1024)
-
-
-def a_receiver() -> Receiver:
-    return Receiver(Client(1), trio.CancelScope(), lambda _feedback: None)
-
-
-def an_open_timeline() -> TimelineStatistics:
-    kept = new_control_file(
-        TTID, SERVER, (0, 0), configuration=NO_CONFIGURATION, start_lsn=Lsn(0x800), commit_lsn=Lsn(0x800)
-    )
-    state = AcceptorState.recovered(replace(kept, commit_lsn=Lsn(0x1000)), Lsn(0), NO_TLI, is_whole=True)
-    return TimelineStatistics(TTID, state, (a_receiver(),), (), None)
-
-
-def a_shut_timeline() -> TimelineStatistics:
-    return TimelineStatistics(TTID, None, (), (), Malformed("x"))
-
-
-class Shown:
-    """A timeline that can only be looked at."""
-
-    def __init__(self, statistics: TimelineStatistics) -> None:
-        self._statistics = statistics
-
-    def statistics(self) -> TimelineStatistics:
-        return self._statistics
-
-
-class ShownTimelines:
-    """What a scrape asks of ``Timelines``."""
-
-    def __init__(self, *statistics: TimelineStatistics, shut: int = 0) -> None:
-        self.shown = [Shown(each) for each in statistics]
-        self._shut = shut
-
-    def all(self) -> list[Shown]:
-        return self.shown
-
-    def shut(self) -> dict[int, Exception]:
-        return {number: Malformed("x") for number in range(self._shut)}
-
-
-def watching(timelines: ShownTimelines) -> Metrics:
-    metrics = Metrics("0")
-    metrics.watch(cast("Timelines", timelines))
-    return metrics
+from walkeeper.storage.store import FAILED
+from walkeeper.storage.wal import REMOVE_SEGMENT
+from walkeeper.timeline.registry import Client, Waiting
 
 
 async def scraped(metrics: Metrics) -> Sequence[str]:
@@ -153,10 +99,105 @@ async def test_what_the_process_uses_is_shown() -> None:
     }  # fmt: skip
 
 
-async def test_nothing_is_shown_that_neons_do_not_have_for_every_counter() -> None:
+async def test_what_pageservers_report_and_what_the_disk_took_is_shown_for_each_timeline() -> None:
+    lines = await scraped(watching(ShownTimelines(an_open_timeline())))
+    assert f"safekeeper_ps_last_received_lsn{LABELS} 2304.0" in lines
+    assert f"safekeeper_feedback_last_time_seconds{LABELS} 9.466848015e+08" in lines
+    assert f"safekeeper_ps_feedback_count_total{LABELS} 3.0" in lines
+    assert f"safekeeper_ps_corruption_detected{LABELS} 1.0" in lines
+    assert f"safekeeper_written_wal_bytes_total{LABELS} 8192.0" in lines
+    assert f"safekeeper_written_wal_seconds_total{LABELS} 0.5" in lines
+    assert f"safekeeper_flushed_wal_seconds_total{LABELS} 2.5" in lines
+
+
+async def test_a_timeline_without_pageservers_shows_that_there_was_no_report() -> None:
+    lines = await scraped(watching(ShownTimelines(a_shut_timeline())))
+    assert f"safekeeper_ps_last_received_lsn{LABELS} 0.0" in lines
+    assert f"safekeeper_feedback_last_time_seconds{LABELS} 9.466848e+08" in lines
+
+
+async def test_what_waits_for_the_disk_is_added_up_over_all_writers() -> None:
+    timelines = [an_open_timeline(waiting=Waiting(3, 700)), an_open_timeline(waiting=Waiting(1, 50))]
+    lines = await scraped(watching(ShownTimelines(*timelines)))
+    assert "safekeeper_wal_receiver_queue_depth_total 4.0" in lines
+    assert "safekeeper_wal_receiver_queue_size_total 750.0" in lines
+
+
+async def test_a_look_at_the_queues_counts_each_writer() -> None:
+    timelines = ShownTimelines(a_shut_timeline())
+    metrics = watching(timelines)
+    registry = timelines.shown[0].registry
+    with registry.receiving(Client(1), print), registry.receiving(Client(2), print, lambda: Waiting(5, 0)):
+        metrics.look_at_queues()
+    lines = await scraped(metrics)
+    assert 'safekeeper_wal_receiver_queue_depth_bucket{le="0.0"} 1.0' in lines
+    assert 'safekeeper_wal_receiver_queue_depth_bucket{le="4.0"} 1.0' in lines
+    assert 'safekeeper_wal_receiver_queue_depth_bucket{le="8.0"} 2.0' in lines
+
+
+def test_there_are_no_queues_to_look_at_before_there_are_timelines() -> None:
     metrics = Metrics("0")
-    metrics.storage_operation("flush_wal", 0.1, 0)
-    assert not [line for line in await scraped(metrics) if "_created" in line]
+    metrics.look_at_queues()
+    assert metrics.registry.get_sample_value("safekeeper_wal_receiver_queue_depth_count") == 0
+
+
+async def test_readers_are_counted_by_their_names() -> None:
+    lines = await scraped(watching(ShownTimelines(an_open_timeline(readers=["a", "b", "a", None]))))
+    assert 'safekeeper_wal_readers{kind="future",target="a"} 2.0' in lines
+    assert 'safekeeper_wal_readers{kind="future",target="b"} 1.0' in lines
+    assert 'safekeeper_wal_readers{kind="future",target="unknown"} 1.0' in lines
+
+
+async def test_however_many_names_clients_make_up_the_series_are_few() -> None:
+    metrics = watching(ShownTimelines(an_open_timeline(readers=[f"reader {n}" for n in range(3 * NAMES_MAX)])))
+    for number in range(3 * NAMES_MAX):
+        peer = Peer(1, 1)
+        metrics.connection_begins(peer)
+        metrics.connection_identified(peer, "x" * number * 10, f"zone {number}")
+        metrics.connection_ends(peer)
+    lines = await scraped(metrics)
+    assert len([line for line in lines if line.startswith("safekeeper_wal_readers{")]) == NAMES_MAX + 1
+    assert len([line for line in lines if line.startswith("safekeeper_pg_io_bytes_total{")]) <= 4 * (NAMES_MAX + 2)
+    assert max(map(len, lines)) < NAME_CHARACTERS_MAX + 200
+
+
+@pytest.mark.parametrize(("zone", "same"), [("a", "true"), ("b", "false"), (None, "unknown")])
+async def test_the_bytes_of_a_connection_are_those_of_whoever_is_there(zone: str | None, same: str) -> None:
+    """Live ones and those that have ended; without a name before they say it."""
+    metrics = Metrics("0", "a")
+    gone, there, stranger = Peer(), Peer(), Peer()
+    for peer in (gone, there, stranger):
+        metrics.connection_begins(peer)
+    for peer in (gone, there):
+        metrics.connection_identified(peer, "walreceiver", zone)
+    gone.received_bytes, there.received_bytes, there.sent_bytes, stranger.sent_bytes = 100, 20, 3, 7
+    metrics.connection_ends(gone)
+    value = metrics.registry.get_sample_value
+    labels = {"client_az": zone or "unknown", "sk_az": "a", "app_name": "walreceiver", "same_az": same}
+    assert value("safekeeper_pg_io_bytes_total", labels | {"dir": "read"}) == 120
+    assert value("safekeeper_pg_io_bytes_total", labels | {"dir": "write"}) == 3
+    labels = {"client_az": "unknown", "sk_az": "a", "app_name": "unknown", "same_az": "unknown"}
+    assert value("safekeeper_pg_io_bytes_total", labels | {"dir": "write"}) == 7
+
+
+async def test_failures_removals_messages_and_connections_are_counted() -> None:
+    metrics = Metrics("0")
+    metrics.storage_operation(FAILED, 0.0, 0)
+    metrics.storage_operation(REMOVE_SEGMENT, 0.1, 1)
+    metrics.message_processed(is_accepted=True)
+    metrics.message_processed(is_accepted=False)
+    metrics.message_processed(is_accepted=False)
+    metrics.leader_followed(0.2)
+    metrics.pageserver_reported()
+    metrics.http_connection_begins()
+    lines = await scraped(metrics)
+    assert "safekeeper_wal_disk_io_errors 1.0" in lines
+    assert "safekeeper_removed_wal_segments_total 1.0" in lines
+    assert 'safekeeper_proposer_acceptor_messages_total{outcome="success"} 1.0' in lines
+    assert 'safekeeper_proposer_acceptor_messages_total{outcome="error"} 2.0' in lines
+    assert 'safekeeper_misc_operation_seconds_sum{operation="handle_elected"} 0.2' in lines
+    assert "safekeeper_received_ps_feedbacks_total 1.0" in lines
+    assert 'http_server_connection_started_total{scheme="http"} 1.0' in lines
 
 
 async def test_two_keepers_in_one_process_count_apart() -> None:

@@ -69,6 +69,16 @@ async def test_requests_are_answered_while_the_block_runs_and_not_after(sock: so
             await client.get(here)
 
 
+async def test_every_connection_is_counted(sock: socket.socket) -> None:
+    counted: list[None] = []
+    async with serving_http(APP, sock, lambda: counted.append(None)):
+        for _ in range(2):
+            async with httpx2.AsyncClient() as client:
+                await client.get(url(sock))
+                await client.get(url(sock))
+    assert len(counted) == 2
+
+
 async def test_a_failure_of_the_block_comes_out_of_it(sock: socket.socket) -> None:
     with pytest.RaisesGroup(ZeroDivisionError, flatten_subgroups=True):
         async with serving_http(APP, sock):

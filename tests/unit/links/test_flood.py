@@ -34,7 +34,7 @@ LIMIT_SECONDS = 1.0
 class Flood:
     """A link on which ``first`` arrives, and then ``more`` for ever, in receives of the largest size."""
 
-    pending_bytes = 0
+    pending_bytes = received_bytes = sent_bytes = 0
 
     def __init__(self, clock: MockClock, *first: BackendMessage, more: Callable[[int], BackendMessage]) -> None:
         self._clock = clock

@@ -54,6 +54,16 @@ async def receive_all(link: Link) -> bytes:
 # -- the contract --------------------------------------------------------------------------------------------
 
 
+async def test_bytes_are_counted_on_both_sides(pair: Pair) -> None:
+    ours, theirs = pair
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(send_all, ours, b"hello, ", b"world")
+        assert await theirs.receive(7) == b"hello, "
+        assert await theirs.receive() == b"world"
+    assert (ours.sent_bytes, theirs.received_bytes) == (12, 12)
+    assert (ours.received_bytes, theirs.sent_bytes) == (0, 0)
+
+
 async def test_what_is_sent_is_received_however_much_it_is(pair: Pair) -> None:
     ours, theirs = pair
     received = b""

@@ -329,3 +329,20 @@ async def test_a_keeper_tells_whether_it_is_whole() -> None:
         await timeline.process(leader.next_run(commit=leader.wal.lsn))
         assert await scene.show("walkeeper_standing") == "whole"
         assert json.loads(await scene.show("walkeeper_status") or "")["is_whole"] is True
+
+
+async def test_bytes_are_counted_for_whoever_said_who_it_is(autojump_clock: MockClock) -> None:
+    async with serving() as scene:
+        options = encode_options(TTID) + " -c availability_zone=a"
+        await scene.client.send(StartupMessage({"user": "u", "options": options, "application_name": "app"}))
+        while not isinstance(await scene.client.next_message(), ReadyForQuery):
+            pass
+        labels = {"client_az": "a", "sk_az": "unknown", "app_name": "app", "same_az": "unknown"}
+        value = scene.metrics.registry.get_sample_value
+        read, written = (
+            value("safekeeper_pg_io_bytes_total", labels | {"dir": direction}) for direction in ("read", "write")
+        )
+        assert read is not None and read > 0
+        assert written is not None and written > 0
+        await scene.show("walkeeper_node_id")
+    assert (value("safekeeper_pg_io_bytes_total", labels | {"dir": "read"}) or 0) > read

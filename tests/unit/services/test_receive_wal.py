@@ -42,7 +42,7 @@ from walkeeper.services.receive_wal import (
 from walkeeper.terms import Term
 from walkeeper.timeline.batch import BATCH_BYTES_MAX
 from walkeeper.timeline.registry import Client as ServedClient
-from walkeeper.timeline.registry import ReceiverStatus
+from walkeeper.timeline.registry import ReceiverStatus, Waiting
 
 SLACK_SECONDS = SILENCE_SLACK * SILENCE_SECONDS_MAX
 
@@ -76,6 +76,46 @@ async def test_messages_that_come_with_the_greeting_are_not_lost(
     assert isinstance(await proposer.hear(), AcceptorGreeting)
     assert isinstance(await proposer.hear(), VoteResponse)
     assert (await proposer.hear_append()).flush_lsn == append.end_lsn
+
+
+async def test_messages_are_counted_by_how_they_end(keeper: Keeper, autojump_clock: MockClock) -> None:
+    proposer = keeper.connect()
+    await proposer.be_elected()
+    await proposer.say(proposer.next_append())
+    await proposer.hear_append()
+    proposer.wal.record(b"lost")
+    await proposer.say(proposer.next_append())
+    await proposer.has_ended.wait()
+    counted = keeper.instruments.registry.get_sample_value
+    name = "safekeeper_proposer_acceptor_messages_total"
+    assert counted(name, {"outcome": "success"}) == 4  # a greeting, a vote, an election, an append
+    assert counted(name, {"outcome": "error"}) == 1
+
+
+async def test_how_long_it_took_to_follow_a_leader_is_measured(keeper: Keeper, autojump_clock: MockClock) -> None:
+    proposer = keeper.connect()
+    keeper.disk.seconds = 2.0
+    await proposer.be_elected()
+    await proposer.say(proposer.heartbeat())
+    await proposer.hear_append()
+    labels = {"operation": "handle_elected"}
+    measured = keeper.instruments.registry.get_sample_value
+    assert measured("safekeeper_misc_operation_seconds_sum", labels) == pytest.approx(2.0)
+
+
+async def test_what_waits_for_the_disk_can_be_seen(keeper: Keeper, autojump_clock: MockClock) -> None:
+    proposer = keeper.connect()
+    await proposer.be_elected()
+    (receiver,) = keeper.timeline.registry.receivers()
+    assert receiver.waiting() == Waiting()
+    keeper.disk.seconds = 2.0
+    for _ in range(3):
+        await proposer.say(proposer.next_append())
+        await wait_all_tasks_blocked()
+    waiting = receiver.waiting()
+    assert waiting.messages == 2  # and one is being written
+    assert waiting.pinned_bytes > 3 * 500
+    await proposer.hear_flushed(proposer.wal.lsn)
 
 
 async def test_what_standbys_need_comes_with_the_answers(keeper: Keeper, autojump_clock: MockClock) -> None:

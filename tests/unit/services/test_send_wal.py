@@ -492,6 +492,7 @@ async def test_a_pageserver_is_kept_while_somebody_writes(stage: Stage, autojump
         for _ in range(3):
             await hear_keepalive(client)
         assert client.said is None
+    assert client.metrics.registry.get_sample_value("safekeeper_received_ps_feedbacks_total") == 1
 
 
 async def test_a_reader_for_a_term_is_not_sent_away(stage: Stage, autojump_clock: MockClock) -> None:

@@ -32,8 +32,8 @@ from walkeeper.formats.segments import next_segment_start
 from walkeeper.formats.xlog import first_segment_headers
 from walkeeper.lsn import Lsn
 from walkeeper.storage.disk import OsDisk
-from walkeeper.storage.store import SMALL_WRITE_BYTES_MAX, TimelineStore
-from walkeeper.storage.wal import partial, segment_path
+from walkeeper.storage.store import FAILED, SMALL_WRITE_BYTES_MAX, TimelineStore
+from walkeeper.storage.wal import REMOVE_SEGMENT, partial, segment_path
 from walkeeper.terms import Term
 from walkeeper.testing.memory_disk import Fault, MemoryDisk
 
@@ -145,7 +145,7 @@ def test_everything_is_observed_with_its_size(disk: MemoryDisk) -> None:
     assert ("initialize_segment", SEGMENT) in seen
 
 
-def test_an_operation_that_fails_is_not_observed(disk: MemoryDisk) -> None:
+def test_an_operation_that_fails_is_observed_as_a_failure_and_nothing_else(disk: MemoryDisk) -> None:
     control_file = new_timeline(disk)
     seen: list[object] = []
     store = TimelineStore(disk, DIRECTORY, observe=lambda *what: seen.append(what))
@@ -153,7 +153,26 @@ def test_an_operation_that_fails_is_not_observed(disk: MemoryDisk) -> None:
     disk.faults[disk.operations] = Fault.NO_SPACE
     with pytest.raises(DiskFull):
         store.perform(KeepControlFile(control_file))
-    assert seen == []
+    assert seen == [(FAILED, 0.0, 0)]
+
+
+def test_segments_that_a_truncation_removes_are_observed_one_by_one(disk: MemoryDisk, keeper: Keeper) -> None:
+    seen: list[str] = []
+    keeper.elect(START, keeper.recover().tli)
+    keeper.append(new_wal(START, 3 * SEGMENT, fill=0x12))
+    store = TimelineStore(disk, DIRECTORY, observe=lambda operation, *_: seen.append(operation))
+    store.recover()
+    store.perform(TruncateWal(START, TLI))
+    assert seen.count(REMOVE_SEGMENT) == 3
+
+
+def test_a_store_knows_how_much_it_has_written_and_how_long_that_took(keeper: Keeper) -> None:
+    keeper.elect(START, keeper.recover().tli)
+    keeper.append(new_wal(START, 100_000, fill=0x12))
+    statistics = keeper.store.statistics
+    assert statistics.written_bytes == len(keeper.ledger.wal)
+    assert statistics.written_seconds > 0
+    assert statistics.flushed_seconds > 0
 
 
 def test_a_spare_is_made_when_it_is_wanted(disk: MemoryDisk, keeper: Keeper) -> None:

@@ -102,3 +102,15 @@ async def test_whoever_comes_after_the_end_is_cancelled_at_once() -> None:
             await trio.lowlevel.checkpoint()
             let_in.append(sender)
     assert not let_in
+
+
+async def test_the_last_report_of_a_pageserver_is_remembered_and_a_corruption_for_ever() -> None:
+    with Office() as office:
+        with office.registry.sending(Client(9)) as sender:
+            office.registry.record(sender, PageserverFeedback(corruption_detected=True))
+            last = PageserverFeedback(last_received_lsn=Lsn(70))
+            office.registry.record(sender, last)
+            office.registry.record(sender, STATUS)
+        assert office.registry.pageserver == last
+        assert office.registry.pageserver_reports == 2
+        assert office.registry.is_corruption_reported

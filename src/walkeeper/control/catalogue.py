@@ -1,0 +1,351 @@
+"""Every metric that a keeper shows: its name, type, labels and unit, what it means, and what to do with it.
+
+This is the only list.  Instruments and collectors take name, type, labels and HELP text from here, docs/metrics.md is
+made of it, and a test holds what a scrape shows against it.  Names that begin with ``walkeeper_`` are ours, all others
+are Neon's, with Neon's types and labels, so that its dashboards and alerts work unchanged.
+
+Does not measure anything.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final, Literal
+
+Kind = Literal["counter", "gauge", "histogram", "unknown"]
+
+TIMELINE: Final = ("tenant_id", "timeline_id")
+"""The labels of whatever is about one timeline: such series vanish with it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Declared:
+    """One metric.  ``kind``: ``unknown`` stands for counters whose name does not end in ``_total``, which Prometheus's
+    text format has no type for.  ``is_alert``: docs/operations.md says what to do when it rises."""
+
+    name: str
+    kind: Kind
+    unit: str
+    meaning: str
+    advice: str
+    labels: tuple[str, ...] = ()
+    is_alert: bool = False
+
+
+STORAGE: Final = (
+    Declared(
+        "safekeeper_write_wal_bytes", "histogram", "bytes",
+        "WAL in one write, which is what shares one sync",
+        "Commits of many writers gather here when the disk is slow; compare with `walkeeper_batch_appends`.",
+    ),
+    Declared(
+        "safekeeper_write_wal_seconds", "histogram", "seconds",
+        "Time of a write of WAL into the page cache",
+        "Above some milliseconds the kernel is short of memory, or is writing back what a slow disk owes it.",
+    ),
+    Declared(
+        "safekeeper_flush_wal_seconds", "histogram", "seconds",
+        "Time of an fsync of WAL",
+        "What the disk costs each commit: alert on a 99th percentile of some times the usual one, and move to a quicker disk"
+        " when it stays.",
+        is_alert=True,
+    ),
+    Declared(
+        "safekeeper_persist_control_file_seconds", "histogram", "seconds",
+        "Time to save a control file: two fsyncs and a rename",
+        "Elections take that long on this keeper; look at the disk as for `safekeeper_flush_wal_seconds`.",
+    ),
+    Declared(
+        "safekeeper_wal_storage_operation_seconds", "histogram", "seconds",
+        "Time of an operation on segment files: initialize_segment, initialize_first_segment, truncate_wal",
+        "Commits wait for initialize_segment; when it takes long the next segment was not made in time.",
+        ("operation",),
+    ),
+    Declared(
+        "safekeeper_removed_wal_segments_total", "counter", "segments",
+        "Segments removed here",
+        "Only truncations remove segments so far, after an election that found WAL which nobody had committed.",
+    ),
+    Declared(
+        "safekeeper_wal_disk_io_errors", "unknown", "errors",
+        "Operations on WAL and control files that failed, a full disk included",
+        "Any is worth a look at the log and at the disk.",
+        is_alert=True,
+    ),
+)  # fmt: skip
+
+CONNECTIONS: Final = (
+    Declared(
+        "safekeeper_pg_io_bytes_total", "counter", "bytes",
+        "Bytes on the PostgreSQL port, by who is at the other end",
+        "Shows who reads and writes how much, and what crosses availability zones; of many names the later ones are `other`.",
+        ("client_az", "sk_az", "app_name", "dir", "same_az"),
+    ),
+    Declared(
+        "safekeeper_pg_queries_received_total", "counter", "commands",
+        "Commands begun on the PostgreSQL port",
+        "START_WAL_PUSH that comes again and again is a writer that is sent away each time: see `walkeeper_refusals_total`.",
+        ("query",),
+    ),
+    Declared(
+        "safekeeper_pg_queries_finished_total", "counter", "commands",
+        "Commands ended on the PostgreSQL port",
+        "Received less finished are running.",
+        ("query",),
+    ),
+    Declared(
+        "safekeeper_proposer_acceptor_messages_total", "counter", "messages",
+        "Messages of writers that were processed; appends that share a sync count once",
+        "Errors are refusals: `walkeeper_refusals_total` says of what.",
+        ("outcome",),
+    ),
+    Declared(
+        "safekeeper_misc_operation_seconds", "histogram", "seconds",
+        "Time of handle_elected: following a new leader, with its truncation",
+        "Part of how long commits wait after a change of leader.",
+        ("operation",),
+    ),
+    Declared(
+        "safekeeper_received_ps_feedbacks_total", "counter", "messages",
+        "Reports of pageservers",
+        "Standing still while pageservers are connected, they are stuck.",
+    ),
+    Declared(
+        "safekeeper_wal_receivers", "gauge", "connections",
+        "Connected writers of all timelines",
+        "As many as there are databases that write here.",
+    ),
+    Declared(
+        "safekeeper_wal_readers", "gauge", "connections",
+        "Readers that are sent WAL, by application name",
+        "A standby that is missing here is not connected; of many names the later ones are `other`.",
+        ("kind", "target"),
+    ),
+    Declared(
+        "safekeeper_wal_receiver_queue_depth", "histogram", "messages",
+        "How many messages of one writer wait for the disk, looked at every 5 s",
+        "Mostly 0; at 256 the disk is slower than the writer, and its TCP window closes.",
+    ),
+    Declared(
+        "safekeeper_wal_receiver_queue_depth_total", "gauge", "messages",
+        "Messages of all writers that wait for the disk",
+        "As above, of all of them, now.",
+    ),
+    Declared(
+        "safekeeper_wal_receiver_queue_size_total", "gauge", "bytes",
+        "Receive buffers of all writers that are held until the disk has them",
+        "At most 16 MiB for each writer; it is memory that this process needs.",
+    ),
+    Declared(
+        "http_server_connection_started_total", "counter", "connections",
+        "HTTP connections accepted",
+        "A rate far above that of probes and scrapes is somebody else.",
+        ("scheme",),
+    ),
+)  # fmt: skip
+
+TIMELINES: Final = (
+    Declared(
+        "safekeeper_commit_lsn", "gauge", "LSN",
+        "Up to where WAL is known to be on a quorum",
+        "Not moving while the database writes, commits wait: `walkeeper status` says for whom.",
+        TIMELINE, is_alert=True,
+    ),
+    Declared(
+        "safekeeper_flush_lsn", "gauge", "LSN",
+        "Up to where WAL is durable here",
+        "Less than that of the other keepers by ever more, this one falls behind: look at its disk and network.",
+        TIMELINE, is_alert=True,
+    ),
+    Declared(
+        "safekeeper_backup_lsn", "gauge", "LSN",
+        "Up to where WAL is said to be in remote storage",
+        "Nothing here uploads WAL yet; it moves only where another keeper of Neon's said so before.",
+        TIMELINE,
+    ),
+    Declared(
+        "safekeeper_epoch_start_lsn", "gauge", "LSN",
+        "Where the term of the present leader starts; 0 if there was none since the start",
+        "A commit LSN below it means that this leader has not committed anything yet.",
+        TIMELINE,
+    ),
+    Declared(
+        "safekeeper_peer_horizon_lsn", "gauge", "LSN",
+        "Up to where every keeper has the WAL, as the leader said",
+        "Standing still, one keeper of the quorum is missing: find out which, since the next loss costs the majority.",
+        TIMELINE, is_alert=True,
+    ),
+    Declared(
+        "safekeeper_remote_consistent_lsn", "gauge", "LSN",
+        "Up to where pageservers need no WAL any more",
+        "Only with pageservers; standing still, they lag.",
+        TIMELINE,
+    ),
+    Declared(
+        "safekeeper_ps_last_received_lsn", "gauge", "LSN",
+        "Up to where a pageserver has received WAL, as the last report said; 0 if there was none",
+        "Less than the commit LSN by ever more, it falls behind.",
+        TIMELINE,
+    ),
+    Declared(
+        "safekeeper_feedback_last_time_seconds", "gauge", "seconds since 1970",
+        "When the last report of a pageserver was written, by its clock; the year 2000 if there was none",
+        "Long ago while one is connected, it is stuck.",
+        TIMELINE,
+    ),
+    Declared(
+        "safekeeper_ps_feedback_count_total", "gauge", "messages",
+        "Reports of pageservers since this keeper was started",
+        "As `safekeeper_received_ps_feedbacks_total`, of one timeline.",
+        TIMELINE,
+    ),
+    Declared(
+        "safekeeper_ps_corruption_detected", "gauge", "0 or 1",
+        "1 when a pageserver has reported corruption since this keeper was started",
+        "Look at that pageserver's log, and at the WAL here with `walkeeper inspect`.",
+        TIMELINE, is_alert=True,
+    ),
+    Declared(
+        "safekeeper_timeline_active", "gauge", "0 or 1",
+        "1 while a writer is connected",
+        "0 for a database that runs: its writer does not reach this keeper, or is sent away.",
+        TIMELINE,
+    ),
+    Declared(
+        "safekeeper_connected_computes", "gauge", "connections",
+        "Connected writers",
+        "More than one for more than a moment: two of them fence each other in turn.",
+        TIMELINE,
+    ),
+    Declared(
+        "safekeeper_acceptor_term", "gauge", "term",
+        "The newest term voted for",
+        "Each step is an election; many in a row are writers that fence each other, or a writer that is started over and over.",
+        TIMELINE,
+    ),
+    Declared(
+        "safekeeper_written_wal_bytes_total", "gauge", "bytes",
+        "WAL written since this keeper was started",
+        "The rate at which a database writes.",
+        TIMELINE,
+    ),
+    Declared(
+        "safekeeper_written_wal_seconds_total", "gauge", "seconds",
+        "Time spent in writes of WAL since this keeper was started",
+        "Which timeline it is that a slow disk is busy with.",
+        TIMELINE,
+    ),
+    Declared(
+        "safekeeper_flushed_wal_seconds_total", "gauge", "seconds",
+        "Time spent in fsyncs of WAL since this keeper was started",
+        "Its rate is the part of the time in which this timeline waits for its disk; near 1 the disk is the limit.",
+        TIMELINE,
+    ),
+    Declared(
+        "safekeeper_timelines", "gauge", "timelines",
+        "Timelines that can be used",
+        "Those that could not be read at the start are in `walkeeper_shut_timelines`.",
+    ),
+    Declared(
+        "safekeeper_active_timelines", "gauge", "timelines",
+        "Timelines with a writer",
+        "As many as there are databases that run.",
+    ),
+    Declared(
+        "safekeeper_collect_timeline_metrics_seconds", "gauge", "seconds",
+        "How long the last look at all timelines took, with the turns of other tasks in between",
+        "Above a second scrape less often.",
+    ),
+)  # fmt: skip
+
+PROCESS: Final = (
+    Declared(
+        "libmetrics_build_info", "gauge", "always 1",
+        "What is running",
+        "Tells which keepers have been upgraded.",
+        ("revision", "build_tag"),
+    ),
+    Declared(
+        "libmetrics_metric_handler_requests_total", "counter", "requests",
+        "Scrapes of this endpoint",
+        "Who scrapes how often.",
+    ),
+    Declared(
+        "libmetrics_tracing_event_count", "unknown", "lines",
+        "Log lines by level",
+        "Any rate of error is worth reading the log.",
+        ("level",), is_alert=True,
+    ),
+    Declared(
+        "libmetrics_disk_io_bytes_total", "gauge", "bytes",
+        "Bytes read from and written to disks by this process",
+        "Reads are readers of WAL that is no longer cached, or the start.",
+        ("io_operation",),
+    ),
+    Declared(
+        "libmetrics_maxrss_kb", "gauge", "KiB",
+        "The most memory this process ever had",
+        "What a memory limit has to leave room for.",
+    ),
+    Declared(
+        "process_cpu_seconds_total", "counter", "seconds",
+        "CPU time of this process",
+        "A rate near 1 is one core, which is all that the event loop can use.",
+    ),
+    Declared(
+        "process_open_fds", "gauge", "descriptors",
+        "Open file descriptors",
+        "Near `process_max_fds` new connections wait: raise the limit.",
+        is_alert=True,
+    ),
+    Declared(
+        "process_max_fds", "gauge", "descriptors",
+        "The limit of open file descriptors",
+        "Three for each writer and reader, and 272.",
+    ),
+    Declared(
+        "process_virtual_memory_bytes", "gauge", "bytes",
+        "Address space of this process",
+        "Says little; see `process_resident_memory_bytes`.",
+    ),
+    Declared(
+        "process_resident_memory_bytes", "gauge", "bytes",
+        "Memory of this process",
+        "Growing for days with the same load, it leaks: restart it, and tell us.",
+    ),
+    Declared(
+        "process_start_time_seconds", "gauge", "seconds since 1970",
+        "When this process was started",
+        "Changing by itself, something restarts it: the log, or that of the service manager, says why.",
+        is_alert=True,
+    ),
+    Declared(
+        "process_threads", "gauge", "threads",
+        "Threads of this process",
+        "Always the same.",
+    ),
+)  # fmt: skip
+
+NEON: Final = (*STORAGE, *CONNECTIONS, *TIMELINES, *PROCESS)
+
+OURS: Final = (
+    Declared(
+        "walkeeper_timeline_open", "gauge", "0 or 1",
+        "0 while nothing is taken, since the timeline must be read from disk again",
+        "For more than a moment its files cannot be read: the log says why.",
+        TIMELINE, is_alert=True,
+    ),
+    Declared(
+        "walkeeper_shut_timelines", "gauge", "timelines",
+        "Timelines whose files could not be read at the start",
+        "Look with `walkeeper inspect`; the others are served.",
+        is_alert=True,
+    ),
+    Declared(
+        "walkeeper_refusals_total", "counter", "requests",
+        "Requests on the PostgreSQL port that ended in an error, by its name",
+        "The log says to whom and why; NotElected and WalGap now and then are a writer that was fenced.",
+        ("error",), is_alert=True,
+    ),
+)  # fmt: skip
+
+ALL: Final[Mapping[str, Declared]] = {each.name: each for each in (*NEON, *OURS)}

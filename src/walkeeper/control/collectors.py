@@ -1,0 +1,142 @@
+"""What is looked at when somebody scrapes: the timelines that there are now, and the process.
+
+The series of a timeline vanish with it.  Every look is a ``statistics()``, without locks and threads.
+
+Does not remember anything.
+"""
+
+import resource
+import threading
+import time
+from collections import Counter as Tally
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Final
+
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from walkeeper.acceptor.state import AcceptorState
+from walkeeper.control.catalogue import ALL, TIMELINE
+from walkeeper.control.instruments import Names, family, one_value
+from walkeeper.formats.replication import unix_seconds
+from walkeeper.messages import PageserverFeedback
+from walkeeper.timeline.registry import Sender
+from walkeeper.timeline.timeline import TimelineStatistics
+from walkeeper.timeline.timelines import Timelines
+
+DISK_BLOCK_BYTES: Final = 512
+"""The unit of ru_inblock and ru_oublock (getrusage(2))."""
+
+NO_FEEDBACK: Final = PageserverFeedback()
+"""What stands for the report that no pageserver has made yet."""
+
+OF_STATES: Final[Sequence[tuple[str, Callable[[AcceptorState], float]]]] = (
+    ("safekeeper_commit_lsn", lambda state: state.ahead.commit_lsn),
+    ("safekeeper_backup_lsn", lambda state: state.ahead.backup_lsn),
+    ("safekeeper_flush_lsn", lambda state: state.flush_lsn),
+    ("safekeeper_epoch_start_lsn", lambda state: state.term_start_lsn),
+    ("safekeeper_peer_horizon_lsn", lambda state: state.ahead.peer_horizon_lsn),
+    ("safekeeper_remote_consistent_lsn", lambda state: state.ahead.remote_consistent_lsn),
+    ("safekeeper_acceptor_term", lambda state: state.term),
+)
+"""Of timelines that are open."""
+
+OF_TIMELINES: Final[Sequence[tuple[str, Callable[[TimelineStatistics], float]]]] = (
+    ("safekeeper_connected_computes", lambda each: len(each.receivers)),
+    ("safekeeper_timeline_active", lambda each: bool(each.receivers)),
+    ("safekeeper_ps_last_received_lsn", lambda each: (each.pageserver or NO_FEEDBACK).last_received_lsn),
+    (
+        "safekeeper_feedback_last_time_seconds",
+        lambda each: unix_seconds((each.pageserver or NO_FEEDBACK).reply_time),
+    ),
+    ("safekeeper_ps_feedback_count_total", lambda each: each.pageserver_reports),
+    ("safekeeper_ps_corruption_detected", lambda each: each.is_corruption_reported),
+    ("safekeeper_written_wal_bytes_total", lambda each: each.storage.written_bytes),
+    ("safekeeper_written_wal_seconds_total", lambda each: each.storage.written_seconds),
+    ("safekeeper_flushed_wal_seconds_total", lambda each: each.storage.flushed_seconds),
+    ("walkeeper_timeline_open", lambda each: each.state is not None),
+)
+"""Of all timelines."""
+
+
+class TimelineCollector(Collector):
+    """Everything about the timelines there are now."""
+
+    def __init__(self, timelines: Timelines) -> None:
+        self._timelines = timelines
+
+    def collect(self) -> Iterator[Metric]:
+        started = time.perf_counter()
+        timelines = [timeline.statistics() for timeline in self._timelines.all()]
+        labels = [labels_of(timeline) for timeline in timelines]
+        yield from _of_each(timelines, labels)
+        yield from _of_all(timelines)
+        yield one_value("walkeeper_shut_timelines", len(self._timelines.shut()))
+        yield one_value("safekeeper_collect_timeline_metrics_seconds", time.perf_counter() - started)
+
+
+def labels_of(timeline: TimelineStatistics) -> Sequence[str]:
+    return (str(timeline.ttid.tenant_id), str(timeline.ttid.timeline_id))
+
+
+def _of_each(timelines: Sequence[TimelineStatistics], labels: Sequence[Sequence[str]]) -> Iterator[Metric]:
+    states = [(own, each.state) for own, each in zip(labels, timelines, strict=True) if each.state is not None]
+    for name, look in OF_STATES:
+        yield per_timeline(name, ((own, look(state)) for own, state in states))
+    for name, see in OF_TIMELINES:
+        yield per_timeline(name, zip(labels, map(see, timelines), strict=True))
+
+
+def _of_all(timelines: Sequence[TimelineStatistics]) -> Iterator[Metric]:
+    receivers = [receiver for each in timelines for receiver in each.receivers]
+    waiting = [receiver.waiting() for receiver in receivers]
+    yield one_value("safekeeper_timelines", len(timelines))
+    yield one_value("safekeeper_active_timelines", sum(bool(each.receivers) for each in timelines))
+    yield one_value("safekeeper_wal_receivers", len(receivers))
+    yield one_value("safekeeper_wal_receiver_queue_depth_total", sum(each.messages for each in waiting))
+    yield one_value("safekeeper_wal_receiver_queue_size_total", sum(each.pinned_bytes for each in waiting))
+    yield readers(sender for each in timelines for sender in each.senders)
+
+
+def readers(senders: Iterable[Sender]) -> Metric:
+    """``kind``: Neon's tasks are for a protocol of its own; all readers here are what it calls futures."""
+    names = Names()
+    tally = Tally(names.bounded(sender.client.application_name) for sender in senders)
+    metric = family("safekeeper_wal_readers")
+    for target, count in sorted(tally.items()):
+        metric.add_sample(metric.name, {"kind": "future", "target": target}, count)
+    return metric
+
+
+def per_timeline(name: str, values: Iterable[tuple[Sequence[str], float]]) -> Metric:
+    """A gauge of each timeline."""
+    metric = GaugeMetricFamily(name, ALL[name].meaning, labels=TIMELINE)
+    for labels, value in values:
+        metric.add_metric(labels, value)
+    return metric
+
+
+class BuildInfo(Collector):
+    """A gauge that is always 1 and says in its labels what is running."""
+
+    def __init__(self, version: str) -> None:
+        self._version = version
+
+    def collect(self) -> Iterator[Metric]:
+        metric = family("libmetrics_build_info")
+        labels = {"revision": self._version, "build_tag": f"walkeeper-{self._version}"}
+        metric.add_sample(metric.name, labels, 1)
+        yield metric
+
+
+class ProcessUsage(Collector):
+    """What getrusage(2) and the interpreter know, beyond prometheus_client's own process metrics."""
+
+    def collect(self) -> Iterator[Metric]:
+        usage = resource.getrusage(resource.RUSAGE_SELF)
+        io = family("libmetrics_disk_io_bytes_total")
+        io.add_sample(io.name, {"io_operation": "read"}, usage.ru_inblock * DISK_BLOCK_BYTES)
+        io.add_sample(io.name, {"io_operation": "write"}, usage.ru_oublock * DISK_BLOCK_BYTES)
+        yield io
+        yield one_value("libmetrics_maxrss_kb", usage.ru_maxrss)
+        yield one_value("process_threads", threading.active_count())

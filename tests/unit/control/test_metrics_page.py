@@ -1,0 +1,56 @@
+"""The page about the metrics, the catalogue and a scrape say the same."""
+
+import re
+from pathlib import Path
+
+from prometheus_client.core import Metric
+
+from metrics_page import LEFT_OUT, page
+from shown_metrics import everything_shown
+from walkeeper.control.catalogue import ALL, TIMELINE
+
+DOCS = Path(__file__).resolve().parents[3] / "docs"
+
+LIBRARYS_LABELS = {"le"}
+
+
+def name_of(metric: Metric) -> str:
+    return f"{metric.name}_total" if metric.type == "counter" else str(metric.name)
+
+
+def test_the_page_is_made_of_the_catalogue() -> None:
+    assert (DOCS / "metrics.md").read_text() == page()
+
+
+async def test_a_scrape_shows_what_is_declared_and_nothing_else() -> None:
+    shown = {name_of(metric): metric for metric in everything_shown()}
+    assert {name: metric.type for name, metric in shown.items()} == {
+        name: declared.kind for name, declared in ALL.items()
+    }
+    labels = {
+        name: {label for sample in metric.samples for label in sample.labels} - LIBRARYS_LABELS
+        for name, metric in shown.items()
+    }
+    assert labels == {name: set(declared.labels) for name, declared in ALL.items()}
+
+
+async def test_every_metric_has_one_family() -> None:
+    names = [name_of(metric) for metric in everything_shown()]
+    assert sorted(names) == sorted(set(names))
+
+
+def test_whatever_is_about_a_timeline_has_its_labels_and_nothing_else_has() -> None:
+    assert {declared.labels[:2] == TIMELINE for declared in ALL.values() if "tenant_id" in declared.labels} == {
+        True
+    }
+
+
+def test_nothing_that_is_left_out_is_there() -> None:
+    assert not {name for name, _ in LEFT_OUT} & set(ALL)
+
+
+def test_operations_says_what_to_alert_on() -> None:
+    text = (DOCS / "operations.md").read_text()
+    section = text.partition("## What to alert on")[2].partition("\n## ")[0]
+    named = set(re.findall(r"`([a-z_]+)`", section)) & set(ALL)
+    assert named == {name for name, declared in ALL.items() if declared.is_alert}
