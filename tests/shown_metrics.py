@@ -8,6 +8,7 @@ import trio
 from prometheus_client.core import Metric
 
 from walkeeper.acceptor.state import AcceptorState, new_control_file
+from walkeeper.control.collectors import DiskJobs
 from walkeeper.control.metrics import Metrics
 from walkeeper.errors import Malformed
 from walkeeper.ids import NO_TLI, TenantId, TenantTimelineId, TimelineId
@@ -16,6 +17,7 @@ from walkeeper.membership import NO_CONFIGURATION
 from walkeeper.messages import PageserverFeedback, ServerInfo
 from walkeeper.storage.store import FAILED, StoreStatistics
 from walkeeper.storage.wal import REMOVE_SEGMENT
+from walkeeper.timeline.account import Account
 from walkeeper.timeline.registry import Client, Receiver, Registry, Sender, Waiting
 from walkeeper.timeline.timeline import TimelineStatistics
 from walkeeper.timeline.timelines import Timelines
@@ -33,6 +35,10 @@ def a_sender(application_name: str | None) -> Sender:
     return Sender(Client(2, "", application_name), trio.CancelScope())
 
 
+def an_account() -> Account:
+    return Account(received_bytes=30, flushed_bytes=20, committed_bytes=10, committed_at=1.5, fuses_blown=2)
+
+
 def an_open_timeline(*, readers: Sequence[str | None] = (), waiting: Waiting = Waiting()) -> TimelineStatistics:  # noqa: B008
     kept = new_control_file(
         TTID, SERVER, (0, 0), configuration=NO_CONFIGURATION, start_lsn=Lsn(0x800), commit_lsn=Lsn(0x800)
@@ -44,7 +50,8 @@ def an_open_timeline(*, readers: Sequence[str | None] = (), waiting: Waiting = W
         (a_receiver(waiting),),
         tuple(map(a_sender, readers)),
         None,
-        StoreStatistics(8192, 0.5, 2.5),
+        StoreStatistics(8192, 0.5, 2.5, saved_at=2.5),
+        an_account(),
         PageserverFeedback(last_received_lsn=Lsn(0x900), reply_time=1_500_000),
         3,
         is_corruption_reported=True,
@@ -52,7 +59,7 @@ def an_open_timeline(*, readers: Sequence[str | None] = (), waiting: Waiting = W
 
 
 def a_shut_timeline() -> TimelineStatistics:
-    return TimelineStatistics(TTID, None, (), (), Malformed("x"), StoreStatistics())
+    return TimelineStatistics(TTID, None, (), (), Malformed("x"), StoreStatistics(), Account())
 
 
 class Shown:
@@ -99,6 +106,7 @@ def everything_shown() -> list[Metric]:
     metrics = watching(ShownTimelines(an_open_timeline(readers=["walreceiver"]), shut=1))
     for operation in ("write_wal", "flush_wal", "persist_control_file", "truncate_wal", REMOVE_SEGMENT, FAILED):
         metrics.storage_operation(operation, 0.001, 1)
+    metrics.watch_disk(lambda: DiskJobs(0, 0.0))
     metrics.connection_begins(Peer())
     metrics.query_received("SHOW")
     metrics.query_finished("SHOW")

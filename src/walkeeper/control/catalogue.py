@@ -44,7 +44,7 @@ STORAGE: Final = (
     ),
     Declared(
         "safekeeper_flush_wal_seconds", "histogram", "seconds",
-        "Time of an fsync of WAL",
+        "Time of an fsync of WAL; buckets up to 30 s",
         "What the disk costs each commit: alert on a 99th percentile of some times the usual one, and move to a quicker disk"
         " when it stays.",
         is_alert=True,
@@ -328,6 +328,76 @@ PROCESS: Final = (
 NEON: Final = (*STORAGE, *CONNECTIONS, *TIMELINES, *PROCESS)
 
 OURS: Final = (
+    Declared(
+        "walkeeper_ack_seconds", "histogram", "seconds",
+        "From the arrival of WAL, the oldest of those that share a sync, to its answer being with the kernel",
+        "What this keeper adds to a commit: alert on the 99th percentile; if `safekeeper_flush_wal_seconds` is as slow it is"
+        " the disk, if not, see `walkeeper_loop_lag_seconds`.",
+        is_alert=True,
+    ),
+    Declared(
+        "walkeeper_batch_appends", "histogram", "appends",
+        "Appends that have shared a sync",
+        "1 while the disk is quicker than the writer; the more share a sync, the more it is the disk that is waited for.",
+    ),
+    Declared(
+        "walkeeper_flush_peak_seconds", "gauge", "seconds",
+        "The longest fsync of WAL of the last one to two minutes",
+        "One that takes seconds is a disk that stalls, though percentiles may not show it.",
+        is_alert=True,
+    ),
+    Declared(
+        "walkeeper_wal_bytes_total", "counter", "bytes",
+        "WAL received, flushed and committed since this keeper was started, in this order and never more than the stage before",
+        "Received ahead of flushed is what waits for the disk, or was refused; flushed ahead of committed waits for other"
+        " keepers.",
+        (*TIMELINE, "stage"),
+    ),
+    Declared(
+        "walkeeper_last_commit_timestamp_seconds", "gauge", "seconds since 1970",
+        "When the commit LSN moved last; absent before it has",
+        "How long ago tells a stream that stands still from one that is slow.",
+        TIMELINE,
+    ),
+    Declared(
+        "walkeeper_last_control_file_save_timestamp_seconds", "gauge", "seconds since 1970",
+        "When the control file was saved last, or read at the start",
+        "While WAL is committed, at most `--control-file-save-interval` ago; longer, saving fails: see the log.",
+        TIMELINE,
+    ),
+    Declared(
+        "walkeeper_fuses_blown_total", "counter", "times",
+        "How often an operation ended halfway, so that the timeline had to be read again from disk",
+        "Any is worth a look at the log: the disk has failed, or this program has.",
+        TIMELINE, is_alert=True,
+    ),
+    Declared(
+        "walkeeper_loop_lag_seconds", "histogram", "seconds",
+        "How late a task wakes that sleeps a tenth of a second",
+        "Everything here waits for that; mostly below a millisecond or two. More is too little CPU.",
+    ),
+    Declared(
+        "walkeeper_loop_lag_peak_seconds", "gauge", "seconds",
+        "The latest that it woke in the last one to two minutes",
+        "Above a second the machine stood still, or a disk stalled under a small commit.",
+        is_alert=True,
+    ),
+    Declared(
+        "walkeeper_disk_jobs", "gauge", "jobs",
+        "Jobs that the disk has been given and has not answered yet",
+        "More than the 8 threads for longer than a moment: some wait for a thread, and the disk is too slow.",
+    ),
+    Declared(
+        "walkeeper_disk_oldest_job_seconds", "gauge", "seconds",
+        "For how long the oldest of them has been there",
+        "Above some seconds the disk hangs; `/livez?verbose` says in what and for which timeline.",
+        is_alert=True,
+    ),
+    Declared(
+        "walkeeper_unsent_replies", "gauge", "replies",
+        "Answers that wait for writers that do not read",
+        "Mostly 0; a writer, or the network to it, is stuck.",
+    ),
     Declared(
         "walkeeper_timeline_open", "gauge", "0 or 1",
         "0 while nothing is taken, since the timeline must be read from disk again",

@@ -10,9 +10,10 @@ import threading
 import time
 from collections import Counter as Tally
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Final
 
-from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from walkeeper.acceptor.state import AcceptorState
@@ -29,6 +30,9 @@ DISK_BLOCK_BYTES: Final = 512
 
 NO_FEEDBACK: Final = PageserverFeedback()
 """What stands for the report that no pageserver has made yet."""
+
+STAGES: Final = "walkeeper_wal_bytes_total"
+FUSES: Final = "walkeeper_fuses_blown_total"
 
 OF_STATES: Final[Sequence[tuple[str, Callable[[AcceptorState], float]]]] = (
     ("safekeeper_commit_lsn", lambda state: state.ahead.commit_lsn),
@@ -58,6 +62,12 @@ OF_TIMELINES: Final[Sequence[tuple[str, Callable[[TimelineStatistics], float]]]]
 )
 """Of all timelines."""
 
+WHEN: Final[Sequence[tuple[str, Callable[[TimelineStatistics], float | None]]]] = (
+    ("walkeeper_last_commit_timestamp_seconds", lambda each: each.account.committed_at),
+    ("walkeeper_last_control_file_save_timestamp_seconds", lambda each: each.storage.saved_at),
+)
+"""Of timelines for which it has happened."""
+
 
 class TimelineCollector(Collector):
     """Everything about the timelines there are now."""
@@ -85,6 +95,25 @@ def _of_each(timelines: Sequence[TimelineStatistics], labels: Sequence[Sequence[
         yield per_timeline(name, ((own, look(state)) for own, state in states))
     for name, see in OF_TIMELINES:
         yield per_timeline(name, zip(labels, map(see, timelines), strict=True))
+    for name, find in WHEN:
+        found = zip(labels, map(find, timelines), strict=True)
+        yield per_timeline(name, ((own, when) for own, when in found if when is not None))
+    yield stages(timelines, labels)
+    fuses = CounterMetricFamily(FUSES, ALL[FUSES].meaning, labels=TIMELINE)
+    for own, each in zip(labels, timelines, strict=True):
+        fuses.add_metric(own, each.account.fuses_blown)
+    yield fuses
+
+
+def stages(timelines: Sequence[TimelineStatistics], labels: Sequence[Sequence[str]]) -> Metric:
+    """How much WAL has got how far."""
+    metric = CounterMetricFamily(STAGES, ALL[STAGES].meaning, labels=ALL[STAGES].labels)
+    for own, each in zip(labels, timelines, strict=True):
+        account = each.account
+        metric.add_metric((*own, "received"), account.received_bytes)
+        metric.add_metric((*own, "flushed"), account.flushed_bytes)
+        metric.add_metric((*own, "committed"), account.committed_bytes)
+    return metric
 
 
 def _of_all(timelines: Sequence[TimelineStatistics]) -> Iterator[Metric]:
@@ -95,6 +124,7 @@ def _of_all(timelines: Sequence[TimelineStatistics]) -> Iterator[Metric]:
     yield one_value("safekeeper_wal_receivers", len(receivers))
     yield one_value("safekeeper_wal_receiver_queue_depth_total", sum(each.messages for each in waiting))
     yield one_value("safekeeper_wal_receiver_queue_size_total", sum(each.pinned_bytes for each in waiting))
+    yield one_value("walkeeper_unsent_replies", sum(each.replies for each in waiting))
     yield readers(sender for each in timelines for sender in each.senders)
 
 
@@ -114,6 +144,26 @@ def per_timeline(name: str, values: Iterable[tuple[Sequence[str], float]]) -> Me
     for labels, value in values:
         metric.add_metric(labels, value)
     return metric
+
+
+@dataclass(frozen=True, slots=True)
+class DiskJobs:
+    """What the disk has been given and has not answered yet: how many jobs, and for how long the oldest has been there."""
+
+    running: int
+    oldest_seconds: float
+
+
+class DiskCollector(Collector):
+    """What the disk is busy with now, as ``look`` sees it."""
+
+    def __init__(self, look: Callable[[], DiskJobs]) -> None:
+        self._look = look
+
+    def collect(self) -> Iterator[Metric]:
+        jobs = self._look()
+        yield one_value("walkeeper_disk_jobs", jobs.running)
+        yield one_value("walkeeper_disk_oldest_job_seconds", jobs.oldest_seconds)
 
 
 class BuildInfo(Collector):

@@ -118,6 +118,28 @@ class Counts(Collector):
         yield metric
 
 
+class Peak(Collector):
+    """The largest value of late: since the last turn or in the time before it.  Noted on any thread."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._latest = self._before = 0.0
+        self._lock = threading.Lock()
+
+    def note(self, value: float) -> None:
+        if value > self._latest:
+            with self._lock:
+                self._latest = max(self._latest, value)
+
+    def turn(self) -> None:
+        """Forget what was before the last turn."""
+        with self._lock:
+            self._before, self._latest = self._latest, 0.0
+
+    def collect(self) -> Iterator[Metric]:
+        yield one_value(self._name, max(self._before, self._latest))
+
+
 class Names:
     """The first ``NAMES_MAX`` names that come, as they are; all others are one."""
 

@@ -11,7 +11,7 @@ metrics.  Does not do anything on a timer.
 Source: Neon's safekeeper metrics.  Buckets are the union of both of its sets for disk operations.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Final, TypeVar
 
 import trio
@@ -22,8 +22,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from walkeeper.control.collectors import BuildInfo, ProcessUsage, TimelineCollector
-from walkeeper.control.instruments import Counts, Distribution, Distributions, PgIo, Traffic
+from walkeeper.control.collectors import BuildInfo, DiskCollector, DiskJobs, ProcessUsage, TimelineCollector
+from walkeeper.control.instruments import Counts, Distribution, Distributions, Peak, PgIo, Traffic
 from walkeeper.storage.store import FAILED
 from walkeeper.storage.wal import REMOVE_SEGMENT
 from walkeeper.timeline.timelines import Timelines
@@ -36,6 +36,11 @@ DISK_SECONDS: Final = (
     0.00005, 0.0001, 0.0005, 0.001, 0.003, 0.005, 0.01, 0.05, 0.1, 0.3, 0.5, 1.0, 5.0, 10.0, 30.0,
 )  # fmt: skip
 WRITE_BYTES: Final = (1, 10, 100, 1024, 8192, 131_072, 1_048_576, 10_485_760)
+ACK_SECONDS: Final = (
+    0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
+)  # fmt: skip
+LAG_SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 30.0)
+APPENDS: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 QUEUED_MESSAGES: Final = (0, 1, 2, 4, 8, 16, 32, 64, 128, 255, 256)
 
 SAMPLES_PER_TURN_MAX: Final = 200
@@ -65,6 +70,11 @@ class Metrics:
         self._messages = self._add(Counts("safekeeper_proposer_acceptor_messages_total", "success", "error"))
         self._feedbacks = self._add(Counts("safekeeper_received_ps_feedbacks_total"))
         self._http_connections = self._add(Counts("http_server_connection_started_total", "http"))
+        self._ack_seconds = self._add(Distribution("walkeeper_ack_seconds", ACK_SECONDS))
+        self._batch_appends = self._add(Distribution("walkeeper_batch_appends", APPENDS))
+        self._lag_seconds = self._add(Distribution("walkeeper_loop_lag_seconds", LAG_SECONDS))
+        self._flush_peak = self._add(Peak("walkeeper_flush_peak_seconds"))
+        self._lag_peak = self._add(Peak("walkeeper_loop_lag_peak_seconds"))
         self._refusals = self._add(Counts("walkeeper_refusals_total"))
         self._scrapes = self._add(Counts("libmetrics_metric_handler_requests_total"))
         self._log_lines = self._add(Counts("libmetrics_tracing_event_count", "error", "warn", "info", "debug"))
@@ -87,6 +97,7 @@ class Metrics:
                 self._write_seconds.observe(seconds)
             case "flush_wal":
                 self._flush_seconds.observe(seconds)
+                self._flush_peak.note(seconds)
             case "persist_control_file":
                 self._persist_seconds.observe(seconds)
             case _ if operation == REMOVE_SEGMENT:
@@ -127,11 +138,27 @@ class Metrics:
     def message_processed(self, *, is_accepted: bool) -> None:
         self._messages.count("success" if is_accepted else "error")
 
+    def appends_kept(self, count: int) -> None:
+        self._batch_appends.observe(count)
+
+    def acknowledged(self, seconds: float) -> None:
+        self._ack_seconds.observe(seconds)
+
     def leader_followed(self, seconds: float) -> None:
         self._steps.observe("handle_elected", seconds)
 
     def pageserver_reported(self) -> None:
         self._feedbacks.count()
+
+    def loop_lagged(self, seconds: float) -> None:
+        """A task has woken so much later than it should."""
+        self._lag_seconds.observe(seconds)
+        self._lag_peak.note(seconds)
+
+    def turn_peaks(self) -> None:
+        """To be called every minute: a peak is what was highest since the last time, or before that."""
+        self._flush_peak.turn()
+        self._lag_peak.turn()
 
     def look_at_queues(self) -> None:
         """To be called every few seconds: how many messages of each writer wait for the disk."""
@@ -141,6 +168,10 @@ class Metrics:
                     self._queued.observe(receiver.waiting().messages)
 
     # -- scraping -------------------------------------------------------------------------------------------
+
+    def watch_disk(self, look: Callable[[], DiskJobs]) -> None:
+        """Show what is with the disk from now on."""
+        self.registry.register(DiskCollector(look))
 
     def watch(self, timelines: Timelines) -> None:
         """Show these timelines from now on."""

@@ -1,9 +1,9 @@
-"""What has to be looked at while nobody asks: how many messages wait for the disk.
+"""What has to be looked at while nobody asks: whether the event loop keeps up, and how many messages wait for the disk.
 
 Does not decide anything.
 """
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Final
 
@@ -11,20 +11,35 @@ import trio
 
 from walkeeper.control.metrics import Metrics
 
+BEAT_SECONDS: Final = 0.1
+"""A loop that stands still longer is always noticed; so few turns cost nothing."""
+
 QUEUES_SECONDS: Final = 5.0
 """Between two looks at the queues of writers, as in Neon."""
+
+PEAK_SECONDS: Final = 60.0
+"""Half of how long a peak is remembered: longer than the usual interval between scrapes."""
 
 
 @asynccontextmanager
 async def keeping_pulse(metrics: Metrics) -> AsyncIterator[None]:
     """Look for as long as the block runs."""
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(_look_at_queues, metrics)
+        nursery.start_soon(_beat, metrics.loop_lagged)
+        nursery.start_soon(_repeat, QUEUES_SECONDS, metrics.look_at_queues)
+        nursery.start_soon(_repeat, PEAK_SECONDS, metrics.turn_peaks)
         yield
         nursery.cancel_scope.cancel(reason="shutdown")
 
 
-async def _look_at_queues(metrics: Metrics) -> None:
+async def _beat(lagged: Callable[[float], None]) -> None:
     while True:
-        await trio.sleep(QUEUES_SECONDS)
-        metrics.look_at_queues()
+        due = trio.current_time() + BEAT_SECONDS
+        await trio.sleep_until(due)
+        lagged(max(0.0, trio.current_time() - due))
+
+
+async def _repeat(seconds: float, act: Callable[[], None]) -> None:
+    while True:
+        await trio.sleep(seconds)
+        act()

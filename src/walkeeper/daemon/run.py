@@ -119,6 +119,7 @@ async def serve(
     api = ManagementApi(directory.node_id)
     async with ThreadOffload() as threads:
         offload = WatchedOffload(threads)
+        metrics.watch_disk(offload.jobs)
         app = create_app([*health_routes(offload.checks, readiness), metrics.route(), *api.routes()])
         async with serving_http(app, http, metrics.http_connection_begins), keeping_pulse(metrics):
             async with open_timelines(

@@ -13,6 +13,7 @@ from typing import Final, TypeVar, TypeVarTuple
 
 import trio
 
+from walkeeper.control.collectors import DiskJobs
 from walkeeper.control.health import Check
 from walkeeper.storage.offload import Offload
 
@@ -28,7 +29,7 @@ class WatchedOffload:
 
     def __init__(self, offload: Offload) -> None:
         self._offload = offload
-        self._began: dict[int, float] = {}
+        self._running: dict[int, float] = {}
         self._calls = 0
 
     async def __call__(self, function: Callable[[*Ts], T], *args: *Ts) -> T:
@@ -38,14 +39,18 @@ class WatchedOffload:
         """
         self._calls += 1
         call = self._calls
-        self._began[call] = trio.current_time()
+        self._running[call] = trio.current_time()
         try:
             return await self._offload(function, *args)
         finally:
-            del self._began[call]
+            del self._running[call]
+
+    def jobs(self) -> DiskJobs:
+        """How many calls are running, and since when the oldest, which comes first in the dict."""
+        now = trio.current_time()
+        return DiskJobs(len(self._running), now - next(iter(self._running.values()), now))
 
     def checks(self) -> Sequence[Check]:
-        """Whether the call that has been running longest may still end.  The oldest comes first in the dict."""
-        began = next(iter(self._began.values()), trio.current_time())
-        seconds = trio.current_time() - began
+        """Whether the call that has been running longest may still end."""
+        seconds = self.jobs().oldest_seconds
         return [Check("disk", f"no answer for {seconds:.0f} s" if seconds > DISK_SECONDS_MAX else "")]

@@ -37,6 +37,12 @@ class Instruments(Protocol):
     def message_processed(self, *, is_accepted: bool) -> None:
         """One message of a proposer, or the appends that share a sync."""
 
+    def appends_kept(self, count: int) -> None:
+        """So many appends have shared a sync."""
+
+    def acknowledged(self, seconds: float) -> None:
+        """From the arrival of WAL to the moment in which the kernel has the answer."""
+
     def leader_followed(self, seconds: float) -> None:
         """A new leader was accepted, with all that the disk had to do for it."""
 

@@ -15,6 +15,7 @@ where data rests.  A peer that has gone does not stop what it had sent from bein
 Does not decide and does not know files.  Source: the START_WAL_PUSH side of Neon's walproposer protocol.
 """
 
+from collections import deque
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, suppress
 from dataclasses import replace
@@ -39,6 +40,7 @@ from walkeeper.messages import (
 from walkeeper.services.copy_in import SILENCE_SECONDS_MAX, CopyEnd, CopyReader
 from walkeeper.services.goodbye import GOODBYE_SECONDS_MAX, Goodbye
 from walkeeper.services.instruments import Instruments
+from walkeeper.timeline.account import Account
 from walkeeper.timeline.batch import Gatherer, Received
 from walkeeper.timeline.registry import Client, Receiver, ReceiverStatus, Waiting
 from walkeeper.timeline.timeline import Timeline
@@ -136,20 +138,21 @@ async def serve_proposer(
     to_acceptor, inbox = trio.open_memory_channel[Inbox](INBOX_MESSAGES_MAX)
     to_writer, outbox = trio.open_memory_channel[Outbox](OUTBOX_REPLIES_MAX)
     pinned = PinnedBytes(INBOX_BYTES_MAX)
-    writer = ReplyWriter(link, version, encode_goodbye)
+    writer = ReplyWriter(link, version, encode_goodbye, instruments.acknowledged)
 
     def tell(feedback: PageserverFeedback) -> None:
         with suppress(trio.WouldBlock, trio.ClosedResourceError, trio.BrokenResourceError):
             to_writer.send_nowait(feedback)  # a proposer that is busy hears the next one
 
     def waiting() -> Waiting:
-        return Waiting(inbox.statistics().current_buffer_used, pinned.taken_bytes)
+        return Waiting(inbox.statistics().current_buffer_used, pinned.taken_bytes, writer.queued)
 
     with timeline.registry.receiving(client, tell, waiting) as receiver:
         acceptance = Acceptance(timeline, receiver, instruments)
         to_acceptor.send_nowait(Received(first, 0))
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(read_messages, source, early, version, to_acceptor, pinned, while_serving)
+            inflow = Inflow(source, to_acceptor, pinned, timeline.account)
+            nursery.start_soon(read_messages, inflow, early, version, while_serving)
             nursery.start_soon(accept_messages, acceptance, inbox, writer, to_writer, pinned)
             await writer.write_replies(outbox)
             if writer.said is not None:
@@ -157,65 +160,72 @@ async def serve_proposer(
     return writer.said
 
 
+class Inflow:
+    """The way of messages from the client to the inbox."""
+
+    def __init__(
+        self,
+        source: CopyReader,
+        to_acceptor: "trio.MemorySendChannel[Inbox]",
+        pinned: PinnedBytes,
+        account: Account,
+    ) -> None:
+        self.source = source
+        self.to_acceptor = to_acceptor
+        self._pinned = pinned
+        self._account = account
+
+    async def pass_on(self, messages: Iterable[Batch]) -> None:
+        """Queue messages as they are parsed; the first carries the weight of all that was received since the last ones.
+
+        Messages are kept in order, so that of a buffer whose first message is kept and whose weight is given back there
+        is one at a time.  Appends join before they get here; whatever else there is of takes its own turn of the
+        scheduler.
+        """
+        arrived_at = trio.current_time()
+        for message in messages:
+            weight = self.source.take_received_bytes()
+            if weight and not self._pinned.try_take(weight):
+                self.source.stop_listening()
+                await self._pinned.take(weight)
+            item: Inbox = Received(message, weight)
+            if isinstance(message, AppendRun) and message.slices:
+                self._account.received_bytes += message.wal_bytes
+                item = Received(message, weight, arrived_at)
+            try:  # try, then wait: a channel with room costs no turn of the scheduler
+                self.to_acceptor.send_nowait(item)
+            except trio.WouldBlock:
+                self.source.stop_listening()
+                await self.to_acceptor.send(item)
+            if not isinstance(message, AppendRun):
+                await trio.lowlevel.checkpoint()
+
+
 async def read_messages(
-    source: CopyReader,
+    inflow: Inflow,
     early: list[memoryview],
     version: int,
-    to_acceptor: "trio.MemorySendChannel[Inbox]",
-    pinned: PinnedBytes,
     while_serving: Callable[[], AbstractContextManager[trio.CancelScope]],
 ) -> None:
     """Turn what arrives into messages and runs, until the peer ends or speaks wrongly, or the keeper stops."""
-    async with to_acceptor:
+    async with inflow.to_acceptor:
         with suppress(trio.BrokenResourceError), while_serving():  # broken: the acceptor has said no and left
             end: CopyEnd | PeerError = CopyEnd.GONE
-            with source.listening():
-                end = await _read_to_the_end(source, early, version, to_acceptor, pinned)
+            with inflow.source.listening():
+                end = await _read_to_the_end(inflow, early, version)
             if end is not CopyEnd.GONE:
-                await to_acceptor.send(Received(Goodbye(end), 0))
+                await inflow.to_acceptor.send(Received(Goodbye(end), 0))
 
 
-async def _read_to_the_end(
-    source: CopyReader,
-    early: list[memoryview],
-    version: int,
-    to_acceptor: "trio.MemorySendChannel[Inbox]",
-    pinned: PinnedBytes,
-) -> CopyEnd | PeerError:
+async def _read_to_the_end(inflow: Inflow, early: list[memoryview], version: int) -> CopyEnd | PeerError:
     payloads: list[memoryview] | CopyEnd = early
     try:
         while not isinstance(payloads, CopyEnd):
-            await _pass_on(coalesce(payloads, version), source, to_acceptor, pinned)
-            payloads = await source.next_payloads()
+            await inflow.pass_on(coalesce(payloads, version))
+            payloads = await inflow.source.next_payloads()
     except PeerError as error:
         return error
     return payloads
-
-
-async def _pass_on(
-    messages: Iterable[Batch],
-    source: CopyReader,
-    to_acceptor: "trio.MemorySendChannel[Inbox]",
-    pinned: PinnedBytes,
-) -> None:
-    """Queue messages as they are parsed; the first carries the weight of all that was received since the last ones.
-
-    Messages are kept in order, so that of a buffer whose first message is kept and whose weight is given back there is
-    one at a time.  Appends join before they get here; whatever else there is of takes its own turn of the scheduler.
-    """
-    for message in messages:
-        weight = source.take_received_bytes()
-        if weight and not pinned.try_take(weight):
-            source.stop_listening()
-            await pinned.take(weight)
-        item: Inbox = Received(message, weight)
-        try:  # try, then wait: a channel with room costs no turn of the scheduler
-            to_acceptor.send_nowait(item)
-        except trio.WouldBlock:
-            source.stop_listening()
-            await to_acceptor.send(item)
-        if not isinstance(message, AppendRun):
-            await trio.lowlevel.checkpoint()
 
 
 async def accept_messages(
@@ -231,7 +241,7 @@ async def accept_messages(
         while (received := await gatherer.next_batch()) is not None:
             reply = await acceptance.answer(received.message)
             pinned.give_back(received.pinned_bytes)
-            if reply is not None and (unsaid := writer.say_now(reply)) is not None:
+            if reply is not None and (unsaid := writer.say_now(reply, received.arrived_at)) is not None:
                 await _pass_back(unsaid, to_writer)
             if isinstance(reply, Goodbye):
                 return
@@ -265,6 +275,8 @@ class Acceptance:
             self._instruments.message_processed(is_accepted=False)
             return Goodbye(error)
         self._instruments.message_processed(is_accepted=True)
+        if isinstance(message, AppendRun) and message.slices:
+            self._instruments.appends_kept(len(message.slices))
         return self._timeline.registry.annotate(reply) if isinstance(reply, AppendResponse) else reply
 
     async def _follow(self, elected: ProposerElected) -> AcceptorMessage | None:
@@ -281,16 +293,31 @@ class ReplyWriter:
     A pageserver's feedback travels in a copy of the last answer to WAL; before there was one it is dropped, as in Neon.
     """
 
-    def __init__(self, link: Link, version: int, encode_goodbye: Callable[[Goodbye], bytes]) -> None:
+    def __init__(
+        self,
+        link: Link,
+        version: int,
+        encode_goodbye: Callable[[Goodbye], bytes],
+        acknowledged: Callable[[float], None],
+    ) -> None:
+        self._acknowledged = acknowledged
         self._link = link
         self._version = version
         self._encode_goodbye = encode_goodbye
         self.said: Goodbye | None = None
         self._answered: AppendResponse | None = None
-        self._queued = 0  # what the acceptor has put into the outbox, until it is with the kernel
+        # What the acceptor has put into the outbox, until it is with the kernel: when that arrived which it answers.
+        self._queued: deque[float | None] = deque()
 
-    def say_now(self, reply: Reply) -> Reply | Unsent | None:
+    @property
+    def queued(self) -> int:
+        """How many replies wait for a peer that does not read."""
+        return len(self._queued)
+
+    def say_now(self, reply: Reply, arrived_at: float | None = None) -> Reply | Unsent | None:
         """Hand ``reply`` to the kernel in the turn in which it was decided, unless something has to go before it.
+
+        ``arrived_at``: when the WAL came that it acknowledges.
 
         Returns what the outbox has to hold then: ``reply`` itself, what is left to do of it, or nothing.
         """
@@ -300,8 +327,9 @@ class ReplyWriter:
             with suppress(trio.BrokenResourceError):  # write_replies will see that too
                 self._link.send_soon(self._encode(reply))
                 if not self._link.pending_bytes:
+                    self._measure(arrived_at)
                     return None
-        self._queued += 1
+        self._queued.append(arrived_at)
         return unsaid
 
     async def write_replies(self, outbox: "trio.MemoryReceiveChannel[Outbox]") -> None:
@@ -317,7 +345,10 @@ class ReplyWriter:
                 waiting = _with_all_that_waits(first, outbox)
                 if is_listening:
                     is_listening = await self._send(waiting)
-                self._queued -= sum(not isinstance(each, PageserverFeedback) for each in waiting)
+                for _ in range(sum(not isinstance(each, PageserverFeedback) for each in waiting)):
+                    arrived_at = self._queued.popleft()
+                    if is_listening:
+                        self._measure(arrived_at)
                 if isinstance(waiting[-1], Goodbye):
                     self.said = waiting[-1]
                     return
@@ -337,6 +368,10 @@ class ReplyWriter:
             return False
         except trio.BrokenResourceError:
             return False
+
+    def _measure(self, arrived_at: float | None) -> None:
+        if arrived_at is not None:
+            self._acknowledged(trio.current_time() - arrived_at)
 
     def _encode(self, reply: Outbox) -> bytes:
         match reply:

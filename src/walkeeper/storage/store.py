@@ -11,6 +11,7 @@ One thread at a time, under the timeline's lock, except ``open_segment``, ``want
 Does not decide anything and does not know records: order and content of effects are the acceptor's.
 """
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,7 +54,9 @@ FAILED: Final = "failed"
 
 @dataclass(slots=True)
 class StoreStatistics:
-    """What a store has done with WAL since the start, in bytes and seconds.
+    """What a store has done since the start, in bytes and seconds.
+
+    ``saved_at``: when the control file was saved last, or read and found durable, in seconds since 1970.
 
     Changed by the thread that has the timeline's lock; who looks without it sees what was true a moment ago.
     """
@@ -61,6 +64,7 @@ class StoreStatistics:
     written_bytes: int = 0
     written_seconds: float = 0.0
     flushed_seconds: float = 0.0
+    saved_at: float | None = None
 
 
 def write_control_file(disk: Disk, directory: Path, control_file: ControlFile) -> None:
@@ -109,6 +113,7 @@ class TimelineStore:
         segment_bytes = recovered.control_file.server.wal_seg_size
         self._wal = Wal(self._disk, self._directory, segment_bytes, self._observe)
         self._control_file, self._tli, self._lost = recovered.control_file, recovered.tli, None
+        self.statistics.saved_at = time.time()
         return recovered
 
     def require_files(self) -> None:
@@ -138,6 +143,8 @@ class TimelineStore:
             statistics.written_seconds += seconds
         elif operation == "flush_wal":
             statistics.flushed_seconds += seconds
+        elif operation == "persist_control_file":
+            statistics.saved_at = time.time()
         self._tell(operation, seconds, size_bytes)
 
     def _perform(self, effect: Effect) -> None:

@@ -47,7 +47,7 @@ class Uncounted:
 
     connection_begins = connection_identified = connection_ends = _hear
     query_received = query_finished = refused = _hear
-    message_processed = leader_followed = pageserver_reported = _hear
+    message_processed = appends_kept = acknowledged = leader_followed = pageserver_reported = _hear
 
 
 class KeeperMachine:

@@ -21,10 +21,14 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Received(Generic[T]):
-    """Something on its way to the acceptor, and the receive buffers it pins, in bytes."""
+    """Something on its way to the acceptor, and the receive buffers it pins, in bytes.
+
+    ``arrived_at``: when the first of the WAL in it was received, on Trio's clock; None if it brings none.
+    """
 
     message: AppendRun | T
     pinned_bytes: int
+    arrived_at: float | None = None
 
 
 class Gatherer(Generic[T]):
@@ -49,6 +53,7 @@ class Gatherer(Generic[T]):
         if first is None or not isinstance(first.message, AppendRun):
             return first
         runs, pinned_bytes, wal_bytes = [first.message], first.pinned_bytes, first.message.wal_bytes
+        arrived_at = first.arrived_at
         while following := self._peek():
             run = following.message
             if not isinstance(run, AppendRun) or not runs[-1].is_continued_by(run):
@@ -58,8 +63,9 @@ class Gatherer(Generic[T]):
             self._next = None
             runs.append(run)
             pinned_bytes += following.pinned_bytes
+            arrived_at = following.arrived_at if arrived_at is None else arrived_at
             wal_bytes += run.wal_bytes
-        return Received(join_runs(runs), pinned_bytes) if len(runs) > 1 else first
+        return Received(join_runs(runs), pinned_bytes, arrived_at) if len(runs) > 1 else first
 
     async def _wait(self) -> Received[T] | None:
         try:

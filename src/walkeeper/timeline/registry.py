@@ -45,10 +45,12 @@ class Client:
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """What waits at a proposer's connection: messages for the disk, and the receive buffers that are held for it."""
+    """What waits at a proposer's connection: messages for the disk, the receive buffers that are held for it, and replies
+    for a peer that does not read."""
 
     messages: int = 0
     pinned_bytes: int = 0
+    replies: int = 0
 
 
 @dataclass(slots=True, eq=False)

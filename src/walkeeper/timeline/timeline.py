@@ -36,6 +36,7 @@ from walkeeper.messages import AcceptorMessage, Batch, PageserverFeedback
 from walkeeper.storage.offload import Brief, Offload
 from walkeeper.storage.reader import OpenSegment
 from walkeeper.storage.store import StoreStatistics, TimelineStore
+from walkeeper.timeline.account import Account
 from walkeeper.timeline.progress import Position, Progress
 from walkeeper.timeline.registry import Receiver, Registry, Sender
 
@@ -88,6 +89,7 @@ class TimelineStatistics:
     senders: tuple[Sender, ...]
     blown_by: BaseException | None
     storage: StoreStatistics
+    account: Account
     pageserver: PageserverFeedback | None = None
     pageserver_reports: int = 0
     is_corruption_reported: bool = False
@@ -100,6 +102,7 @@ class Timeline:
         self.ttid = ttid
         self.progress = Progress()
         self.registry = Registry()
+        self.account = Account()
         self.node_id = node_id
         self._store = store
         self._offload = offload
@@ -141,12 +144,17 @@ class Timeline:
                         self.progress.withdraw(lsn)  # readers lose sight of it before the disk does
                     kept = await self._offload(job, self._store)  # one hop at most: durable when it returns
                     self._acceptor = kept.acceptor  # no checkpoint since the hop
+                if lsn is not None:
+                    self.account.truncate(lsn)
+                else:
+                    self.account.advance(acceptor.state, kept.acceptor.state)
             except NOTHING_HAS_CHANGED:
                 self.progress.publish(Position.of(acceptor.state))  # and see it again: it is there
                 raise
         else:  # heartbeats, refused votes, greetings: no thread, no sync
             kept = intent.keep(self._store)
             self._acceptor = kept.acceptor
+            self.account.advance(acceptor.state, kept.acceptor.state)
         self.progress.publish(Position.of(kept.acceptor.state))
         if self._may_prepare_spare() or self._lags_a_segment(kept.acceptor.state):
             self._attention.set()
@@ -169,6 +177,8 @@ class Timeline:
         return self._require_open().state
 
     def _on_blown(self) -> None:
+        if self._acceptor is not None:  # not counted again while it cannot be read
+            self.account.fuses_blown += 1
         self._acceptor = None
         self.progress.withdraw(INVALID_LSN)
         self._attention.set()
@@ -198,6 +208,7 @@ class Timeline:
                     )
                 except Malformed as error:  # no server that is known has such WAL
                     raise Corrupt(str(error)) from error
+            self.account.open(self._acceptor.state)
             self.progress.publish(Position.of(self._acceptor.state))
 
     async def close(self) -> None:
@@ -293,6 +304,7 @@ class Timeline:
             self.registry.senders(),
             self._fuse.blown_by,
             self._store.statistics,
+            self.account,
             self.registry.pageserver,
             self.registry.pageserver_reports,
             self.registry.is_corruption_reported,

@@ -8,6 +8,7 @@ import trio
 from starlette.applications import Starlette
 
 from shown_metrics import LABELS, Peer, ShownTimelines, a_shut_timeline, an_open_timeline, watching
+from walkeeper.control.collectors import DiskJobs
 from walkeeper.control.instruments import NAME_CHARACTERS_MAX, NAMES_MAX
 from walkeeper.control.metrics import SAMPLES_PER_TURN_MAX, Metrics, render
 from walkeeper.errors import Malformed
@@ -178,6 +179,50 @@ async def test_the_bytes_of_a_connection_are_those_of_whoever_is_there(zone: str
     assert value("safekeeper_pg_io_bytes_total", labels | {"dir": "write"}) == 3
     labels = {"client_az": "unknown", "sk_az": "a", "app_name": "unknown", "same_az": "unknown"}
     assert value("safekeeper_pg_io_bytes_total", labels | {"dir": "write"}) == 7
+
+
+async def test_wal_is_counted_by_how_far_it_got_and_the_last_successes_have_a_time() -> None:
+    lines = await scraped(watching(ShownTimelines(an_open_timeline())))
+    staged = LABELS.replace("{", '{stage="received",')
+    assert f"walkeeper_wal_bytes_total{staged} 30.0" in lines
+    assert f"walkeeper_wal_bytes_total{staged.replace('received', 'flushed')} 20.0" in lines
+    assert f"walkeeper_wal_bytes_total{staged.replace('received', 'committed')} 10.0" in lines
+    assert f"walkeeper_last_commit_timestamp_seconds{LABELS} 1.5" in lines
+    assert f"walkeeper_last_control_file_save_timestamp_seconds{LABELS} 2.5" in lines
+    assert f"walkeeper_fuses_blown_total{LABELS} 2.0" in lines
+
+
+async def test_what_has_not_happened_yet_has_no_time() -> None:
+    lines = await scraped(watching(ShownTimelines(a_shut_timeline())))
+    assert not [line for line in lines if "timestamp_seconds{" in line]
+
+
+async def test_answers_batches_and_what_the_disk_is_at_are_shown() -> None:
+    metrics = watching(ShownTimelines(an_open_timeline(waiting=Waiting(0, 0, 3))))
+    metrics.watch_disk(lambda: DiskJobs(2, 7.5))
+    metrics.acknowledged(0.002)
+    metrics.appends_kept(3)
+    metrics.loop_lagged(0.03)
+    lines = await scraped(metrics)
+    assert 'walkeeper_ack_seconds_bucket{le="0.001"} 0.0' in lines
+    assert 'walkeeper_ack_seconds_bucket{le="0.0025"} 1.0' in lines
+    assert "walkeeper_batch_appends_sum 3.0" in lines
+    assert "walkeeper_loop_lag_seconds_sum 0.03" in lines
+    assert "walkeeper_disk_jobs 2.0" in lines
+    assert "walkeeper_disk_oldest_job_seconds 7.5" in lines
+    assert "walkeeper_unsent_replies 3.0" in lines
+
+
+def test_a_peak_is_remembered_for_one_turn_and_forgotten_after_the_next() -> None:
+    metrics = Metrics("0")
+    seen = []
+    for seconds in (9.0, 3.0, 0.0, 0.0):
+        metrics.storage_operation("flush_wal", seconds, 0)
+        metrics.loop_lagged(seconds)
+        seen.append(metrics.registry.get_sample_value("walkeeper_flush_peak_seconds"))
+        assert metrics.registry.get_sample_value("walkeeper_loop_lag_peak_seconds") == seen[-1]
+        metrics.turn_peaks()
+    assert seen == [9.0, 9.0, 3.0, 0.0]
 
 
 async def test_failures_removals_messages_and_connections_are_counted() -> None:

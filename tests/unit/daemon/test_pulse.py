@@ -2,12 +2,13 @@
 
 from typing import cast
 
+import pytest
 import trio
 import trio.testing
 
 from shown_metrics import ShownTimelines, an_open_timeline
 from walkeeper.control.metrics import Metrics
-from walkeeper.daemon.pulse import QUEUES_SECONDS, keeping_pulse
+from walkeeper.daemon.pulse import BEAT_SECONDS, PEAK_SECONDS, QUEUES_SECONDS, keeping_pulse
 from walkeeper.timeline.registry import Client
 from walkeeper.timeline.timelines import Timelines
 
@@ -22,3 +23,19 @@ async def test_the_queues_are_looked_at_for_as_long_as_the_block_runs(
             await trio.sleep(3.5 * QUEUES_SECONDS)
         await trio.sleep(10 * QUEUES_SECONDS)
     assert metrics.registry.get_sample_value("safekeeper_wal_receiver_queue_depth_count") == 3
+
+
+async def test_how_late_the_loop_is_can_be_seen_until_some_minutes_later(
+    mock_clock: trio.testing.MockClock,
+) -> None:
+    metrics = Metrics("0")
+    peak = "walkeeper_loop_lag_peak_seconds"
+    async with keeping_pulse(metrics):
+        await trio.testing.wait_all_tasks_blocked()
+        mock_clock.jump(BEAT_SECONDS + 3)
+        await trio.testing.wait_all_tasks_blocked()
+        assert metrics.registry.get_sample_value(peak) == pytest.approx(3)
+        assert metrics.registry.get_sample_value("walkeeper_loop_lag_seconds_count") == 1
+        mock_clock.autojump_threshold = 0
+        await trio.sleep(2 * PEAK_SECONDS)
+        assert metrics.registry.get_sample_value(peak) == 0

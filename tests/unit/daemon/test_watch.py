@@ -3,6 +3,7 @@
 import trio
 import trio.testing
 
+from walkeeper.control.collectors import DiskJobs
 from walkeeper.daemon.watch import DISK_SECONDS_MAX, WatchedOffload
 from walkeeper.testing.offload import InlineOffload
 
@@ -21,8 +22,10 @@ async def test_a_call_that_runs_too_long_is_a_problem_until_it_ends(
         await trio.sleep(DISK_SECONDS_MAX - 1)
         assert problem(offload) == ""
         await trio.sleep(2)
+        assert offload.jobs() == DiskJobs(1, DISK_SECONDS_MAX + 1)
         assert problem(offload) == f"no answer for {DISK_SECONDS_MAX + 1:.0f} s"
     assert problem(offload) == ""
+    assert offload.jobs() == DiskJobs(0, 0)
 
 
 async def test_many_calls_that_each_end_in_time_are_no_problem(autojump_clock: trio.testing.MockClock) -> None:

@@ -42,7 +42,7 @@ from walkeeper.services.receive_wal import (
 from walkeeper.terms import Term
 from walkeeper.timeline.batch import BATCH_BYTES_MAX
 from walkeeper.timeline.registry import Client as ServedClient
-from walkeeper.timeline.registry import ReceiverStatus, Waiting
+from walkeeper.timeline.registry import ReceiverStatus
 
 SLACK_SECONDS = SILENCE_SLACK * SILENCE_SECONDS_MAX
 
@@ -76,46 +76,6 @@ async def test_messages_that_come_with_the_greeting_are_not_lost(
     assert isinstance(await proposer.hear(), AcceptorGreeting)
     assert isinstance(await proposer.hear(), VoteResponse)
     assert (await proposer.hear_append()).flush_lsn == append.end_lsn
-
-
-async def test_messages_are_counted_by_how_they_end(keeper: Keeper, autojump_clock: MockClock) -> None:
-    proposer = keeper.connect()
-    await proposer.be_elected()
-    await proposer.say(proposer.next_append())
-    await proposer.hear_append()
-    proposer.wal.record(b"lost")
-    await proposer.say(proposer.next_append())
-    await proposer.has_ended.wait()
-    counted = keeper.instruments.registry.get_sample_value
-    name = "safekeeper_proposer_acceptor_messages_total"
-    assert counted(name, {"outcome": "success"}) == 4  # a greeting, a vote, an election, an append
-    assert counted(name, {"outcome": "error"}) == 1
-
-
-async def test_how_long_it_took_to_follow_a_leader_is_measured(keeper: Keeper, autojump_clock: MockClock) -> None:
-    proposer = keeper.connect()
-    keeper.disk.seconds = 2.0
-    await proposer.be_elected()
-    await proposer.say(proposer.heartbeat())
-    await proposer.hear_append()
-    labels = {"operation": "handle_elected"}
-    measured = keeper.instruments.registry.get_sample_value
-    assert measured("safekeeper_misc_operation_seconds_sum", labels) == pytest.approx(2.0)
-
-
-async def test_what_waits_for_the_disk_can_be_seen(keeper: Keeper, autojump_clock: MockClock) -> None:
-    proposer = keeper.connect()
-    await proposer.be_elected()
-    (receiver,) = keeper.timeline.registry.receivers()
-    assert receiver.waiting() == Waiting()
-    keeper.disk.seconds = 2.0
-    for _ in range(3):
-        await proposer.say(proposer.next_append())
-        await wait_all_tasks_blocked()
-    waiting = receiver.waiting()
-    assert waiting.messages == 2  # and one is being written
-    assert waiting.pinned_bytes > 3 * 500
-    await proposer.hear_flushed(proposer.wal.lsn)
 
 
 async def test_what_standbys_need_comes_with_the_answers(keeper: Keeper, autojump_clock: MockClock) -> None:
@@ -581,7 +541,8 @@ class Conversation:
         ours, self.peer = socket.socketpair()
         self.peer.setblocking(False)
         self.link = SocketLink(ours)
-        self.writer = ReplyWriter(self.link, VERSION, lambda _: b"goodbye")
+        self.took_seconds: list[float] = []
+        self.writer = ReplyWriter(self.link, VERSION, lambda _: b"goodbye", self.took_seconds.append)
         self.to_writer, self.outbox = trio.open_memory_channel[Outbox](100)
         self.next_lsn = Lsn(1)
 
@@ -589,9 +550,9 @@ class Conversation:
         self.next_lsn = Lsn(self.next_lsn + 1)
         return AppendResponse(NO_GENERATION, Term(1), self.next_lsn)
 
-    def say(self, reply: Reply) -> Outbox | None:
+    def say(self, reply: Reply, arrived_at: float | None = None) -> Outbox | None:
         """What the acceptor does with a reply."""
-        unsaid = self.writer.say_now(reply)
+        unsaid = self.writer.say_now(reply, arrived_at)
         if unsaid is not None:
             self.to_writer.send_nowait(unsaid)
         return unsaid
@@ -698,3 +659,21 @@ async def test_a_peer_that_has_gone_is_found_by_the_writer(conversation: Convers
     conversation.to_writer.close()
     await conversation.writer.write_replies(conversation.outbox)
     assert conversation.writer.said is None
+
+
+async def test_an_answer_that_waits_for_its_peer_is_measured_when_the_kernel_has_it(
+    conversation: Conversation,
+) -> None:
+    conversation.fill_the_kernel()
+    conversation.say(conversation.next_reply(), trio.current_time())
+    assert (conversation.writer.queued, conversation.took_seconds) == (2, [])
+    await conversation.finish()
+    assert (conversation.writer.queued, len(conversation.took_seconds)) == (0, 1)
+
+
+async def test_an_answer_that_nobody_takes_any_more_is_not_measured(conversation: Conversation) -> None:
+    conversation.peer.close()
+    conversation.say(conversation.next_reply(), trio.current_time())
+    conversation.to_writer.close()
+    await conversation.writer.write_replies(conversation.outbox)
+    assert (conversation.writer.queued, conversation.took_seconds) == (0, [])

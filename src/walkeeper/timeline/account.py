@@ -1,0 +1,41 @@
+"""What a timeline has done since it was opened first, for those who look.
+
+Bytes by stage: received, flushed, committed, in this order, each at most what the one before is.  Only WAL that was
+flushed since the start is counted as committed: what had been here before had been received by an earlier process.
+
+Does not decide anything, and nothing is decided by it.
+"""
+
+import time
+from dataclasses import dataclass
+
+from walkeeper.acceptor.state import AcceptorState
+from walkeeper.lsn import INVALID_LSN, Lsn
+
+
+@dataclass(slots=True)
+class Account:
+    """``committed_at``: when the commit_lsn moved last, in seconds since 1970; None if it has not."""
+
+    received_bytes: int = 0
+    flushed_bytes: int = 0
+    committed_bytes: int = 0
+    committed_at: float | None = None
+    fuses_blown: int = 0
+    _counted_from: Lsn = INVALID_LSN
+
+    def open(self, state: AcceptorState) -> None:
+        """The timeline was read from disk."""
+        self._counted_from = state.wal.write_lsn
+
+    def truncate(self, lsn: Lsn) -> None:
+        """The WAL ends at ``lsn`` now: what comes there is flushed for the first time, or again."""
+        self._counted_from = min(self._counted_from or lsn, lsn)
+
+    def advance(self, before: AcceptorState, after: AcceptorState) -> None:
+        """Something was kept that has not truncated anything."""
+        self.flushed_bytes += after.wal.write_lsn - before.wal.write_lsn
+        commit_lsn = after.ahead.commit_lsn
+        if commit_lsn > before.ahead.commit_lsn:
+            self.committed_bytes += max(0, commit_lsn - max(before.ahead.commit_lsn, self._counted_from))
+            self.committed_at = time.time()
