@@ -13,11 +13,10 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.core import Metric, Sample
 from prometheus_client.registry import Collector
 
 from walkeeper.acceptor.state import AcceptorState
-from walkeeper.control.catalogue import ALL, TIMELINE
 from walkeeper.control.instruments import Names, family, one_value
 from walkeeper.formats.replication import unix_seconds
 from walkeeper.messages import PageserverFeedback
@@ -31,8 +30,7 @@ DISK_BLOCK_BYTES: Final = 512
 NO_FEEDBACK: Final = PageserverFeedback()
 """What stands for the report that no pageserver has made yet."""
 
-STAGES: Final = "walkeeper_wal_bytes_total"
-FUSES: Final = "walkeeper_fuses_blown_total"
+Labels = dict[str, str]
 
 OF_STATES: Final[Sequence[tuple[str, Callable[[AcceptorState], float]]]] = (
     ("safekeeper_commit_lsn", lambda state: state.ahead.commit_lsn),
@@ -58,6 +56,7 @@ OF_TIMELINES: Final[Sequence[tuple[str, Callable[[TimelineStatistics], float]]]]
     ("safekeeper_written_wal_bytes_total", lambda each: each.storage.written_bytes),
     ("safekeeper_written_wal_seconds_total", lambda each: each.storage.written_seconds),
     ("safekeeper_flushed_wal_seconds_total", lambda each: each.storage.flushed_seconds),
+    ("walkeeper_fuses_blown_total", lambda each: each.account.fuses_blown),
     ("walkeeper_timeline_open", lambda each: each.state is not None),
 )
 """Of all timelines."""
@@ -85,35 +84,30 @@ class TimelineCollector(Collector):
         yield one_value("safekeeper_collect_timeline_metrics_seconds", time.perf_counter() - started)
 
 
-def labels_of(timeline: TimelineStatistics) -> Sequence[str]:
-    return (str(timeline.ttid.tenant_id), str(timeline.ttid.timeline_id))
+def labels_of(timeline: TimelineStatistics) -> Labels:
+    """To be shared by all its series: making them costs more than looking does."""
+    return {"tenant_id": str(timeline.ttid.tenant_id), "timeline_id": str(timeline.ttid.timeline_id)}
 
 
-def _of_each(timelines: Sequence[TimelineStatistics], labels: Sequence[Sequence[str]]) -> Iterator[Metric]:
+def _of_each(timelines: Sequence[TimelineStatistics], labels: Sequence[Labels]) -> Iterator[Metric]:
     states = [(own, each.state) for own, each in zip(labels, timelines, strict=True) if each.state is not None]
     for name, look in OF_STATES:
-        yield per_timeline(name, ((own, look(state)) for own, state in states))
+        yield series(name, ((own, look(state)) for own, state in states))
     for name, see in OF_TIMELINES:
-        yield per_timeline(name, zip(labels, map(see, timelines), strict=True))
+        yield series(name, zip(labels, map(see, timelines), strict=True))
     for name, find in WHEN:
         found = zip(labels, map(find, timelines), strict=True)
-        yield per_timeline(name, ((own, when) for own, when in found if when is not None))
-    yield stages(timelines, labels)
-    fuses = CounterMetricFamily(FUSES, ALL[FUSES].meaning, labels=TIMELINE)
-    for own, each in zip(labels, timelines, strict=True):
-        fuses.add_metric(own, each.account.fuses_blown)
-    yield fuses
+        yield series(name, ((own, when) for own, when in found if when is not None))
+    yield series("walkeeper_wal_bytes_total", _stages(timelines, labels))
 
 
-def stages(timelines: Sequence[TimelineStatistics], labels: Sequence[Sequence[str]]) -> Metric:
+def _stages(timelines: Sequence[TimelineStatistics], labels: Sequence[Labels]) -> Iterator[tuple[Labels, float]]:
     """How much WAL has got how far."""
-    metric = CounterMetricFamily(STAGES, ALL[STAGES].meaning, labels=ALL[STAGES].labels)
     for own, each in zip(labels, timelines, strict=True):
         account = each.account
-        metric.add_metric((*own, "received"), account.received_bytes)
-        metric.add_metric((*own, "flushed"), account.flushed_bytes)
-        metric.add_metric((*own, "committed"), account.committed_bytes)
-    return metric
+        yield own | {"stage": "received"}, account.received_bytes
+        yield own | {"stage": "flushed"}, account.flushed_bytes
+        yield own | {"stage": "committed"}, account.committed_bytes
 
 
 def _of_all(timelines: Sequence[TimelineStatistics]) -> Iterator[Metric]:
@@ -138,11 +132,10 @@ def readers(senders: Iterable[Sender]) -> Metric:
     return metric
 
 
-def per_timeline(name: str, values: Iterable[tuple[Sequence[str], float]]) -> Metric:
-    """A gauge of each timeline."""
-    metric = GaugeMetricFamily(name, ALL[name].meaning, labels=TIMELINE)
-    for labels, value in values:
-        metric.add_metric(labels, value)
+def series(name: str, values: Iterable[tuple[Labels, float]]) -> Metric:
+    """A metric with a sample for each of ``values``."""
+    metric = family(name)
+    metric.samples = [Sample(name, own, value) for own, value in values]
     return metric
 
 

@@ -43,8 +43,8 @@ LAG_SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1.0, 5.
 APPENDS: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 QUEUED_MESSAGES: Final = (0, 1, 2, 4, 8, 16, 32, 64, 128, 255, 256)
 
-SAMPLES_PER_TURN_MAX: Final = 200
-"""Rendered before other tasks run again, some milliseconds' worth: a scrape must not hold up commits."""
+SAMPLES_PER_TURN_MAX: Final = 100
+"""Rendered before other tasks run again, one or two milliseconds' worth: a scrape must not hold up commits."""
 
 
 class Metrics:

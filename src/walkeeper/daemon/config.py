@@ -1,7 +1,7 @@
 """What the daemon can be told, in parts: each room is handed its part, or the two numbers it needs.
 
 Names and defaults of the flags are Neon's safekeeper's wherever both have the option, so that its tooling starts
-a keeper unchanged.  Ours alone: ``--config``, ``--max-connections`` and ``--shutdown-timeout``, and everything of the sidecar and the tools.
+a keeper unchanged.  Ours alone: ``--config``, ``--max-connections``, ``--disk-hangs-after`` and ``--shutdown-timeout``, and everything of the sidecar and the tools.
 
 Does not read anything: ``options`` does.
 """
@@ -84,7 +84,9 @@ class LogConfig:
 
 @dataclass(frozen=True, slots=True)
 class TimingConfig:
-    """``control_file_save_interval_seconds``: how old unsaved positions may get; ``drain_seconds``: see ``run``."""
+    """``control_file_save_interval_seconds``: how old unsaved positions may get; ``disk_hangs_seconds``: see ``watch``;
+    ``drain_seconds``: see ``run``.
+    """
 
     control_file_save_interval_seconds: float = option(
         "control-file-save-interval", parse_duration_seconds, default="300s", metavar="DURATION",
@@ -93,6 +95,10 @@ class TimingConfig:
     wal_sender_timeout_seconds: float = option(
         "wal-sender-timeout", parse_limit_seconds, default="600s", metavar="DURATION",
         help="a standby or other reader that says nothing, or reads nothing, for so long is sent away; 0s: never",
+    )  # fmt: skip
+    disk_hangs_seconds: float = option(
+        "disk-hangs-after", parse_limit_seconds, default="120s", metavar="DURATION",
+        help="a disk operation that has had no answer for so long makes /livez fail, which says which; 0s: never",
     )  # fmt: skip
     drain_seconds: float = option(
         "shutdown-timeout", parse_duration_seconds, default="3s", metavar="DURATION",

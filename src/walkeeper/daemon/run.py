@@ -118,7 +118,7 @@ async def serve(
     readiness = Readiness(TIMELINES, LISTENER)
     api = ManagementApi(directory.node_id)
     async with ThreadOffload() as threads:
-        offload = WatchedOffload(threads)
+        offload = WatchedOffload(threads, timing.disk_hangs_seconds)
         metrics.watch_disk(offload.jobs)
         app = create_app([*health_routes(offload.checks, readiness), metrics.route(), *api.routes()])
         async with serving_http(app, http, metrics.http_connection_begins), keeping_pulse(metrics):
@@ -137,6 +137,6 @@ async def serve(
                         readiness.reached(LISTENER)
                         notify(READY, os.environ)
                         await wait_for_stop()
-                        readiness.lost(LISTENER, "shutting down")
+                        readiness.drain(LISTENER)
                         notify(STOPPING, os.environ)
                     connections.cancel_scope.deadline = trio.current_time() + timing.drain_seconds

@@ -8,28 +8,49 @@ A brief job that the event loop does itself hangs with all that could tell of it
 Does not end anything: ``/livez`` tells whoever can.
 """
 
-from collections.abc import Callable, Sequence
-from typing import Final, TypeVar, TypeVarTuple
+import time
+from collections.abc import Callable, Iterator, Sequence
+from datetime import UTC, datetime
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import Any, Final, NamedTuple, TypeVar, TypeVarTuple
 
 import trio
 
 from walkeeper.control.collectors import DiskJobs
 from walkeeper.control.health import Check
-from walkeeper.storage.offload import Offload
+from walkeeper.formats.control_file import ControlFile
+from walkeeper.ids import TenantTimelineId
+from walkeeper.storage.offload import Brief, Offload
+from walkeeper.storage.reader import OpenSegment
+from walkeeper.storage.store import TimelineStore
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 
-DISK_SECONDS_MAX: Final = 120.0
-"""No single call takes longer on a disk that works: the longest reads one segment, or writes a spare of 1 GiB."""
+TOLD_MAX: Final = 10
+"""Calls that are named when more hang: all that have a thread, and some that wait for one."""
+
+
+class Call(NamedTuple):
+    """What was asked of the disk, and when on Trio's clock."""
+
+    began: float
+    function: Callable[..., Any]
+    args: tuple[Any, ...]
 
 
 class WatchedOffload:
-    """An ``Offload`` that knows since when its calls have been running."""
+    """An ``Offload`` that knows since when its calls have been running.
 
-    def __init__(self, offload: Offload) -> None:
+    ``seconds_max``: how long a call may take on a disk that works.
+    """
+
+    def __init__(self, offload: Offload, seconds_max: float) -> None:
         self._offload = offload
-        self._running: dict[int, float] = {}
+        self._seconds_max = seconds_max
+        self._running: dict[int, Call] = {}  # the oldest comes first
         self._calls = 0
 
     async def __call__(self, function: Callable[[*Ts], T], *args: *Ts) -> T:
@@ -39,18 +60,61 @@ class WatchedOffload:
         """
         self._calls += 1
         call = self._calls
-        self._running[call] = trio.current_time()
+        self._running[call] = Call(trio.current_time(), function, args)
         try:
             return await self._offload(function, *args)
         finally:
             del self._running[call]
 
     def jobs(self) -> DiskJobs:
-        """How many calls are running, and since when the oldest, which comes first in the dict."""
+        """How many calls are running, and for how long the oldest has been."""
         now = trio.current_time()
-        return DiskJobs(len(self._running), now - next(iter(self._running.values()), now))
+        oldest = next(iter(self._running.values()), None)
+        return DiskJobs(len(self._running), now - oldest.began if oldest else 0.0)
 
     def checks(self) -> Sequence[Check]:
-        """Whether the call that has been running longest may still end."""
-        seconds = self.jobs().oldest_seconds
-        return [Check("disk", f"no answer for {seconds:.0f} s" if seconds > DISK_SECONDS_MAX else "")]
+        """Whether the calls that are running may still end."""
+        wedged = [Check("disk", _describe(call)) for call in islice(self._wedged(), TOLD_MAX)]
+        return wedged or [Check("disk")]
+
+    def _wedged(self) -> Iterator[Call]:
+        """Those that have been running for too long."""
+        too_long_since = trio.current_time() - self._seconds_max
+        return (call for call in self._running.values() if call.began < too_long_since)
+
+
+def _describe(call: Call) -> str:
+    """Which operation, on which timeline, since when."""
+    seconds = trio.current_time() - call.began
+    since = datetime.fromtimestamp(time.time() - seconds, UTC).isoformat(timespec="seconds")
+    return f"no answer to {_what(call.function, call.args)} for {seconds:.0f} s, since {since}"
+
+
+def _what(function: Callable[..., Any], args: tuple[Any, ...]) -> str:
+    """``function`` is a method of what it is about, or is given it.  Whatever else it may be is named as well as can be."""
+    match function:
+        case Brief(inner):
+            return _what(inner, args)
+        case partial():
+            return _what(function.func, (*function.args, *args))
+        case _:
+            pass
+    name = getattr(function, "__name__", repr(function))
+    match (getattr(function, "__self__", None), *args):
+        case TimelineStore() as store, *_:
+            return f"{name} of {_place(store.directory, 2)}"
+        case OpenSegment() as segment, *_:
+            return f"{name} of {_place(segment.path, 3)}"
+        case [*_, TimelineStore() as store]:
+            return f"{store.doing} of {_place(store.directory, 2)}"
+        case _, ControlFile() as made:
+            return f"{name} of {made.ttid}"
+        case _, TenantTimelineId() as ttid:
+            return f"{name} of {ttid}"
+        case _:
+            return str(name)
+
+
+def _place(path: Path, parts: int) -> str:
+    """The end of a path: tenant, timeline and perhaps a file; where the data directory is the operator knows."""
+    return "/".join(path.parts[-parts:])

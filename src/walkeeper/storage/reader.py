@@ -30,6 +30,11 @@ class OpenSegment:
         self._begin_lsn = begin_lsn
         self._segment_bytes = segment_bytes
 
+    @property
+    def path(self) -> Path:
+        """Which file it is."""
+        return self._file.path
+
     def __contains__(self, lsn: Lsn) -> bool:
         return self._begin_lsn <= lsn < self._begin_lsn + self._segment_bytes
 

@@ -90,11 +90,14 @@ class TimelineStore:
 
     ``observe`` hears of write_wal, flush_wal, persist_control_file, initialize_segment, initialize_first_segment,
     truncate_wal and remove_segment: name, seconds, bytes; and of effects that failed, as ``FAILED``.
+
+    ``doing``: the effect that ``perform`` is at, or was last, for whoever looks at a disk that does not answer.
     """
 
     def __init__(self, disk: Disk, directory: Path, *, observe: Observe = unobserved) -> None:
         self._disk = disk
-        self._directory = directory
+        self.directory = directory
+        self.doing = ""
         self._tell = observe
         self.statistics = StoreStatistics()
         self._control_file: ControlFile | None = None
@@ -109,9 +112,9 @@ class TimelineStore:
         StorageError.
         """
         self.close()
-        recovered = recover(self._disk, self._directory)
+        recovered = recover(self._disk, self.directory)
         segment_bytes = recovered.control_file.server.wal_seg_size
-        self._wal = Wal(self._disk, self._directory, segment_bytes, self._observe)
+        self._wal = Wal(self._disk, self.directory, segment_bytes, self._observe)
         self._control_file, self._tli, self._lost = recovered.control_file, recovered.tli, None
         self.statistics.saved_at = time.time()
         return recovered
@@ -136,6 +139,10 @@ class TimelineStore:
                 self._lost = error
             raise
 
+    def _doing(self, operation: str, size_bytes: int = 0) -> observed:
+        self.doing = operation
+        return observed(self._observe, operation, size_bytes)
+
     def _observe(self, operation: str, seconds: float, size_bytes: int) -> None:
         statistics = self.statistics
         if operation == "write_wal":
@@ -151,29 +158,30 @@ class TimelineStore:
         control_file, wal = self._opened()
         match effect:
             case WriteWal(begin_lsn, slices, tli):
-                with observed(self._observe, "write_wal", effect.end_lsn - begin_lsn):
+                with self._doing("write_wal", effect.end_lsn - begin_lsn):
                     wal.write(begin_lsn, slices, tli)
                 self._tli = tli
             case SyncWal():
-                with observed(self._observe, "flush_wal"):
+                with self._doing("flush_wal"):
                     wal.sync()
             case KeepControlFile(changed):
                 assert changed.server.wal_seg_size == control_file.server.wal_seg_size
-                with observed(self._observe, "persist_control_file"):
-                    write_control_file(self._disk, self._directory, changed)
+                with self._doing("persist_control_file"):
+                    write_control_file(self._disk, self.directory, changed)
                 self._control_file = changed
             case InitializeFirstSegment(lsn, tli):
                 head = first_segment_headers(lsn, server=control_file.server, tli=tli)
-                with observed(self._observe, "initialize_first_segment", len(head)):
+                with self._doing("initialize_first_segment", len(head)):
                     wal.initialize_first_segment(lsn, head, tli)
                 self._tli = tli
             case TruncateWal(lsn, tli):
-                with observed(self._observe, "truncate_wal"):
+                with self._doing("truncate_wal"):
                     wal.truncate(lsn, tli)
                 self._tli = tli
             case BecomeWhole():
-                remove_if_there(self._disk, self._directory / INCOMPLETE)
-                self._disk.fsync_dir(self._directory)
+                self.doing = "become_whole"
+                remove_if_there(self._disk, self.directory / INCOMPLETE)
+                self._disk.fsync_dir(self.directory)
             case _:
                 assert_never(effect)
 
@@ -207,7 +215,7 @@ class TimelineStore:
         assert self._control_file is not None, "recover() comes first"
         if self._tli == NO_TLI:
             raise WalNotAvailable(lsn, "there is no WAL yet")
-        return WalReader(self._disk, self._directory, self._control_file.server.wal_seg_size).open(lsn, self._tli)
+        return WalReader(self._disk, self.directory, self._control_file.server.wal_seg_size).open(lsn, self._tli)
 
     @property
     def wants_spare(self) -> bool:

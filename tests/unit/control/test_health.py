@@ -31,9 +31,10 @@ async def test_it_says_what_it_waits_for_and_verbosely_what_it_has() -> None:
 async def test_a_draining_keeper_is_alive_and_not_ready() -> None:
     readiness = Readiness("listener")
     readiness.reached("listener")
-    readiness.lost("listener", "draining")
-    assert (await get("/readyz", readiness)).status_code == 503
-    assert (await get("/livez", readiness)).status_code == 200
+    readiness.drain("listener")
+    ready, alive = await get("/readyz", readiness), await get("/livez", readiness)
+    assert (ready.status_code, ready.text) == (503, "[-] listener: draining\nfailed\n")
+    assert (alive.status_code, alive.text) == (200, "draining\n")
 
 
 @pytest.mark.parametrize(("problem", "status"), [("", 200), ("no answer for 90 s", 503)])

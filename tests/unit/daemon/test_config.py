@@ -34,7 +34,7 @@ def test_the_defaults_are_neons() -> None:
             availability_zone=None,
         ),
         log=LogConfig(format="plain"),
-        timing=TimingConfig(control_file_save_interval_seconds=300.0, drain_seconds=3.0),
+        timing=TimingConfig(control_file_save_interval_seconds=300.0, disk_hangs_seconds=120.0, drain_seconds=3.0),
         init=False,
         dump_control_file=None,
     )
@@ -44,7 +44,7 @@ def test_every_flag_reaches_its_part() -> None:
     config = serve(
         "-D", "/wal", "--id", "7", "--init", "-l", "[::]:1", "--listen-http=h:2", "--advertise-pg", "me:3", "-n",
         "--availability-zone", "a", "--dump-control-file", "f", "--log-format", "json",
-        "--control-file-save-interval", "1m", "--shutdown-timeout", "10s",
+        "--control-file-save-interval", "1m", "--shutdown-timeout", "10s", "--disk-hangs-after", "5s",
     )  # fmt: skip
     assert config == ServeConfig(
         place=PlaceConfig(path=Path("/wal"), node_id=NodeId(7), no_sync=True),
@@ -52,7 +52,7 @@ def test_every_flag_reaches_its_part() -> None:
             pg=Address("::", 1), http=Address("h", 2), advertise_pg=Address("me", 3), availability_zone="a"
         ),
         log=LogConfig(format="json"),
-        timing=TimingConfig(control_file_save_interval_seconds=60.0, drain_seconds=10.0),
+        timing=TimingConfig(control_file_save_interval_seconds=60.0, disk_hangs_seconds=5.0, drain_seconds=10.0),
         init=True,
         dump_control_file=Path("f"),
     )
@@ -61,6 +61,10 @@ def test_every_flag_reaches_its_part() -> None:
 def test_a_timeout_of_readers_of_0_is_off() -> None:
     assert serve().timing.wal_sender_timeout_seconds == 600.0
     assert serve("--wal-sender-timeout", "0s").timing.wal_sender_timeout_seconds == math.inf
+
+
+def test_a_disk_may_be_allowed_to_hang_for_ever() -> None:
+    assert serve("--disk-hangs-after", "0s").timing.disk_hangs_seconds == math.inf
 
 
 def test_no_command_takes_what_it_does_not_use() -> None:
@@ -79,6 +83,7 @@ def test_names_are_neons_except_for_our_own() -> None:
         "dump-control-file", "log-format", "control-file-save-interval",
     }  # fmt: skip
     assert {each.name for each in options_of(ServeConfig)} == neons | {
+        "disk-hangs-after",
         "max-connections",
         "shutdown-timeout",
         "wal-sender-timeout",

@@ -152,8 +152,9 @@ async def test_while_it_drains_it_is_alive_but_not_ready(tmp_path: Path) -> None
     async with running(tmp_path, accepting=one_connection(leave.wait), drain_seconds=60) as keeper:
         keeper.stop()
         await keeper.wait_status("/readyz", 503)
-        assert "shutting down" in (await keeper.client.get("/readyz")).text
-        assert await keeper.status("/livez") == 200
+        assert "draining" in (await keeper.client.get("/readyz")).text
+        alive = await keeper.client.get("/livez")
+        assert (alive.status_code, alive.text) == (200, "draining\n")
         assert not keeper.ended.is_set()
         leave.set()
         await keeper.ended.wait()

@@ -1,11 +1,21 @@
-"""A disk that does not answer is noticed."""
+"""A disk that does not answer is noticed, and said to be where it is."""
+
+import math
+import re
+from datetime import UTC, datetime
 
 import trio
 import trio.testing
 
+from keeping import SERVER, START, TTID, Leader, new_disk, timelines_on
+from walkeeper.acceptor.state import new_control_file
 from walkeeper.control.collectors import DiskJobs
-from walkeeper.daemon.watch import DISK_SECONDS_MAX, WatchedOffload
+from walkeeper.control.health import Check
+from walkeeper.daemon.watch import TOLD_MAX, WatchedOffload
+from walkeeper.membership import NO_CONFIGURATION
 from walkeeper.testing.offload import InlineOffload
+
+HANGS_SECONDS = 100.0
 
 
 def problem(offload: WatchedOffload) -> str:
@@ -13,36 +23,134 @@ def problem(offload: WatchedOffload) -> str:
     return check.problem
 
 
+def operation(offload: WatchedOffload) -> str:
+    """What it is that hangs."""
+    found = re.match("no answer to (.*) for ", problem(offload))
+    return found[1] if found else ""
+
+
+class Disk:
+    """How long it takes, before and after each operation; and who watches."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+        self.watch = WatchedOffload(InlineOffload(lambda: self.seconds), HANGS_SECONDS)
+
+
 async def test_a_call_that_runs_too_long_is_a_problem_until_it_ends(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
-    offload = WatchedOffload(InlineOffload(lambda: DISK_SECONDS_MAX))
+    disk = Disk()
+    disk.seconds = HANGS_SECONDS
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(offload, int, "7")
-        await trio.sleep(DISK_SECONDS_MAX - 1)
-        assert problem(offload) == ""
+        nursery.start_soon(disk.watch, int, "7")
+        await trio.sleep(HANGS_SECONDS - 1)
+        assert problem(disk.watch) == ""
         await trio.sleep(2)
-        assert offload.jobs() == DiskJobs(1, DISK_SECONDS_MAX + 1)
-        assert problem(offload) == f"no answer for {DISK_SECONDS_MAX + 1:.0f} s"
-    assert problem(offload) == ""
-    assert offload.jobs() == DiskJobs(0, 0)
+        assert disk.watch.jobs() == DiskJobs(1, HANGS_SECONDS + 1)
+        assert problem(disk.watch).startswith(f"no answer to int for {HANGS_SECONDS + 1:.0f} s, since ")
+    assert problem(disk.watch) == ""
+    assert disk.watch.jobs() == DiskJobs(0, 0)
+
+
+async def test_since_when_is_said_by_the_clock_on_the_wall(autojump_clock: trio.testing.MockClock) -> None:
+    disk = Disk()
+    disk.seconds = HANGS_SECONDS
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(disk.watch, int, "7")
+        await trio.sleep(HANGS_SECONDS + 60)
+        since = datetime.fromisoformat(problem(disk.watch).rpartition(" since ")[2])
+        ago = (datetime.now(UTC) - since).total_seconds()
+        assert 0 <= ago - (HANGS_SECONDS + 60) < 30
+
+
+async def test_whoever_does_not_want_to_know_is_not_told(autojump_clock: trio.testing.MockClock) -> None:
+    watch = WatchedOffload(InlineOffload(lambda: 50_000.0), math.inf)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(watch, int, "7")
+        await trio.sleep(50_000)
+        assert problem(watch) == ""
 
 
 async def test_many_calls_that_each_end_in_time_are_no_problem(autojump_clock: trio.testing.MockClock) -> None:
-    offload = WatchedOffload(InlineOffload(lambda: DISK_SECONDS_MAX / 4))
+    disk = Disk()
+    disk.seconds = HANGS_SECONDS / 4
     for _ in range(4):
-        assert await offload(int, "7") == 7
+        assert await disk.watch(int, "7") == 7
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(offload, int, "7")
+            nursery.start_soon(disk.watch, int, "7")
             await trio.sleep(1)
-            assert problem(offload) == ""
+            assert problem(disk.watch) == ""
 
 
 async def test_what_the_call_raises_comes_out_and_ends_the_watch(autojump_clock: trio.testing.MockClock) -> None:
-    offload = WatchedOffload(InlineOffload())
+    disk = Disk()
     try:
-        await offload(int, "seven")
+        await disk.watch(int, "seven")
     except ValueError:
-        await trio.sleep(2 * DISK_SECONDS_MAX)
-    assert trio.current_time() >= 2 * DISK_SECONDS_MAX
-    assert problem(offload) == ""
+        await trio.sleep(2 * HANGS_SECONDS)
+    assert trio.current_time() >= 2 * HANGS_SECONDS
+    assert problem(disk.watch) == ""
+
+
+async def test_of_many_that_hang_the_oldest_are_told(autojump_clock: trio.testing.MockClock) -> None:
+    disk = Disk()
+    disk.seconds = HANGS_SECONDS
+    async with trio.open_nursery() as nursery:
+        for _ in range(2 * TOLD_MAX):
+            nursery.start_soon(disk.watch, int, "7")
+        await trio.sleep(HANGS_SECONDS + 1)
+        assert len(disk.watch.checks()) == TOLD_MAX
+
+
+async def test_what_hangs_is_named_with_its_timeline(autojump_clock: trio.testing.MockClock) -> None:
+    """A commit, an election, a segment that is read, a timeline that is read: all that timelines ask of a disk."""
+    disk, seen = Disk(), []
+
+    async def see() -> None:
+        await trio.sleep(1.5 * HANGS_SECONDS)
+        seen.append(operation(disk.watch))
+
+    async with timelines_on(new_disk(), disk.watch) as timelines:
+        timeline = await timelines.create(TTID, SERVER)
+        leader = Leader(timeline)
+        await leader.be_elected()
+        await leader.append()
+        disk.seconds = HANGS_SECONDS
+        for hang in (leader.append, leader.append, timeline.open):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(see)
+                await hang()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(see)
+            segment = await timeline.open_segment(START)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(see)
+            with segment:
+                await disk.watch(segment.read, START, 10)
+        disk.seconds = 0.0
+    file = segment.path.name
+    commit = f"flush_wal of {TTID}"
+    assert seen == [commit, commit, f"recover of {TTID}", f"open_segment of {TTID}", f"read of {TTID}/{file}"]
+
+
+class Directory:
+    """Something that is asked for a timeline and is no part of it."""
+
+    def take(self, _what: object) -> None:
+        """Do nothing with it."""
+
+
+async def test_a_timeline_that_is_being_made_or_removed_is_named_too(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    disk, seen = Disk(), []
+    disk.seconds = HANGS_SECONDS
+    control_file = new_control_file(TTID, SERVER, (0, 0), configuration=NO_CONFIGURATION)
+    for argument in (control_file, TTID):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(disk.watch, Directory().take, argument)
+            await trio.sleep(1.5 * HANGS_SECONDS)
+            seen.append(operation(disk.watch))
+    assert seen == [f"take of {TTID}", f"take of {TTID}"]
+    assert disk.watch.checks() == [Check("disk")]
