@@ -10,6 +10,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager, closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from threading import Event
 
 import httpx2
 import pytest
@@ -100,8 +101,9 @@ async def running(
     accepting: Callable[..., AbstractAsyncContextManager[None]] = nobody,
     disk: OsDisk | None = None,
     drain_seconds: float = 3.0,
+    disk_hangs_seconds: float = 120.0,
 ) -> AsyncIterator[Keeper]:
-    timing = TimingConfig(drain_seconds=drain_seconds)
+    timing = TimingConfig(drain_seconds=drain_seconds, disk_hangs_seconds=disk_hangs_seconds)
     with (
         closing(claim(disk or OsDisk(sync=False), path, NodeId(7))) as directory,
         socket.create_server(("127.0.0.1", 0)) as pg,
@@ -176,6 +178,35 @@ async def test_a_timeline_that_cannot_be_read_stays_shut_and_the_keeper_up(tmp_p
         assert shut.status_code == 409
         assert "walkeeper_shut_timelines 1.0" in (await keeper.client.get("/metrics")).text
     assert (directory / "safekeeper.control").read_bytes() == b"garbage"
+
+
+class HangingDisk(OsDisk):
+    """A disk whose syncs of directories do not return before they are let go, once it hangs."""
+
+    def __init__(self) -> None:
+        super().__init__(sync=False)
+        self.goes_on = Event()
+        self.goes_on.set()
+
+    def fsync_dir(self, path: Path) -> None:
+        self.goes_on.wait()
+        super().fsync_dir(path)
+
+
+async def test_a_disk_that_hangs_is_told_until_it_goes_on_and_everything_else_is_served(tmp_path: Path) -> None:
+    disk = HangingDisk()
+    async with running(tmp_path, disk=disk, disk_hangs_seconds=0.05) as keeper, trio.open_nursery() as nursery:
+        disk.goes_on.clear()
+        nursery.start_soon(partial(keeper.client.post, "/v1/tenant/timeline", json=REQUEST))
+        try:
+            await keeper.wait_status("/livez", 503)
+            told = (await keeper.client.get("/livez")).text
+            assert f"[-] disk: no answer to create of {TTID} for " in told
+            assert await keeper.status("/readyz") == 200
+            assert "walkeeper_disk_jobs 1.0" in (await keeper.client.get("/metrics")).text.splitlines()
+        finally:
+            disk.goes_on.set()
+        await keeper.wait_status("/livez", 200)
 
 
 class LosingDisk(OsDisk):
