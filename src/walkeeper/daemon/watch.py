@@ -106,7 +106,7 @@ def _what(function: Callable[..., Any], args: tuple[Any, ...]) -> str:
         case OpenSegment() as segment, *_:
             return f"{name} of {_place(segment.path, 3)}"
         case [*_, TimelineStore() as store]:
-            return f"{store.doing} of {_place(store.directory, 2)}"
+            return f"{store.doing or 'effects'} of {_place(store.directory, 2)}"
         case _, ControlFile() as made:
             return f"{name} of {made.ttid}"
         case _, TenantTimelineId() as ttid:

@@ -91,7 +91,7 @@ class TimelineStore:
     ``observe`` hears of write_wal, flush_wal, persist_control_file, initialize_segment, initialize_first_segment,
     truncate_wal and remove_segment: name, seconds, bytes; and of effects that failed, as ``FAILED``.
 
-    ``doing``: the effect that ``perform`` is at, or was last, for whoever looks at a disk that does not answer.
+    ``doing``: the effect that ``perform`` is at, nothing between two, for whoever looks at a disk that does not answer.
     """
 
     def __init__(self, disk: Disk, directory: Path, *, observe: Observe = unobserved) -> None:
@@ -111,6 +111,7 @@ class TimelineStore:
         Raises Corrupt (the timeline must stay closed), DurabilityLost (the process must end) or another
         StorageError.
         """
+        self.doing = ""
         self.close()
         recovered = recover(self._disk, self.directory)
         segment_bytes = recovered.control_file.server.wal_seg_size
@@ -133,6 +134,7 @@ class TimelineStore:
             raise self._lost
         try:
             self._perform(effect)
+            self.doing = ""
         except StorageError as error:
             self._tell(FAILED, 0.0, 0)
             if isinstance(error, DurabilityLost):

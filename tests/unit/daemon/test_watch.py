@@ -3,6 +3,7 @@
 import math
 import re
 from datetime import UTC, datetime
+from pathlib import Path
 
 import trio
 import trio.testing
@@ -13,6 +14,7 @@ from walkeeper.control.collectors import DiskJobs
 from walkeeper.control.health import Check
 from walkeeper.daemon.watch import TOLD_MAX, WatchedOffload
 from walkeeper.membership import NO_CONFIGURATION
+from walkeeper.testing.memory_disk import unwatched
 from walkeeper.testing.offload import InlineOffload
 
 HANGS_SECONDS = 100.0
@@ -104,34 +106,54 @@ async def test_of_many_that_hang_the_oldest_are_told(autojump_clock: trio.testin
 
 
 async def test_what_hangs_is_named_with_its_timeline(autojump_clock: trio.testing.MockClock) -> None:
-    """A commit, an election, a segment that is read, a timeline that is read: all that timelines ask of a disk."""
-    disk, seen = Disk(), []
+    """All that timelines ask of a disk, as it looks from within: each call is one that hangs here."""
+    disk = new_disk()
+    watch = WatchedOffload(InlineOffload(), -1.0)
+    seen: dict[str, list[str]] = {}
 
-    async def see() -> None:
-        await trio.sleep(1.5 * HANGS_SECONDS)
-        seen.append(operation(disk.watch))
+    def see(_operation: str, _path: Path) -> None:
+        now.append(operation(watch))
 
-    async with timelines_on(new_disk(), disk.watch) as timelines:
+    async with timelines_on(disk, watch) as timelines:
         timeline = await timelines.create(TTID, SERVER)
         leader = Leader(timeline)
+        now = seen["elect"] = []
+        disk.on_operation = see
         await leader.be_elected()
+        now = seen["append"] = []
         await leader.append()
-        disk.seconds = HANGS_SECONDS
-        for hang in (leader.append, leader.append, timeline.open):
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(see)
-                await hang()
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(see)
-            segment = await timeline.open_segment(START)
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(see)
-            with segment:
-                await disk.watch(segment.read, START, 10)
-        disk.seconds = 0.0
+        now = seen["open"] = []
+        await timeline.open()
+        now = seen["segment"] = []
+        with await timeline.open_segment(START) as segment:
+            await watch(segment.read, START, 10)
+        disk.on_operation = unwatched
+    told = {step: list(dict.fromkeys(operations)) for step, operations in seen.items()}
     file = segment.path.name
-    commit = f"flush_wal of {TTID}"
-    assert seen == [commit, commit, f"recover of {TTID}", f"open_segment of {TTID}", f"read of {TTID}/{file}"]
+    save, init, cut = (
+        f"{each} of {TTID}" for each in ("persist_control_file", "initialize_first_segment", "truncate_wal")
+    )
+    assert told == {
+        "elect": [save, init, cut],
+        "append": [f"write_wal of {TTID}", f"flush_wal of {TTID}"],
+        "open": [f"recover of {TTID}"],
+        "segment": [f"open_segment of {TTID}", f"read of {TTID}/{file}"],
+    }
+
+
+async def test_a_job_that_waits_for_its_turn_has_not_begun_with_anything(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    disk = Disk()
+    async with timelines_on(new_disk(), disk.watch) as timelines:
+        leader = Leader(await timelines.create(TTID, SERVER))
+        await leader.be_elected()
+        disk.seconds = 2 * HANGS_SECONDS
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(leader.append)
+            await trio.sleep(1.5 * HANGS_SECONDS)
+            assert operation(disk.watch) == f"effects of {TTID}"
+            disk.seconds = 0.0
 
 
 class Directory:
