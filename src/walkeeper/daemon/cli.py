@@ -23,6 +23,7 @@ from walkeeper.daemon.config import (
     InspectOptions,
     KeptWalConfig,
     ProposeOptions,
+    QuorumConfig,
     ServeConfig,
     StatusOptions,
     SyncOptions,
@@ -73,6 +74,7 @@ def propose(options: ProposeOptions) -> None:
 
     configure_logs(options.log.format, sys.stdout)
     memory.settle()
+    show_token(options.quorum)
     config = ProposeConfig(
         primary=parse_conninfo(options.primary, os.environ, login=getpass.getuser()),
         keepers=options.quorum.keepers,
@@ -82,6 +84,13 @@ def propose(options: ProposeOptions) -> None:
         unsafe_slot=options.unsafe_slot,
     )
     trio.run(until_stopped, partial(run_sidecar, config, log=structlog.get_logger()))
+
+
+def show_token(quorum: QuorumConfig) -> None:
+    """Connections to keepers show it from now on."""
+    from walkeeper.links.token import token_path
+
+    token_path.set(quorum.token_path)
 
 
 def sync(options: SyncOptions) -> None:
@@ -96,6 +105,7 @@ def _synced_lsn(wal: KeptWalConfig, fencing: FencingConfig) -> Lsn:
     from walkeeper.tools.sync import SyncConfig, sync_keepers
 
     configure_logs(fencing.log.format, sys.stderr)
+    show_token(wal.quorum)
     server = fencing.server.info(wal.system_id)
     config = SyncConfig(wal.quorum.keepers, wal.ttid(), fencing.timeout_seconds, server)
     lsn = trio.run(partial(sync_keepers, config, log=structlog.get_logger()))
@@ -115,6 +125,7 @@ def commit_lsn(options: CommitLsnOptions) -> None:
     if options.is_exact:
         lsn = _synced_lsn(wal, options.fencing)
     else:
+        show_token(wal.quorum)
         lsn = trio.run(read_commit_lsn, wal.quorum.keepers, wal.ttid())
     print(format_lsn(lsn))
 
@@ -124,6 +135,7 @@ def fetch(options: FetchOptions) -> None:
     from walkeeper.tools.fetch_config import FetchConfig
 
     wal = options.wal
+    show_token(wal.quorum)
     config = FetchConfig(
         keepers=wal.quorum.keepers,
         ttid=wal.ttid(),
@@ -144,6 +156,7 @@ def status(options: StatusOptions) -> None:
     from walkeeper.tools.status import ask_status
     from walkeeper.tools.status_report import as_json, as_text
 
+    show_token(options.wal.quorum)
     found = trio.run(ask_status, options.wal.quorum.keepers, options.wal.ttid())
     _print(as_json(found) if options.as_json else as_text(found))
     found.require_majority()

@@ -16,7 +16,8 @@ import json
 import os
 import socket
 import sys
-from contextlib import AbstractAsyncContextManager, closing
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, closing
 from functools import partial
 from pathlib import Path
 from typing import Final, Protocol
@@ -31,24 +32,35 @@ from walkeeper.control.health import Readiness, health_routes
 from walkeeper.control.metrics import Metrics
 from walkeeper.control.server import serving_http
 from walkeeper.daemon import files, memory
-from walkeeper.daemon.config import ServeConfig, TimingConfig
+from walkeeper.daemon.config import AuthConfig, ServeConfig, TimingConfig
 from walkeeper.daemon.logs import configure_logs
 from walkeeper.daemon.notify import READY, STOPPING, notify
-from walkeeper.daemon.sockets import bind, bound_address
+from walkeeper.daemon.sockets import bind, bound_address, is_loopback
 from walkeeper.daemon.stop import wait_for_stop
 from walkeeper.daemon.watch import WatchedOffload
 from walkeeper.errors import ConfigError, Malformed
 from walkeeper.formats.control_file import control_file_as_json, parse_control_file
+from walkeeper.services.connection import Verify
 from walkeeper.services.listener import Limits, SocketListener, accepting
 from walkeeper.storage.data_directory import DataDirectory, claim
 from walkeeper.storage.disk import OsDisk
-from walkeeper.storage.offload import ThreadOffload
+from walkeeper.storage.offload import Offload, ThreadOffload
 from walkeeper.timeline.timelines import Timelines, open_timelines
 
 TIMELINES: Final = "timelines read from disk"
 LISTENER: Final = "writers and readers let in"
 
 log = structlog.stdlib.get_logger()
+
+
+Keeping = Callable[[Offload], AbstractAsyncContextManager[None]]
+"""Does something beside for as long as its block runs."""
+
+
+@asynccontextmanager
+async def keeping_nothing(_offload: Offload) -> AsyncIterator[None]:
+    """There is nothing to do."""
+    yield
 
 
 class Accepting(Protocol):
@@ -81,25 +93,44 @@ def run_keeper(config: ServeConfig) -> None:
             return
         connections_max = files.settle_connections_max(config.listen.connections_max, files.raise_limit())
         disk.require_files()
+        verify, keeping = open_gate(config.auth)
         if config.place.no_sync:
             log.warning("nothing is fsynced (--no-sync): a power failure loses acknowledged WAL")
         with bind(config.listen.pg, "--listen-pg") as pg, bind(config.listen.http, "--listen-http") as http:
             log.info("listening", pg=str(bound_address(pg)), http=str(bound_address(http)))
             log.info("room for writers and readers", connections_max=connections_max)
+            if verify is None and not is_loopback(pg):
+                log.warning(
+                    "anybody who reaches this address may read and write WAL (no --pg-auth-public-key-path)"
+                )
             limits = Limits(config.timing.wal_sender_timeout_seconds, connections_max)
-            letting_in = partial(_accepting_at, metrics, limits)
-            trio.run(serve, directory, config.timing, metrics, pg, http, letting_in)
+            letting_in = partial(_accepting_at, metrics, limits, verify)
+            trio.run(serve, directory, config.timing, metrics, pg, http, letting_in, keeping)
     log.info("stopped")
+
+
+def open_gate(config: AuthConfig) -> tuple[Verify | None, Keeping]:
+    """How tokens are verified, if they are, and the block in which that is kept up.  Raises ConfigError."""
+    if config.pg_key_path is None:
+        return None, keeping_nothing
+    from walkeeper.auth.upkeep import (
+        Gate,
+        keeping_keys,
+    )  # takes its time to load, and memory: only if it is of use
+
+    gate = Gate.open(config.pg_key_path)
+    return gate.verifier.verify, partial(keeping_keys, [gate], period_seconds=config.key_reload_seconds)
 
 
 def _accepting_at(
     metrics: Metrics,
     limits: Limits,
+    verify: Verify | None,
     sock: socket.socket,
     timelines: Timelines,
     connections: trio.Nursery,
 ) -> AbstractAsyncContextManager[None]:
-    return accepting(SocketListener(sock), timelines, connections, metrics, limits)
+    return accepting(SocketListener(sock), timelines, connections, metrics, limits, verify)
 
 
 async def serve(
@@ -109,6 +140,7 @@ async def serve(
     pg: socket.socket,
     http: socket.socket,
     letting_in: Accepting,
+    keeping: Keeping = keeping_nothing,
 ) -> None:
     """Serve until a signal comes, then drain.
 
@@ -119,7 +151,7 @@ async def serve(
     async with ThreadOffload() as threads:
         offload = WatchedOffload(threads)
         app = create_app([*health_routes(offload.checks, readiness), metrics.route(), *api.routes()])
-        async with serving_http(app, http):
+        async with serving_http(app, http), keeping(offload):
             async with open_timelines(
                 directory,
                 offload,

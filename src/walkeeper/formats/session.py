@@ -288,6 +288,7 @@ SERVER_RECEIVES: Final[_Turns[ServerState]] = {
         CancelRequest: _S.CLOSED,
         DirectTls: _S.CLOSED,
     },
+    _S.AUTHENTICATING: {AuthenticationReply: _S.AUTHENTICATING},
     _S.READY: {
         Query: _S.ANSWERING,
         ExtendedQuery: _S.SKIPPING,
@@ -311,6 +312,7 @@ SERVER_RECEIVES: Final[_Turns[ServerState]] = {
 SERVER_SENDS: Final[_Turns[ServerState]] = {
     _S.STARTUP: {EncryptionAnswer: _S.STARTUP, ErrorResponse: _S.CLOSED},
     _S.AUTHENTICATING: {
+        AuthenticationCleartextPassword: _S.AUTHENTICATING,
         AuthenticationOk: _S.AUTHENTICATING,
         ParameterStatus: _S.AUTHENTICATING,
         ReadyForQuery: _S.READY,

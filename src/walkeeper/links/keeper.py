@@ -24,6 +24,7 @@ from walkeeper.ids import NodeId, TenantTimelineId, TimelineNumber
 from walkeeper.links.address import Address
 from walkeeper.links.conninfo import ConnectionInfo
 from walkeeper.links.postgres import Connection, Row, connect
+from walkeeper.links.token import read_token
 from walkeeper.links.wal_stream import WalStream
 from walkeeper.lsn import Lsn, parse_lsn
 from walkeeper.messages import ServerInfo
@@ -39,11 +40,12 @@ _NOT_FOUND: Final = "was not found"
 def connect_keeper(
     address: Address, ttid: TenantTimelineId, application_name: str
 ) -> AbstractAsyncContextManager[Connection]:
-    """A connection for ``ttid``.  Raises as ``connect`` does."""
+    """A connection for ``ttid``.  Raises as ``connect`` does, and ConfigError for a token that cannot be read."""
     info = ConnectionInfo(
         address.host,
         address.port,
         user="walkeeper",
+        password=read_token(),
         dbname="replication",
         application_name=application_name,
         options=encode_options(ttid),
