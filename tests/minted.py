@@ -6,12 +6,13 @@ from typing import Any, Self
 
 import jwt
 from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, EllipticCurvePrivateKey, generate_private_key
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey, RSAPublicKey
 from cryptography.hazmat.primitives.asymmetric.rsa import generate_private_key as generate_rsa_key
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from walkeeper.auth.claims import EVERYTHING, TENANT
+from walkeeper.auth.tokens import Key
 from walkeeper.ids import TenantId
 
 
@@ -42,6 +43,12 @@ class Mint:
         """The public key, into a file."""
         path.write_bytes(self.pem)
         return path
+
+    @property
+    def key(self) -> Key:
+        public = self.private.public_key()
+        assert isinstance(public, Ed25519PublicKey | RSAPublicKey)
+        return Key("key", self.algorithm, public)
 
     def token(self, **payload: Any) -> bytes:
         return jwt.encode(payload, self.private, algorithm=self.algorithm).encode()

@@ -1,13 +1,11 @@
-"""Gates: where tokens are shown, and whose keys vouch for them; the keys are kept those of their files.
+"""Keeps the keys of a verifier those of their files, without a restart.
 
 Files that cannot be read, or are half written, change nothing: the keys of before stay, and the log says so once.
 """
 
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
 
 import structlog
 import trio
@@ -19,41 +17,29 @@ from walkeeper.storage.offload import Offload
 log = structlog.stdlib.get_logger()
 
 
-@dataclass(frozen=True, slots=True)
-class Gate:
-    """A verifier, and where its keys are."""
-
-    path: Path
-    verifier: TokenVerifier
-
-    @classmethod
-    def open(cls, path: Path) -> Self:
-        """With the keys that are there now.  Raises ConfigError when there are none that can be used."""
-        return cls(path, TokenVerifier(load_keys(path)))
-
-
 @asynccontextmanager
-async def keeping_keys(gates: Iterable[Gate], offload: Offload, period_seconds: float) -> AsyncIterator[None]:
-    """A block during which keys are read again every ``period_seconds``."""
+async def keeping_keys(
+    verifier: TokenVerifier, path: Path, period_seconds: float, offload: Offload
+) -> AsyncIterator[None]:
+    """A block during which the keys at ``path`` are read again every ``period_seconds``; infinity: never."""
     async with trio.open_nursery() as nursery:
-        for gate in gates:
-            nursery.start_soon(_keep_keys, gate, offload, period_seconds)
+        nursery.start_soon(_keep_keys, verifier, path, period_seconds, offload)
         yield
         nursery.cancel_scope.cancel(reason="shutdown")
 
 
-async def _keep_keys(gate: Gate, offload: Offload, period_seconds: float) -> None:
+async def _keep_keys(verifier: TokenVerifier, path: Path, period_seconds: float, offload: Offload) -> None:
     complaint = ""
     while True:
         await trio.sleep(period_seconds)
         try:
-            keys = await offload(load_keys, gate.path)
+            keys = await offload(load_keys, path)
         except ConfigError as error:
             if str(error) != complaint:
                 complaint = str(error)
                 log.warning("keys not reloaded, those of before are still valid", error=complaint)
             continue
         complaint = ""
-        if [key.pem for key in keys] != [key.pem for key in gate.verifier.keys]:
-            gate.verifier.keys = keys
-            log.info("keys reloaded", path=str(gate.path), keys=[key.name for key in keys])
+        if keys != verifier.keys:
+            verifier.keys = keys
+            log.info("keys reloaded", path=str(path), keys=[key.name for key in keys])

@@ -23,7 +23,6 @@ from walkeeper.daemon.config import (
     InspectOptions,
     KeptWalConfig,
     ProposeOptions,
-    QuorumConfig,
     ServeConfig,
     StatusOptions,
     SyncOptions,
@@ -69,12 +68,13 @@ def propose(options: ProposeOptions) -> None:
     from walkeeper.daemon.logs import configure_logs
     from walkeeper.daemon.stop import until_stopped
     from walkeeper.links.conninfo import parse_conninfo
+    from walkeeper.links.token import show_token
     from walkeeper.sidecar.config import ProposeConfig
     from walkeeper.sidecar.run import run_sidecar
 
     configure_logs(options.log.format, sys.stdout)
     memory.settle()
-    show_token(options.quorum)
+    show_token(options.quorum.token_path)
     config = ProposeConfig(
         primary=parse_conninfo(options.primary, os.environ, login=getpass.getuser()),
         keepers=options.quorum.keepers,
@@ -86,13 +86,6 @@ def propose(options: ProposeOptions) -> None:
     trio.run(until_stopped, partial(run_sidecar, config, log=structlog.get_logger()))
 
 
-def show_token(quorum: QuorumConfig) -> None:
-    """Connections to keepers show it from now on."""
-    from walkeeper.links.token import token_path
-
-    token_path.set(quorum.token_path)
-
-
 def sync(options: SyncOptions) -> None:
     print(format_lsn(_synced_lsn(options.wal, options.fencing)))
 
@@ -102,10 +95,11 @@ def _synced_lsn(wal: KeptWalConfig, fencing: FencingConfig) -> Lsn:
     import trio
 
     from walkeeper.daemon.logs import configure_logs
+    from walkeeper.links.token import show_token
     from walkeeper.tools.sync import SyncConfig, sync_keepers
 
     configure_logs(fencing.log.format, sys.stderr)
-    show_token(wal.quorum)
+    show_token(wal.quorum.token_path)
     server = fencing.server.info(wal.system_id)
     config = SyncConfig(wal.quorum.keepers, wal.ttid(), fencing.timeout_seconds, server)
     lsn = trio.run(partial(sync_keepers, config, log=structlog.get_logger()))
@@ -119,23 +113,25 @@ def _synced_lsn(wal: KeptWalConfig, fencing: FencingConfig) -> Lsn:
 def commit_lsn(options: CommitLsnOptions) -> None:
     import trio
 
+    from walkeeper.links.token import show_token
     from walkeeper.tools.commit_lsn import read_commit_lsn
 
     wal = options.wal
     if options.is_exact:
         lsn = _synced_lsn(wal, options.fencing)
     else:
-        show_token(wal.quorum)
+        show_token(wal.quorum.token_path)
         lsn = trio.run(read_commit_lsn, wal.quorum.keepers, wal.ttid())
     print(format_lsn(lsn))
 
 
 def fetch(options: FetchOptions) -> None:
+    from walkeeper.links.token import show_token
     from walkeeper.tools.fetch import fetch as fetch_file
     from walkeeper.tools.fetch_config import FetchConfig
 
     wal = options.wal
-    show_token(wal.quorum)
+    show_token(wal.quorum.token_path)
     config = FetchConfig(
         keepers=wal.quorum.keepers,
         ttid=wal.ttid(),
@@ -153,10 +149,11 @@ def fetch(options: FetchOptions) -> None:
 def status(options: StatusOptions) -> None:
     import trio
 
+    from walkeeper.links.token import show_token
     from walkeeper.tools.status import ask_status
     from walkeeper.tools.status_report import as_json, as_text
 
-    show_token(options.wal.quorum)
+    show_token(options.wal.quorum.token_path)
     found = trio.run(ask_status, options.wal.quorum.keepers, options.wal.ttid())
     _print(as_json(found) if options.as_json else as_text(found))
     found.require_majority()

@@ -85,8 +85,8 @@ class AuthConfig:
         " of them vouches for, as their password; if not said, anybody is let in",
     )  # fmt: skip
     key_reload_seconds: float = option(
-        "auth-key-reload-period", parse_duration_seconds, default="10s", metavar="DURATION",
-        help="how often it is looked whether keys have changed",
+        "auth-key-reload-period", parse_limit_seconds, default="10s", metavar="DURATION",
+        help="how often it is looked whether keys have changed; 0s: never",
     )  # fmt: skip
 
 

@@ -16,8 +16,8 @@ import json
 import os
 import socket
 import sys
-from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, closing
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager, closing, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Final, Protocol
@@ -55,12 +55,6 @@ log = structlog.stdlib.get_logger()
 
 Keeping = Callable[[Offload], AbstractAsyncContextManager[None]]
 """Does something beside for as long as its block runs."""
-
-
-@asynccontextmanager
-async def keeping_nothing(_offload: Offload) -> AsyncIterator[None]:
-    """There is nothing to do."""
-    yield
 
 
 class Accepting(Protocol):
@@ -112,14 +106,13 @@ def run_keeper(config: ServeConfig) -> None:
 def open_gate(config: AuthConfig) -> tuple[Verify | None, Keeping]:
     """How tokens are verified, if they are, and the block in which that is kept up.  Raises ConfigError."""
     if config.pg_key_path is None:
-        return None, keeping_nothing
-    from walkeeper.auth.upkeep import (
-        Gate,
-        keeping_keys,
-    )  # takes its time to load, and memory: only if it is of use
+        return None, lambda _offload: nullcontext()
+    # Takes its time to load, and memory: only where it is of use.
+    from walkeeper.auth.tokens import TokenVerifier, load_keys
+    from walkeeper.auth.upkeep import keeping_keys
 
-    gate = Gate.open(config.pg_key_path)
-    return gate.verifier.verify, partial(keeping_keys, [gate], period_seconds=config.key_reload_seconds)
+    verifier = TokenVerifier(load_keys(config.pg_key_path))
+    return verifier.verify, partial(keeping_keys, verifier, config.pg_key_path, config.key_reload_seconds)
 
 
 def _accepting_at(
@@ -140,7 +133,7 @@ async def serve(
     pg: socket.socket,
     http: socket.socket,
     letting_in: Accepting,
-    keeping: Keeping = keeping_nothing,
+    keeping: Keeping = lambda _offload: nullcontext(),
 ) -> None:
     """Serve until a signal comes, then drain.
 

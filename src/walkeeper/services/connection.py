@@ -64,7 +64,7 @@ from walkeeper.formats.frontend import (
     Sync,
     Terminate,
 )
-from walkeeper.formats.session import TRUST_REPLIES, EndOfStream, ServerSession, ServerState
+from walkeeper.formats.session import WELCOME, EndOfStream, ServerSession, ServerState
 from walkeeper.formats.sizes import format_size
 from walkeeper.formats.startup import (
     CancelRequest,
@@ -172,7 +172,7 @@ class Connection:
         self._session = ServerSession()
         self._options = ConnectionOptions()
         self._verify = verify
-        self._claims = ANYBODY
+        self._claims = ANYBODY if verify is None else None
 
     async def serve(self, *, is_welcome: bool = True) -> None:
         """Serve the client until it leaves, is sent away, or has to go.
@@ -228,7 +228,7 @@ class Connection:
                     self._take_parameters(event)
                     if self._verify is not None and not await self._log_in(self._verify):
                         return False
-                    await self._send(*TRUST_REPLIES)
+                    await self._send(*WELCOME)
                     return True
                 case CancelRequest() | DirectTls() | EndOfStream():
                     return False
@@ -308,6 +308,7 @@ class Connection:
             raise BadCommand(f"timelineid is required: {_SAY_WHOSE_WAL}")
         ttid = self._options.ttid
         assert ttid is not None
+        assert self._claims is not None, "nobody is asked for a timeline who has not come in"
         self._claims.require(ttid.tenant_id)
         return ttid
 
@@ -464,7 +465,7 @@ class Connection:
                 log.info("reader sent away", error=str(error))
             case AccessDenied():
                 self._instruments.refused(error)
-                log.warning("access denied", why=error.why)
+                log.warning("access denied", why=error.why, peer=self._client.peer, ttid=str(self._options.ttid))
             case TooManyClients():  # whoever found that out has counted and told it
                 pass
             case _:

@@ -10,9 +10,9 @@ from trio.testing import MockClock
 
 from minted import Mint
 from walkeeper.auth.claims import EVERYTHING, Claims
-from walkeeper.auth.tokens import TokenVerifier
-from walkeeper.auth.upkeep import Gate, keeping_keys
-from walkeeper.errors import AccessDenied, ConfigError
+from walkeeper.auth.tokens import TokenVerifier, load_keys
+from walkeeper.auth.upkeep import keeping_keys
+from walkeeper.errors import AccessDenied
 from walkeeper.testing.offload import InlineOffload
 
 PERIOD_SECONDS = 10.0
@@ -22,9 +22,9 @@ OLD, NEW = Mint.ed25519(), Mint.rsa()
 @pytest.fixture
 async def verifier(tmp_path: Path) -> AsyncIterator[TokenVerifier]:
     OLD.write(tmp_path / "old")
-    gate = Gate.open(tmp_path)
-    async with keeping_keys([gate], InlineOffload(), PERIOD_SECONDS):
-        yield gate.verifier
+    verifier = TokenVerifier(load_keys(tmp_path))
+    async with keeping_keys(verifier, tmp_path, PERIOD_SECONDS, InlineOffload()):
+        yield verifier
 
 
 def is_valid(verifier: TokenVerifier, mint: Mint) -> bool:
@@ -55,16 +55,14 @@ async def test_files_that_are_half_written_or_gone_change_nothing_and_are_told_o
         (tmp_path / "new").write_bytes(NEW.pem[:100])
         await trio.sleep(5 * PERIOD_SECONDS)
         (tmp_path / "new").unlink()
+        (tmp_path / "new").symlink_to(tmp_path / "nothing")
+        await trio.sleep(5 * PERIOD_SECONDS)
+        (tmp_path / "new").unlink()
         (tmp_path / "old").unlink()
         await trio.sleep(5 * PERIOD_SECONDS)
         assert is_valid(verifier, OLD)
         NEW.write(tmp_path / "new")
         await trio.sleep(PERIOD_SECONDS + 1)
         assert is_valid(verifier, NEW)
-    assert [each["log_level"] for each in logs] == ["warning", "warning", "info"]
+    assert [each["log_level"] for each in logs] == ["warning", "warning", "warning", "info"]
     assert "new" in logs[0]["error"]
-
-
-def test_a_keeper_does_not_start_without_keys(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError):
-        Gate.open(tmp_path)
