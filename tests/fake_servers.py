@@ -41,7 +41,7 @@ from walkeeper.formats.replication import (
     encode_xlog_data_head,
     parse_standby_message,
 )
-from walkeeper.formats.session import TRUST_REPLIES, EndOfStream, ServerSession, ServerState
+from walkeeper.formats.session import WELCOME, EndOfStream, ServerSession, ServerState
 from walkeeper.formats.startup import EncryptionAnswer, SslRequest, StartupMessage
 from walkeeper.formats.xlog import RecordScanner
 from walkeeper.ids import NodeId
@@ -172,7 +172,7 @@ class Server:
 
     async def welcome(self, client: Client) -> None:
         """Let the client in."""
-        await client.send(*TRUST_REPLIES)
+        await client.send(*WELCOME)
 
     async def answer(self, client: Client, text: str) -> None:
         raise NotImplementedError

@@ -39,6 +39,7 @@ class Replicated:
         *,
         keeper_count: int = KEEPERS,
         keeper_flags: Sequence[str] = (),
+        sidecar_flags: Sequence[str] = (),
     ) -> "Replicated":
         """Start keepers and a sidecar for a primary that runs; commits wait for them when this returns."""
         ports = iter(postgres.free_ports(2 * keeper_count))
@@ -48,11 +49,16 @@ class Replicated:
             )
             for number in range(1, keeper_count + 1)
         ]
-        return cls.begin_with(directory, primary, keepers, stack)
+        return cls.begin_with(directory, primary, keepers, stack, *sidecar_flags)
 
     @classmethod
     def begin_with(
-        cls, directory: Path, primary: postgres.Cluster, keepers: Sequence[programs.Keeper], stack: ExitStack
+        cls,
+        directory: Path,
+        primary: postgres.Cluster,
+        keepers: Sequence[programs.Keeper],
+        stack: ExitStack,
+        *sidecar_flags: str,
     ) -> "Replicated":
         """As `begin`, with keepers that somebody has prepared."""
         for keeper in keepers:
@@ -60,7 +66,7 @@ class Replicated:
         for keeper in keepers:
             keeper.wait_ready()
         ttid = TenantTimelineId.of_system(primary.system_identifier())
-        sidecar = stack.enter_context(new_sidecar(directory / "sidecar.log", primary, keepers))
+        sidecar = stack.enter_context(new_sidecar(directory / "sidecar.log", primary, keepers, *sidecar_flags))
         scene = cls(directory, primary, keepers, ttid, sidecar)
         sidecar.start()
         primary.configure(synchronous_standby_names=NAME)

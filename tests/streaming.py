@@ -20,7 +20,7 @@ from walkeeper.formats.replication import (
     encode_standby_message,
     parse_sender_message,
 )
-from walkeeper.formats.session import TRUST_REPLIES, ServerSession
+from walkeeper.formats.session import WELCOME, ServerSession
 from walkeeper.formats.startup import StartupMessage
 from walkeeper.links.link import RECEIVE_BYTES_MAX, Link, SocketLink
 from walkeeper.messages import Slice
@@ -190,7 +190,7 @@ def copying_session() -> ServerSession:
     session = ServerSession()
     session.feed(StartupMessage({"user": "test"}).encode())
     session.next_event()
-    session.send(*TRUST_REPLIES)
+    session.send(*WELCOME)
     assert session.next_event() is None
     session.feed(Query("START_REPLICATION 0/0").encode())
     session.next_event()

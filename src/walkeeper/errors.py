@@ -78,6 +78,17 @@ class Refused(WalkeeperError):
     """The request was understood and is denied; state is as before."""
 
 
+class AccessDenied(Refused):
+    """Who asks has not shown a token that allows it.
+
+    The text says no more than that, and ``why`` is for the log: whoever guesses must not be helped.
+    """
+
+    def __init__(self, why: str) -> None:
+        super().__init__("JWT authentication error")
+        self.why = shortened(why)
+
+
 class BadCommand(Refused):
     """A query that no keeper answers, or whose options cannot be read.  The connection stays usable.
 

@@ -28,7 +28,7 @@ from walkeeper.formats.frontend import CopyData
 from walkeeper.formats.proposer import encode_proposer_message
 from walkeeper.formats.replication import PrimaryKeepalive, encode_keepalive, encode_xlog_data_head
 from walkeeper.formats.segments import is_legal_segment_size
-from walkeeper.formats.session import TRUST_REPLIES
+from walkeeper.formats.session import WELCOME
 from walkeeper.formats.startup import StartupMessage
 from walkeeper.ids import TenantTimelineId, TimelineNumber
 from walkeeper.links.address import parse_keepers
@@ -103,7 +103,7 @@ def hearing(ask: Callable[[Connection], Awaitable[object]], *, logged_in: bool =
 
 
 async def _hear(ask: Callable[[Connection], Awaitable[object]], data: bytes, logged_in: bool) -> None:
-    welcome = [b"".join(reply.encode() for reply in TRUST_REPLIES)] if logged_in else []
+    welcome = [b"".join(reply.encode() for reply in WELCOME)] if logged_in else []
     connection = Connection("server", SaidBefore(iter([*welcome, *pieces(data)])))
     if logged_in:
         await connection.log_in(ConnectionInfo("server"), {})
@@ -207,7 +207,7 @@ def stream_seeds() -> list[bytes]:
 
 def login_seeds() -> list[bytes]:
     requests = [encode_frame(b"R", body) for body in authentication_seeds()]
-    welcome = b"".join(reply.encode() for reply in TRUST_REPLIES)
+    welcome = b"".join(reply.encode() for reply in WELCOME)
     return in_pieces(
         *(request + welcome for request in requests), requests[2] + requests[4], refusal("28P01", "no")
     )

@@ -38,7 +38,7 @@ from walkeeper.formats.replication import (
     parse_sender_message,
     parse_standby_message,
 )
-from walkeeper.formats.session import TRUST_REPLIES, ClientSession, EndOfStream, ServerSession
+from walkeeper.formats.session import WELCOME, ClientSession, EndOfStream, ServerSession
 from walkeeper.formats.startup import (
     CancelRequest,
     GssEncRequest,
@@ -239,7 +239,7 @@ def _next_event(session: ServerSession | ClientSession) -> object:
         return EndOfStream()
     event = session.next_event()
     if isinstance(session, ServerSession) and isinstance(event, StartupMessage):
-        session.send(*TRUST_REPLIES)
+        session.send(*WELCOME)
     elif isinstance(session, ServerSession) and isinstance(event, Query) and event.text:
         session.send(CopyBothResponse())
     elif isinstance(session, ClientSession) and isinstance(event, ReadyForQuery):
@@ -248,7 +248,7 @@ def _next_event(session: ServerSession | ClientSession) -> object:
 
 
 BACKEND = (
-    *TRUST_REPLIES,
+    *WELCOME,
     BackendKeyData(1, b"secret"),
     RowDescription((Column("a"), Column("b", 23, 4))),
     DataRow((b"1", None, b"")),
@@ -274,7 +274,7 @@ def authentication_seeds() -> list[bytes]:
 
 def session_seeds(*, client: bool) -> list[bytes]:
     """How one side began, at once and in pieces."""
-    refused = b"".join(message.encode() for message in (*TRUST_REPLIES, *BACKEND[5:8], ReadyForQuery()))
+    refused = b"".join(message.encode() for message in (*WELCOME, *BACKEND[5:8], ReadyForQuery()))
     said = [beginning(one, client=client)[0 if client else 1 :] for one in connections()]
     return [bytes([size]) + stream for size in (0, 50) for stream in (*said, *([] if client else [refused]))]
 

@@ -31,7 +31,7 @@ from walkeeper.formats.replication import (
     encode_standby_message,
     parse_standby_message,
 )
-from walkeeper.formats.session import TRUST_REPLIES, ServerSession
+from walkeeper.formats.session import WELCOME, ServerSession
 from walkeeper.formats.startup import StartupMessage, parse_startup_packet
 from walkeeper.ids import NodeId, TenantId, TenantTimelineId, TimelineId
 from walkeeper.lsn import INVALID_LSN, Lsn
@@ -273,7 +273,7 @@ def test_any_split_of_the_bytes_gives_the_same_session(cuts: list[int]) -> None:
         while (event := session.next_event()) is not None:
             heard.append(event)
             if isinstance(event, StartupMessage):
-                session.send(*TRUST_REPLIES)
+                session.send(*WELCOME)
             elif isinstance(event, Query):
                 session.send(CopyBothResponse())
     assert heard == list(said)

@@ -1,7 +1,8 @@
 """What the daemon can be told, in parts: each room is handed its part, or the two numbers it needs.
 
 Names and defaults of the flags are Neon's safekeeper's wherever both have the option, so that its tooling starts
-a keeper unchanged.  Ours alone: ``--config``, ``--max-connections``, ``--disk-hangs-after`` and ``--shutdown-timeout``, and everything of the sidecar and the tools.
+a keeper unchanged.  Ours alone: ``--config``, ``--max-connections``, ``--disk-hangs-after``, ``--auth-key-reload-period`` and
+``--shutdown-timeout``, and everything of the sidecar and the tools.
 
 Does not read anything: ``options`` does.
 """
@@ -75,6 +76,21 @@ class ListenConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class AuthConfig:
+    """Who must show a token, and whose keys vouch for it."""
+
+    pg_key_path: Path | None = option(
+        "pg-auth-public-key-path", parse_path, metavar="PATH",
+        help="a public key (PEM: Ed25519 or RSA), or a directory of them: writers and readers must show a token (JWT) that one"
+        " of them vouches for, as their password; if not said, anybody is let in",
+    )  # fmt: skip
+    key_reload_seconds: float = option(
+        "auth-key-reload-period", parse_limit_seconds, default="10s", metavar="DURATION",
+        help="how often it is looked whether keys have changed; 0s: never",
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
 class LogConfig:
     format: str = option(
         "log-format", one_of(LOG_FORMATS), default="plain", metavar="|".join(LOG_FORMATS),
@@ -112,6 +128,7 @@ class ServeConfig:
 
     place: PlaceConfig
     listen: ListenConfig
+    auth: AuthConfig
     log: LogConfig
     timing: TimingConfig
     init: bool = switch("init", help="write or check the id file of the data directory, then exit")
@@ -134,6 +151,10 @@ class QuorumConfig:
     timeline_id: TimelineId | None = option(
         "timeline", TimelineId.parse, metavar="ID",
         help="the timeline; if not said, PostgreSQL's system identifier",
+    )  # fmt: skip
+    token_path: Path | None = option(
+        "auth-token-path", parse_path, metavar="FILE",
+        help="a token (JWT) for keepers that ask for one; read again for each connection",
     )  # fmt: skip
 
 

@@ -16,7 +16,8 @@ import json
 import os
 import socket
 import sys
-from contextlib import AbstractAsyncContextManager, closing
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager, closing, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Final, Protocol
@@ -31,25 +32,30 @@ from walkeeper.control.health import Readiness, health_routes
 from walkeeper.control.metrics import Metrics
 from walkeeper.control.server import serving_http
 from walkeeper.daemon import files, memory
-from walkeeper.daemon.config import ServeConfig, TimingConfig
+from walkeeper.daemon.config import AuthConfig, ServeConfig, TimingConfig
 from walkeeper.daemon.logs import configure_logs
 from walkeeper.daemon.notify import READY, STOPPING, notify
 from walkeeper.daemon.pulse import keeping_pulse
-from walkeeper.daemon.sockets import bind, bound_address
+from walkeeper.daemon.sockets import bind, bound_address, is_loopback
 from walkeeper.daemon.stop import wait_for_stop
 from walkeeper.daemon.watch import WatchedOffload
 from walkeeper.errors import ConfigError, Malformed
 from walkeeper.formats.control_file import control_file_as_json, parse_control_file
+from walkeeper.services.connection import Verify
 from walkeeper.services.listener import Limits, SocketListener, accepting
 from walkeeper.storage.data_directory import DataDirectory, claim
 from walkeeper.storage.disk import OsDisk
-from walkeeper.storage.offload import ThreadOffload
+from walkeeper.storage.offload import Offload, ThreadOffload
 from walkeeper.timeline.timelines import Timelines, open_timelines
 
 TIMELINES: Final = "timelines read from disk"
 LISTENER: Final = "writers and readers let in"
 
 log = structlog.stdlib.get_logger()
+
+
+Keeping = Callable[[Offload], AbstractAsyncContextManager[None]]
+"""Does something beside for as long as its block runs."""
 
 
 class Accepting(Protocol):
@@ -82,25 +88,43 @@ def run_keeper(config: ServeConfig) -> None:
             return
         connections_max = files.settle_connections_max(config.listen.connections_max, files.raise_limit())
         disk.require_files()
+        verify, keeping = open_gate(config.auth)
         if config.place.no_sync:
             log.warning("nothing is fsynced (--no-sync): a power failure loses acknowledged WAL")
         with bind(config.listen.pg, "--listen-pg") as pg, bind(config.listen.http, "--listen-http") as http:
             log.info("listening", pg=str(bound_address(pg)), http=str(bound_address(http)))
             log.info("room for writers and readers", connections_max=connections_max)
+            if verify is None and not is_loopback(pg):
+                log.warning(
+                    "anybody who reaches this address may read and write WAL (no --pg-auth-public-key-path)"
+                )
             limits = Limits(config.timing.wal_sender_timeout_seconds, connections_max)
-            letting_in = partial(_accepting_at, metrics, limits)
-            trio.run(serve, directory, config.timing, metrics, pg, http, letting_in)
+            letting_in = partial(_accepting_at, metrics, limits, verify)
+            trio.run(serve, directory, config.timing, metrics, pg, http, letting_in, keeping)
     log.info("stopped")
+
+
+def open_gate(config: AuthConfig) -> tuple[Verify | None, Keeping]:
+    """How tokens are verified, if they are, and the block in which that is kept up.  Raises ConfigError."""
+    if config.pg_key_path is None:
+        return None, lambda _offload: nullcontext()
+    # Takes its time to load, and memory: only where it is of use.
+    from walkeeper.auth.tokens import TokenVerifier, load_keys
+    from walkeeper.auth.upkeep import keeping_keys
+
+    verifier = TokenVerifier(load_keys(config.pg_key_path))
+    return verifier.verify, partial(keeping_keys, verifier, config.pg_key_path, config.key_reload_seconds)
 
 
 def _accepting_at(
     metrics: Metrics,
     limits: Limits,
+    verify: Verify | None,
     sock: socket.socket,
     timelines: Timelines,
     connections: trio.Nursery,
 ) -> AbstractAsyncContextManager[None]:
-    return accepting(SocketListener(sock), timelines, connections, metrics, limits)
+    return accepting(SocketListener(sock), timelines, connections, metrics, limits, verify)
 
 
 async def serve(
@@ -110,6 +134,7 @@ async def serve(
     pg: socket.socket,
     http: socket.socket,
     letting_in: Accepting,
+    keeping: Keeping = lambda _offload: nullcontext(),
 ) -> None:
     """Serve until a signal comes, then drain.
 
@@ -121,7 +146,8 @@ async def serve(
         offload = WatchedOffload(threads, timing.disk_hangs_seconds)
         metrics.watch_disk(offload.jobs)
         app = create_app([*health_routes(offload.checks, readiness), metrics.route(), *api.routes()])
-        async with serving_http(app, http, metrics.http_connection_begins), keeping_pulse(metrics):
+        serving = serving_http(app, http, metrics.http_connection_begins)
+        async with serving, keeping_pulse(metrics), keeping(offload):
             async with open_timelines(
                 directory,
                 offload,

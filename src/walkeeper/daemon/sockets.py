@@ -3,6 +3,7 @@
 Does not accept: ``services`` and ``control`` do.
 """
 
+import ipaddress
 import socket
 from typing import Final
 
@@ -48,6 +49,11 @@ def bound_address(sock: socket.socket) -> Address:
     """Where ``sock`` really listens: the port that the system chose for port 0."""
     host, port = sock.getsockname()[:2]
     return Address(host, port)
+
+
+def is_loopback(sock: socket.socket) -> bool:
+    """Whether only this machine can reach ``sock``."""
+    return ipaddress.ip_address(bound_address(sock).host).is_loopback
 
 
 def _reason(error: OSError | UnicodeError) -> str:

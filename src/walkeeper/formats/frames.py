@@ -25,6 +25,9 @@ term histories, 16 bytes for each election a timeline has ever seen: room for 65
 STARTUP_BYTES_MAX: Final = 10_000
 """Longest startup packet (MAX_STARTUP_PACKET_LENGTH), accepted from strangers."""
 
+PASSWORD_BYTES_MAX: Final = 10_000
+"""Longest frame of a stranger that shows who it is: many may do so at once."""
+
 PAYLOADS_MAX: Final = 256
 """Most payloads that are taken at once.  One receive can bring hundreds of thousands, and the scheduler has no turn
 meanwhile; so many take under a millisecond, appends among them included."""
@@ -106,13 +109,13 @@ class FrameParser:
         """Whether nothing at all is buffered, so that the stream may end or change to TLS here."""
         return not self._partial and self._at == len(self._view)
 
-    def next_frame(self) -> Frame | None:
-        """The next frame.  Raises Malformed for an impossible length."""
+    def next_frame(self, bytes_max: int = FRAME_BYTES_MAX) -> Frame | None:
+        """The next frame, of ``bytes_max`` at most.  Raises Malformed for an impossible length, when the header is there."""
         header = self._peek(_HEADER)
         if header is None:
             return None
         tag, length = header
-        if length not in _LENGTHS:
+        if not _LENGTH_BYTES <= length < bytes_max:
             raise _impossible_length(tag, length)
         whole = self._take(1 + length)
         return None if whole is None else Frame(tag, whole[_HEADER.size :])

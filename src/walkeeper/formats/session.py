@@ -43,7 +43,7 @@ from walkeeper.formats.backend import (
     RowDescription,
     parse_backend_message,
 )
-from walkeeper.formats.frames import FrameParser
+from walkeeper.formats.frames import FRAME_BYTES_MAX, PASSWORD_BYTES_MAX, FrameParser
 from walkeeper.formats.frontend import (
     AuthenticationReply,
     CopyData,
@@ -68,14 +68,14 @@ from walkeeper.formats.startup import (
 )
 from walkeeper.messages import Slice
 
-TRUST_REPLIES: Final = (
+WELCOME: Final = (
     AuthenticationOk(),
     ParameterStatus("client_encoding", "UTF8"),
     ParameterStatus("integer_datetimes", "on"),
     ParameterStatus("server_version", "14.1"),
     ReadyForQuery(),
 )
-"""How a keeper lets in whoever comes: what Neon's safekeeper says, which its clients were tested against."""
+"""What a keeper says to whoever it lets in: what Neon's safekeeper says, which its clients were tested against."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,7 +234,8 @@ class ServerSession(_Session[ServerState, StartupPacket | FrontendMessage, Encry
         if self.state is ServerState.STARTUP:
             packet = self._parser.next_startup()
             return None if packet is None else parse_startup_packet(packet)
-        frame = self._parser.next_frame()
+        is_stranger = self.state is ServerState.AUTHENTICATING
+        frame = self._parser.next_frame(PASSWORD_BYTES_MAX if is_stranger else FRAME_BYTES_MAX)
         return None if frame is None else parse_frontend_message(frame)
 
 
@@ -288,6 +289,7 @@ SERVER_RECEIVES: Final[_Turns[ServerState]] = {
         CancelRequest: _S.CLOSED,
         DirectTls: _S.CLOSED,
     },
+    _S.AUTHENTICATING: {AuthenticationReply: _S.AUTHENTICATING},
     _S.READY: {
         Query: _S.ANSWERING,
         ExtendedQuery: _S.SKIPPING,
@@ -311,6 +313,7 @@ SERVER_RECEIVES: Final[_Turns[ServerState]] = {
 SERVER_SENDS: Final[_Turns[ServerState]] = {
     _S.STARTUP: {EncryptionAnswer: _S.STARTUP, ErrorResponse: _S.CLOSED},
     _S.AUTHENTICATING: {
+        AuthenticationCleartextPassword: _S.AUTHENTICATING,
         AuthenticationOk: _S.AUTHENTICATING,
         ParameterStatus: _S.AUTHENTICATING,
         ReadyForQuery: _S.READY,

@@ -7,7 +7,7 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Final
 
-from walkeeper.errors import Malformed, ServerError
+from walkeeper.errors import ConfigError, Malformed, ServerError, Unreachable
 from walkeeper.formats.commands import (
     INCOMPLETE,
     NODE_ID,
@@ -24,6 +24,7 @@ from walkeeper.ids import NodeId, TenantTimelineId, TimelineNumber
 from walkeeper.links.address import Address
 from walkeeper.links.conninfo import ConnectionInfo
 from walkeeper.links.postgres import Connection, Row, connect
+from walkeeper.links.token import read_token
 from walkeeper.links.wal_stream import WalStream
 from walkeeper.lsn import Lsn, parse_lsn
 from walkeeper.messages import ServerInfo
@@ -39,11 +40,16 @@ _NOT_FOUND: Final = "was not found"
 def connect_keeper(
     address: Address, ttid: TenantTimelineId, application_name: str
 ) -> AbstractAsyncContextManager[Connection]:
-    """A connection for ``ttid``.  Raises as ``connect`` does."""
+    """A connection for ``ttid``.  Raises as ``connect`` does, and Unreachable while there is no token to be read."""
+    try:
+        token = read_token()
+    except ConfigError as error:  # there was one at the start: somebody is about to replace it
+        raise Unreachable(f"keeper {address}", str(error)) from error
     info = ConnectionInfo(
         address.host,
         address.port,
         user="walkeeper",
+        password=token,
         dbname="replication",
         application_name=application_name,
         options=encode_options(ttid),

@@ -86,7 +86,7 @@ class Login:
         if not self._info.password:
             raise ConfigError(
                 f"{self._info} asks for the password of {self._info.user}: give it in the connection string, PGPASSWORD or a"
-                " password file"
+                " password file; a keeper's is a token (--auth-token-path)"
             )
         if not can_be_sent(self._info.password):
             raise ConfigError(f"the password of {self._info.user} for {self._info} is no UTF-8 or has a NUL in it")

@@ -4,10 +4,12 @@ A command that fails is answered and the connection goes on; a stream (START_WAL
 connection over and ends it.  Everything that goes wrong ends here: a named error is one line in the log and an
 answer, an unnamed one is logged with its traceback and ends this connection only.
 
-Does not authenticate and has no TLS.  Source: PostgreSQL, "Message Flow"; Neon's safekeeper for its answers.
+Where tokens are asked for, one is shown as the password, and every command that names a timeline is held against it.
+
+Does not know keys and has no TLS.  Source: PostgreSQL, "Message Flow"; Neon's safekeeper for its answers.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import Final, Protocol, assert_never
@@ -15,7 +17,9 @@ from typing import Final, Protocol, assert_never
 import structlog
 import trio
 
+from walkeeper.auth.claims import EVERYTHING, Claims
 from walkeeper.errors import (
+    AccessDenied,
     BadCommand,
     Malformed,
     NotFound,
@@ -24,6 +28,7 @@ from walkeeper.errors import (
     TooManyClients,
     WalkeeperError,
 )
+from walkeeper.formats.authentication import AuthenticationCleartextPassword
 from walkeeper.formats.backend import (
     INT4_OID,
     BackendMessage,
@@ -50,8 +55,16 @@ from walkeeper.formats.commands import (
     TimelineStatus,
     parse_command,
 )
-from walkeeper.formats.frontend import CopyDone, ExtendedQuery, FrontendMessage, Query, Sync, Terminate
-from walkeeper.formats.session import TRUST_REPLIES, EndOfStream, ServerSession, ServerState
+from walkeeper.formats.frontend import (
+    AuthenticationReply,
+    CopyDone,
+    ExtendedQuery,
+    FrontendMessage,
+    Query,
+    Sync,
+    Terminate,
+)
+from walkeeper.formats.session import WELCOME, EndOfStream, ServerSession, ServerState
 from walkeeper.formats.sizes import format_size
 from walkeeper.formats.startup import (
     CancelRequest,
@@ -109,6 +122,13 @@ _SAY_WHOSE_WAL: Final = "connect with options='-c tenant_id=... timeline_id=...'
 log = throttled_logger()
 
 
+Verify = Callable[[bytes], Claims]
+"""Reads a token.  Raises AccessDenied."""
+
+ANYBODY: Final = Claims(EVERYTHING)
+"""Who comes in where nobody is asked for a token."""
+
+
 class Serving(Protocol):
     """Who says when to stop waiting for clients."""
 
@@ -118,7 +138,8 @@ class Serving(Protocol):
 class Connection:
     """A client.  ``serve`` is its whole life.
 
-    ``reader_seconds_max``: how long a reader of WAL may say nothing, or not read what it is sent.
+    ``reader_seconds_max``: how long a reader of WAL may say nothing, or not read what it is sent; ``verify`` reads tokens,
+    and without it there are none.
     """
 
     def __init__(
@@ -130,6 +151,7 @@ class Connection:
         turnstile: Turnstile,
         instruments: Instruments,
         reader_seconds_max: float = SILENCE_SECONDS_MAX,
+        verify: Verify | None = None,
     ) -> None:
         self._client = client
         self._reader_seconds_max = reader_seconds_max
@@ -140,6 +162,8 @@ class Connection:
         self._instruments = instruments
         self._session = ServerSession()
         self._options = ConnectionOptions()
+        self._verify = verify
+        self._claims = ANYBODY if verify is None else None
 
     async def serve(self, *, is_welcome: bool = True) -> None:
         """Serve the client until it leaves, is sent away, or has to go.
@@ -195,7 +219,9 @@ class Connection:
                     if not is_welcome:
                         raise TooManyClients
                     self._take_parameters(event)
-                    await self._send(*TRUST_REPLIES)
+                    if self._verify is not None and not await self._log_in(self._verify):
+                        return False
+                    await self._send(*WELCOME)
                     return True
                 case CancelRequest() | DirectTls() | EndOfStream():
                     return False
@@ -208,6 +234,16 @@ class Connection:
         self._instruments.connection_identified(
             self._link, self._client.application_name, self._options.availability_zone
         )
+
+    async def _log_in(self, verify: Verify) -> bool:
+        """False when the client leaves, as psql does to ask its user; raises AccessDenied for a token that is no good."""
+        await self._send(AuthenticationCleartextPassword())
+        match await self._next_event():
+            case AuthenticationReply(token):
+                self._claims = verify(token.removesuffix(b"\0"))
+                return True
+            case _:  # nothing else may come now
+                return False
 
     # -- commands ---------------------------------------------------------------------------------------------
 
@@ -268,6 +304,8 @@ class Connection:
             raise BadCommand(f"timelineid is required: {_SAY_WHOSE_WAL}")
         ttid = self._options.ttid
         assert ttid is not None
+        assert self._claims is not None, "nobody is asked for a timeline who has not come in"
+        self._claims.require(ttid.tenant_id)
         return ttid
 
     def _timeline(self) -> Timeline:
@@ -424,6 +462,9 @@ class Connection:
                 log.info("timeline does not exist", error=str(error))
             case TermChanged():  # nor is this: so a leader's reading ends, or begins a moment too early
                 log.info("reader sent away", error=str(error))
+            case AccessDenied():
+                self._instruments.refused(error)
+                log.warning("access denied", why=error.why, peer=self._client.peer, ttid=str(self._options.ttid))
             case TooManyClients():  # whoever found that out has counted and told it
                 pass
             case _:

@@ -20,7 +20,7 @@ from walkeeper.errors import TooManyClients
 from walkeeper.links.accept import accept_client
 from walkeeper.links.link import Link, SocketLink
 from walkeeper.links.throttle import throttled_logger
-from walkeeper.services.connection import Connection
+from walkeeper.services.connection import Connection, Verify
 from walkeeper.services.instruments import Instruments
 from walkeeper.services.turnstile import Turnstile
 from walkeeper.timeline.registry import Client
@@ -88,15 +88,19 @@ async def accepting(
     connections: trio.Nursery,
     instruments: Instruments,
     limits: Limits,
+    verify: Verify | None = None,
 ) -> AsyncIterator[None]:
     """Let clients in at ``listener`` for as long as the block runs; connections end in ``connections``.
 
     When the block ends ``listener`` is closed, so that nobody waits in its queue for a keeper that is leaving,
     readers stop reading and senders stop sending; what has been received is still kept and answered.
+    With ``verify`` clients must show a token.
     """
     draining = Draining()
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(accept_connections, listener, timelines, connections, draining, instruments, limits)
+        nursery.start_soon(
+            accept_connections, listener, timelines, connections, draining, instruments, limits, verify
+        )
         yield
         nursery.cancel_scope.cancel(reason="shutdown")
     listener.close()
@@ -110,6 +114,7 @@ async def accept_connections(
     draining: Draining,
     instruments: Instruments,
     limits: Limits,
+    verify: Verify | None,
 ) -> None:
     """Start a task for every client, until cancelled."""
     turnstile = Turnstile()
@@ -125,6 +130,7 @@ async def accept_connections(
             turnstile,
             instruments,
             limits.reader_seconds_max,
+            verify,
         )
         connections.start_soon(reception.receive, connection, name=f"connection {number}")
 

@@ -6,6 +6,7 @@ Does not know where the error came from.  Source: PostgreSQL, "PostgreSQL Error 
 from typing import Final
 
 from walkeeper.errors import (
+    AccessDenied,
     BadCommand,
     DiskFull,
     NotFound,
@@ -26,6 +27,7 @@ FEATURE_NOT_SUPPORTED: Final = "0A000"
 
 _CODES: Final[tuple[tuple[type[WalkeeperError], str], ...]] = (
     (PeerError, "08P01"),  # protocol_violation
+    (AccessDenied, INTERNAL_ERROR),  # as Neon; our writers try again, with the token that they have then
     (BadCommand, "42601"),  # syntax_error
     (WalNotAvailable, "58P01"),  # undefined_file
     (TooManyClients, "53300"),  # too_many_connections

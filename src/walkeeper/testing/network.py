@@ -58,14 +58,14 @@ class Pipe:
         self._network = network
         self._arrivals: deque[tuple[float, bytes]] = deque()  # b"": the end of the stream
         self._last_arrival = 0.0
-        self._receiving = trio.CancelScope()
-        self._sending = trio.CancelScope()
+        self._receiving: trio.CancelScope | None = None
+        self._sending: trio.CancelScope | None = None
 
     def send(self, data: bytes) -> None:
         """Put ``data`` on its way; ``b""`` ends the stream.  What is held back by a partition has no arrival yet."""
         self.free_bytes -= len(data)
         self._arrivals.append((self._next_arrival(), data))
-        self._receiving.deadline = self._due_at
+        self._retime()
 
     def _next_arrival(self) -> float:
         if self._network.is_cut(self.sender, self.receiver):
@@ -81,7 +81,7 @@ class Pipe:
         arrived = [item for item in self._arrivals if item[0] <= now]
         self._arrivals = deque(arrived)
         self._arrivals.extend((self._next_arrival(), data) for data in pending)
-        self._receiving.deadline = self._due_at
+        self._retime()
 
     def try_take(self, bytes_max: int) -> bytes | None:
         """What has arrived, ``bytes_max`` at most.  Raises trio.BrokenResourceError."""
@@ -93,7 +93,8 @@ class Pipe:
                     self._arrivals.appendleft((arrival, data[bytes_max:]))
                 data = data[:bytes_max]
                 self.free_bytes += len(data)
-                self._sending.cancel(reason="there is room")
+                if self._sending is not None:
+                    self._sending.cancel(reason="there is room")
             return data
         self.require_whole()
         return None
@@ -112,20 +113,31 @@ class Pipe:
         """Until something has arrived, or the connection is broken.  Cancellation: at any time.
 
         Who waits is woken when it is time, and not by every byte that is sent: turns of the scheduler are what a
-        simulation is made of.
+        simulation is made of.  One task may wait, as with sockets: raises trio.BusyResourceError.
         """
-        with trio.CancelScope(deadline=self._due_at) as self._receiving:
-            await trio.sleep_forever()
+        if self._receiving is not None:
+            raise trio.BusyResourceError("another task is receiving here")
+        self._receiving = scope = trio.CancelScope(deadline=self._due_at)
+        try:
+            with scope:
+                await trio.sleep_forever()
+        finally:
+            self._receiving = None
 
     async def wait_room(self) -> None:
-        """Until something may be sent, or the connection is broken.  Cancellation: at any time."""
-        with trio.CancelScope(deadline=self.broken_at) as self._sending:
-            await trio.sleep_forever()
+        """Until something may be sent, or the connection is broken.  As ``wait_arrival``."""
+        if self._sending is not None:
+            raise trio.BusyResourceError("another task is sending here")
+        self._sending = scope = trio.CancelScope(deadline=self.broken_at)
+        try:
+            with scope:
+                await trio.sleep_forever()
+        finally:
+            self._sending = None
 
     def break_at(self, when: float) -> None:
         self.broken_at = min(self.broken_at, when)
-        self._receiving.deadline = self._due_at
-        self._sending.deadline = self.broken_at
+        self._retime()
 
     def break_now(self) -> None:
         """Reset: what is on its way is lost."""
@@ -134,8 +146,16 @@ class Pipe:
 
     def rouse(self) -> None:
         """Nobody is to wait any more: one end was closed."""
-        self._receiving.cancel(reason="closed")
-        self._sending.cancel(reason="closed")
+        for waiting in (self._receiving, self._sending):
+            if waiting is not None:
+                waiting.cancel(reason="closed")
+
+    def _retime(self) -> None:
+        """Whoever waits does so until another time."""
+        if self._receiving is not None:
+            self._receiving.deadline = self._due_at
+        if self._sending is not None:
+            self._sending.deadline = self.broken_at
 
 
 class MemoryLink:
@@ -291,6 +311,8 @@ class Host:
         for link in links:
             link.is_closed = True
             self._network.lose(link, silently=silently)
+            link.outgoing.rouse()
+            link.incoming.rouse()
 
 
 class MemoryNetwork:

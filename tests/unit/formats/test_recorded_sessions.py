@@ -16,7 +16,7 @@ from walkeeper.formats.proposer import (
     parse_acceptor_message,
     parse_proposer_message,
 )
-from walkeeper.formats.session import TRUST_REPLIES, ClientSession, EndOfStream, ServerSession
+from walkeeper.formats.session import WELCOME, ClientSession, EndOfStream, ServerSession
 from walkeeper.formats.startup import (
     EncryptionAnswer,
     SslRequest,
@@ -206,7 +206,7 @@ def test_what_a_server_says_before_the_stream_is_written_as_the_same_bytes(kind:
 def test_a_keeper_lets_everybody_in_with_the_recorded_bytes() -> None:
     for connection in connections():
         said = b"".join(message.raw for message in connection.messages if message.kind in "RSZ")
-        assert b"".join(reply.encode() for reply in TRUST_REPLIES) == said
+        assert b"".join(reply.encode() for reply in WELCOME) == said
 
 
 @BY_NAME
@@ -216,7 +216,7 @@ def test_a_server_session_follows_a_recorded_client(connection: Connection) -> N
     assert session.next_event() == SslRequest()
     sent = session.send(EncryptionAnswer(accepted=False))
     assert isinstance(session.next_event(), StartupMessage)
-    sent += session.send(*TRUST_REPLIES)
+    sent += session.send(*WELCOME)
     assert isinstance(session.next_event(), Query)
     assert connection.bytes_from(client=False).startswith(sent)
     session.send(CopyBothResponse())
@@ -250,7 +250,7 @@ def test_a_client_session_follows_the_recorded_answers(connection: Connection) -
     session.feed(connection.bytes_from(client=False))
     assert session.next_event() == EncryptionAnswer(accepted=False)
     said += session.send(StartupMessage(startup.fields["params"]))
-    assert [session.next_event() for _ in TRUST_REPLIES] == list(TRUST_REPLIES)
+    assert [session.next_event() for _ in WELCOME] == list(WELCOME)
     said += session.send(Query(query.fields["query"]))
     assert connection.bytes_from(client=True).startswith(said)
     session.next_event()

@@ -26,7 +26,7 @@ from walkeeper.formats.backend import (
     ReadyForQuery,
     RowDescription,
 )
-from walkeeper.formats.frames import FrameMessage, encode_frame
+from walkeeper.formats.frames import PASSWORD_BYTES_MAX, FrameMessage, encode_frame
 from walkeeper.formats.frontend import (
     AuthenticationReply,
     CopyData,
@@ -42,7 +42,7 @@ from walkeeper.formats.session import (
     CLIENT_SENDS,
     SERVER_RECEIVES,
     SERVER_SENDS,
-    TRUST_REPLIES,
+    WELCOME,
     ClientSession,
     ClientState,
     EndOfStream,
@@ -80,7 +80,7 @@ def ready_server() -> ServerSession:
     session = ServerSession()
     session.feed(STARTUP.encode())
     assert session.next_event() == STARTUP
-    session.send(*TRUST_REPLIES)
+    session.send(*WELCOME)
     assert session.next_event() is None
     return session
 
@@ -96,7 +96,7 @@ def streaming_server() -> ServerSession:
 def ready_client() -> ClientSession:
     session = ClientSession()
     session.send(STARTUP)
-    assert events_of(session, encoded(*TRUST_REPLIES)) == list(TRUST_REPLIES)
+    assert events_of(session, encoded(*WELCOME)) == list(WELCOME)
     return session
 
 
@@ -128,6 +128,33 @@ def test_a_cancel_request_or_unasked_tls_ends_the_session(packet: bytes, event: 
     assert session.state is ServerState.CLOSED
 
 
+def strange_server() -> ServerSession:
+    """It has asked who is there."""
+    session = ServerSession()
+    events_of(session, StartupMessage({"user": "u"}).encode())
+    session.send(AuthenticationCleartextPassword())
+    return session
+
+
+def test_a_password_may_be_asked_for_before_the_client_is_let_in() -> None:
+    session = strange_server()
+    reply = AuthenticationReply.of_password(b"secret")
+    assert events_of(session, reply.encode()) == [reply]
+    session.send(*WELCOME)
+    assert session.state is ServerState.READY
+
+
+def test_a_password_that_is_announced_as_long_is_not_waited_for() -> None:
+    session = strange_server()
+    with pytest.raises(Malformed):
+        events_of(session, AuthenticationReply.of_password(bytes(PASSWORD_BYTES_MAX)).encode()[:5])
+
+
+def test_a_query_in_place_of_a_password_is_out_of_turn() -> None:
+    with pytest.raises(OutOfTurn):
+        events_of(strange_server(), Query("SELECT 1").encode())
+
+
 def test_a_query_is_answered_and_another_may_follow() -> None:
     session = ready_server()
     answer = (RowDescription((Column("a"),)), DataRow.of("1"), CommandComplete("SHOW"), ReadyForQuery())
@@ -141,7 +168,7 @@ def test_what_a_client_sends_ahead_waits_for_its_turn() -> None:
     session = ServerSession()
     session.feed(STARTUP.encode() + encoded(Query("a"), Query("b"), Terminate()))
     assert session.next_event() == STARTUP
-    session.send(*TRUST_REPLIES)
+    session.send(*WELCOME)
     for text in ("a", "b"):
         assert session.next_event() == Query(text)
         session.send(CommandComplete(text), ReadyForQuery())

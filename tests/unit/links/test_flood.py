@@ -21,7 +21,7 @@ from walkeeper.formats.backend import (
 )
 from walkeeper.formats.frames import PAYLOADS_MAX
 from walkeeper.formats.frontend import CopyData
-from walkeeper.formats.session import TRUST_REPLIES
+from walkeeper.formats.session import WELCOME
 from walkeeper.links.conninfo import ConnectionInfo, SslMode
 from walkeeper.links.link import FLOOD_BYTES_MAX
 from walkeeper.links.postgres import EVENTS_PER_TURN, Connection, time_limit
@@ -88,7 +88,7 @@ def clock() -> MockClock:
 
 @pytest.mark.parametrize("more", [notice, setting])
 async def test_a_login_ends_in_time_under_a_flood(clock: MockClock, more: Callable[[int], BackendMessage]) -> None:
-    flood = Flood(clock, TRUST_REPLIES[0], more=more)
+    flood = Flood(clock, WELCOME[0], more=more)
     with pytest.raises(Unreachable), time_limit(LIMIT_SECONDS, "db"):
         await Connection("db", flood).log_in(INFO, {})
 
@@ -97,7 +97,7 @@ async def test_a_login_ends_in_time_under_a_flood(clock: MockClock, more: Callab
 async def test_a_question_ends_in_time_under_a_flood(
     clock: MockClock, more: Callable[[int], BackendMessage]
 ) -> None:
-    connection = await logged_in(Flood(clock, *TRUST_REPLIES, more=more))
+    connection = await logged_in(Flood(clock, *WELCOME, more=more))
     with pytest.raises(Unreachable), time_limit(LIMIT_SECONDS, "db"):
         await connection.query("SHOW x")
 
@@ -106,7 +106,7 @@ async def test_a_question_ends_in_time_under_a_flood(
 async def test_a_stream_that_does_not_begin_ends_in_time_under_a_flood(
     clock: MockClock, more: Callable[[int], BackendMessage]
 ) -> None:
-    connection = await logged_in(Flood(clock, *TRUST_REPLIES, more=more))
+    connection = await logged_in(Flood(clock, *WELCOME, more=more))
     with pytest.raises(Unreachable), time_limit(LIMIT_SECONDS, "db"):
         await connection.start_copy("START_REPLICATION 0/0")
 
@@ -115,13 +115,13 @@ async def test_a_stream_that_does_not_begin_ends_in_time_under_a_flood(
 async def test_a_stream_without_news_lets_others_run_under_a_flood(
     clock: MockClock, more: Callable[[int], BackendMessage]
 ) -> None:
-    connection = await streaming(Flood(clock, *TRUST_REPLIES, CopyBothResponse(), more=more))
+    connection = await streaming(Flood(clock, *WELCOME, CopyBothResponse(), more=more))
     with pytest.raises(Unreachable), time_limit(LIMIT_SECONDS, "db"):
         await connection.receive_copies()
 
 
 async def test_a_stream_of_the_smallest_messages_comes_in_parts_and_lets_others_run(clock: MockClock) -> None:
-    connection = await streaming(Flood(clock, *TRUST_REPLIES, CopyBothResponse(), more=lambda _: CopyData(b"k")))
+    connection = await streaming(Flood(clock, *WELCOME, CopyBothResponse(), more=lambda _: CopyData(b"k")))
     received: list[int] = []
 
     async def receive_for_ever() -> None:
@@ -136,7 +136,7 @@ async def test_a_stream_of_the_smallest_messages_comes_in_parts_and_lets_others_
 
 async def test_no_message_of_a_flood_is_lost_or_twice(clock: MockClock) -> None:
     connection = await streaming(
-        Flood(clock, *TRUST_REPLIES, CopyBothResponse(), more=lambda count: CopyData(b"%d" % count))
+        Flood(clock, *WELCOME, CopyBothResponse(), more=lambda count: CopyData(b"%d" % count))
     )
     received: list[int] = []
     while len(received) < 10_000:
@@ -149,13 +149,13 @@ async def test_no_message_of_a_flood_is_lost_or_twice(clock: MockClock) -> None:
 
 async def test_an_answer_of_ever_more_rows_is_malformed(clock: MockClock) -> None:
     columns = RowDescription((Column("a"),))
-    connection = await logged_in(Flood(clock, *TRUST_REPLIES, columns, more=lambda _: DataRow.of("x")))
+    connection = await logged_in(Flood(clock, *WELCOME, columns, more=lambda _: DataRow.of("x")))
     with pytest.raises(Malformed):
         await connection.query("SHOW x")
 
 
 async def test_ever_more_settings_are_malformed(clock: MockClock) -> None:
-    flood = Flood(clock, TRUST_REPLIES[0], more=lambda count: ParameterStatus(f"setting{count}", "x"))
+    flood = Flood(clock, WELCOME[0], more=lambda count: ParameterStatus(f"setting{count}", "x"))
     with pytest.raises(Malformed):
         await Connection("db", flood).log_in(INFO, {})
 

@@ -1,0 +1,38 @@
+"""The token that is shown to keepers."""
+
+from pathlib import Path
+
+import pytest
+
+from walkeeper.errors import ConfigError
+from walkeeper.links.token import read_token, token_path
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    path = tmp_path / "token"
+    token_path.set(path)
+    return path
+
+
+def test_without_a_file_there_is_none() -> None:
+    assert read_token() is None
+
+
+def test_it_is_read_anew_each_time(path: Path) -> None:
+    path.write_text("one\n")
+    assert read_token() == "one"
+    path.write_text("two")
+    assert read_token() == "two"
+
+
+@pytest.mark.parametrize("content", [b"", b"\n", b"two words", b"\xff\xfe"])
+def test_a_file_without_a_token_is_named(path: Path, content: bytes) -> None:
+    path.write_bytes(content)
+    with pytest.raises(ConfigError, match=str(path)):
+        read_token()
+
+
+def test_a_file_that_is_missing_is_named(path: Path) -> None:
+    with pytest.raises(ConfigError, match=str(path)):
+        read_token()
