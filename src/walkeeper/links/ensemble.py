@@ -290,6 +290,8 @@ class Ensemble:
             await trio.sleep(SILENCE_LOOKS_SECONDS)
             for place in self.proposer.silent(trio.current_time()):
                 self.links[place].drop("it does not answer")
+            for place in self.proposer.outdated(trio.current_time()):
+                self.links[place].greet_again()
 
     async def _campaign_again(self) -> None:
         while True:

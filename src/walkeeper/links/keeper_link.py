@@ -218,6 +218,12 @@ class KeeperLink:
         """End the connection; another one will be made."""
         self._fail(Unreachable(str(self), why))
 
+    def greet_again(self) -> None:
+        """Make another connection, for no fault of the keeper's."""
+        if self._connection is not None:
+            self._connection = None
+            self._scope.cancel()
+
     def _fail(self, error: Unreachable | PeerError) -> None:
         if self._connection is not None:
             self._failure = error

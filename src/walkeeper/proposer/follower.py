@@ -72,6 +72,7 @@ class Follower:
     persisted_commit_lsn: Lsn = INVALID_LSN
     hot_standby: HotStandbyFeedback = NO_HOT_STANDBY
     hot_standby_at: float = -inf
+    greeted_at: float = -inf
     last_sent_at: float = -inf
     asked_at: float = inf
     tell_commit_at: float = inf

@@ -86,12 +86,14 @@ _AT_WORK = (Stage.CAMPAIGNING, Stage.WON, Stage.LEADING)
 @dataclass(frozen=True, slots=True)
 class Pace:
     """A keeper with nothing to do hears a heartbeat every ``heartbeat_seconds``, and news of a commit that no WAL
-    carries after ``commit_news_seconds``; it is silent when an answer is ``silence_seconds`` overdue.
+    carries after ``commit_news_seconds``; it is silent when an answer is ``silence_seconds`` overdue.  While there is no
+    majority, what it said of itself is believed for ``greeting_seconds``.
     """
 
     heartbeat_seconds: float = 1.0
     silence_seconds: float = 10.0
     commit_news_seconds: float = 0.0
+    greeting_seconds: float = 30.0
 
 
 class Proposer:
@@ -162,6 +164,19 @@ class Proposer:
             if follower.silent_for(now) >= self._pace.silence_seconds
         ]
 
+    def outdated(self, now: float) -> list[int]:
+        """The places of keepers that should be greeted again: who waits for a majority is told nothing new otherwise.
+
+        Meanwhile they may have become whole, under a rival that is gone, or have heard of other members.
+        """
+        if self.stage is not Stage.COLLECTING:
+            return []
+        return [
+            place
+            for place, follower in enumerate(self.followers)
+            if follower.phase is Phase.WAITING and now - follower.greeted_at >= self._pace.greeting_seconds
+        ]
+
     # -- what keepers say -------------------------------------------------------------------------------------
 
     def received(self, place: int, message: AcceptorMessage, now: float) -> Sequence[Action]:
@@ -177,15 +192,15 @@ class Proposer:
             case VoteResponse():
                 return self._on_vote(follower, message, now)
             case AcceptorGreeting():
-                return self._on_greeting(place, message)
+                return self._on_greeting(place, message, now)
             case _:
                 assert_never(message)
 
-    def _on_greeting(self, place: int, message: AcceptorGreeting) -> Sequence[Action]:
+    def _on_greeting(self, place: int, message: AcceptorGreeting, now: float) -> Sequence[Action]:
         follower = self.followers[place]
         self._expect(follower, Phase.GREETING, "AcceptorGreeting")
         self._identify(follower, message.node_id)
-        follower.phase = Phase.WAITING
+        follower.phase, follower.greeted_at = Phase.WAITING, now
         self._highest_term = max(self._highest_term, message.term)
         if message.configuration.generation > self.configuration.generation:
             if self.stage is not Stage.COLLECTING:

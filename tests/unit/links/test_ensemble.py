@@ -202,6 +202,25 @@ async def test_a_lost_campaign_that_is_over_before_it_could_be_repeated_is_not_r
     assert proposer.stage is Stage.OVER
 
 
+async def test_keepers_that_became_whole_under_a_rival_are_a_majority_when_they_are_greeted_again(
+    autojump_clock: MockClock, scene: Scene
+) -> None:
+    """They say what they are once for each connection, and the third of them is gone for good."""
+    for keeper in scene.keepers:
+        keeper.is_whole = False
+    ensemble = scene.gather()
+    with scene.keepers[2].hold():
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(ensemble.run)
+            await until(lambda: sum(follower.has_greeted for follower in scene.proposer.followers) == 2)
+            for keeper in scene.keepers[:2]:
+                keeper.is_whole = True
+            with trio.fail_after(2 * Pace().greeting_seconds):
+                await ensemble.wait_elected()
+            nursery.cancel_scope.cancel()
+    assert {line["keeper"] for line in scene.log.said("keeper lost")} == {str(scene.keepers[2].address)}
+
+
 async def test_whoever_waits_for_something_is_woken_when_it_holds_and_by_no_other_news(scene: Scene) -> None:
     ensemble, holds = scene.gather(), False
     looked: list[trio.lowlevel.Task] = []

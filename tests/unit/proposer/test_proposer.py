@@ -206,6 +206,16 @@ def test_a_keeper_that_only_waits_for_the_quorum_is_not_silent() -> None:
     assert table.proposer.silent(1e9) == []
 
 
+def test_what_a_keeper_said_of_itself_is_old_after_a_while_without_a_majority() -> None:
+    table = Table()
+    table.greet(0)
+    said_at, seconds = table.proposer.followers[0].greeted_at, Pace().greeting_seconds
+    assert table.proposer.outdated(said_at + seconds - 0.1) == []
+    assert table.proposer.outdated(said_at + seconds) == [0]
+    table.greet(1)
+    assert table.proposer.outdated(said_at + 10 * seconds) == []  # they are asked for their votes
+
+
 def test_a_late_keeper_is_asked_for_its_vote_and_then_told_of_the_election() -> None:
     table = Table()
     table.elect(0, 1)
