@@ -24,6 +24,8 @@ from walkeeper.errors import (
     NotElected,
     NotMember,
     PartlyKept,
+    StaleExclusion,
+    StillMember,
     TruncatesCommitted,
     TruncationPending,
     WalGap,
@@ -302,6 +304,18 @@ def require_member(node_id: NodeId, configuration: Configuration) -> None:
     """Raises NotMember if generations are in use and ``node_id`` is not in this one (invariant 19)."""
     if configuration.generation != NO_GENERATION and node_id not in configuration:
         raise NotMember(node_id, configuration.generation)
+
+
+def require_no_member(node_id: NodeId, configuration: Configuration) -> None:
+    """Raises StillMember unless ``configuration`` excludes ``node_id``."""
+    if configuration.generation == NO_GENERATION or node_id in configuration:
+        raise StillMember(node_id, configuration.generation)
+
+
+def require_not_newer(own: Configuration, excluding: Configuration) -> None:
+    """Raises StaleExclusion if a keeper that has ``own`` must not believe ``excluding``."""
+    if own.generation > excluding.generation:
+        raise StaleExclusion(excluding.generation, own.generation)
 
 
 def _adopted(state: AcceptorState, elected: ProposerElected) -> dict[str, object]:

@@ -2,7 +2,7 @@
 
 Every handler asks the timelines and translates; nothing is decided and nothing is remembered here.  What the
 answers look like is ``models``, what errors look like is ``outcomes``.  A body that a route does not need is
-ignored, since Neon's clients send one with every request.
+ignored, since Neon's clients send one with most requests; only what deletes refuses it, as Neon does.
 
 Source: Neon's safekeeper HTTP API.  Does not authenticate.
 """
@@ -51,6 +51,8 @@ class ManagementApi:
             Route("/v1/tenant/timeline", self.list_timelines, methods=["GET"]),
             Route("/v1/tenant/timeline", self.create_timeline, methods=["POST"]),
             Route("/v1/tenant/{tenant_id}/timeline/{timeline_id}", self.show_timeline, methods=["GET"]),
+            Route("/v1/tenant/{tenant_id}/timeline/{timeline_id}", self.delete_timeline, methods=["DELETE"]),
+            Route("/v1/tenant/{tenant_id}", self.delete_tenant, methods=["DELETE"]),
         ]
 
     async def show_node(self, _request: Request) -> Response:
@@ -67,7 +69,12 @@ class ManagementApi:
         start_lsn = parse_lsn(wanted.start_lsn)
         commit_lsn = start_lsn if wanted.commit_lsn is None else parse_lsn(wanted.commit_lsn)
         await self._timelines().create(
-            wanted.ttid, wanted.server, configuration=configuration, start_lsn=start_lsn, commit_lsn=commit_lsn
+            wanted.ttid,
+            wanted.server,
+            configuration=configuration,
+            start_lsn=start_lsn,
+            commit_lsn=commit_lsn,
+            revives=True,
         )
         return json_response(None)
 
@@ -76,6 +83,22 @@ class ManagementApi:
         if statistics.state is None:
             raise Blown(statistics.ttid)
         return json_response(models.timeline_status(statistics, statistics.state))
+
+    async def delete_timeline(self, request: Request) -> Response:
+        """Idempotent.  ``only_local`` says what is true anyway: there is no remote storage yet."""
+        ttid = ttid_of(request)
+        flag_in_query(request, "only_local")
+        await require_no_body(request)
+        return json_response(models.DeletedJson(dir_existed=await self._timelines().delete(ttid)))
+
+    async def delete_tenant(self, request: Request) -> Response:
+        tenant_id = _id_in_path(request, "tenant_id", TenantId.parse)
+        flag_in_query(request, "only_local")
+        await require_no_body(request)
+        deleted = await self._timelines().delete_tenant(tenant_id)
+        return json_response(
+            {str(timeline_id): models.DeletedJson(dir_existed=existed) for timeline_id, existed in deleted.items()}
+        )
 
 
 def ttid_of(request: Request) -> TenantTimelineId:
@@ -90,6 +113,25 @@ def _id_in_path(request: Request, name: str, parse: Callable[[str], Id]) -> Id:
         return parse(request.path_params[name])
     except ValueError as error:
         raise Malformed(f"failed to parse {name}: {error}") from None
+
+
+def flag_in_query(request: Request, name: str, *, default: bool = False) -> bool:
+    """A parameter of the query that is ``true`` or ``false``.  Raises Malformed."""
+    match set(request.query_params.getlist(name)):
+        case values if not values:
+            return default
+        case values if values == {"true"}:
+            return True
+        case values if values == {"false"}:
+            return False
+        case values:
+            raise Malformed(f"failed to parse {name}: {' and '.join(sorted(values))!r} is neither true nor false")
+
+
+async def require_no_body(request: Request) -> None:
+    """Raises Malformed if there is one.  Cancellation: as ``read_body``."""
+    if await read_body(request):
+        raise Malformed("unexpected request body")
 
 
 async def read_body(request: Request) -> bytes:
@@ -107,5 +149,5 @@ async def read_body(request: Request) -> bytes:
     return bytes(body)
 
 
-def json_response(value: models.Json | list[models.TimelineName] | None, status: int = 200) -> Response:
+def json_response(value: models.Answer, status: int = 200) -> Response:
     return Response(models.encode_json(value), status, media_type="application/json")

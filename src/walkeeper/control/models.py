@@ -123,6 +123,12 @@ class TimelineStatus(Json, frozen=True):
     peers: tuple[()] = ()
 
 
+class DeletedJson(Json, frozen=True):
+    """``dir_existed``: whether there was anything of the timeline on the disk."""
+
+    dir_existed: bool
+
+
 class ErrorJson(Json, frozen=True):
     msg: str
 
@@ -156,8 +162,11 @@ def _members_of(wire: tuple[MemberJson, ...]) -> tuple[Member, ...]:
 # -- out ----------------------------------------------------------------------------------------------------
 
 
-def encode_json(value: Json | list[TimelineName] | None) -> bytes:
-    """None, the answer of what has nothing to say, becomes ``null``."""
+Answer = Json | list[TimelineName] | dict[str, DeletedJson] | None
+"""What a route answers with; None, where there is nothing to say, becomes ``null``."""
+
+
+def encode_json(value: Answer) -> bytes:
     return msgspec.json.encode(value)
 
 

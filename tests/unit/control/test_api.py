@@ -219,7 +219,7 @@ async def test_an_id_that_is_none_is_named(client: httpx2.AsyncClient, tenant: s
         ("GET", "/v1/nothing"),
         ("GET", "/v1/status/"),
         ("PUT", "/v1/status"),
-        ("DELETE", "/v1/tenant/timeline"),
+        ("PUT", "/v1/tenant/timeline"),
     ],
 )
 async def test_a_wrong_path_and_a_wrong_method_are_the_same(
