@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from crash_points import read_stored
-from walkeeper.acceptor.acceptor import Acceptor, AdminRequest, Checkpoint, Intent, Kept, new_acceptor
+from walkeeper.acceptor.acceptor import Acceptor, Intent, Kept, new_acceptor
+from walkeeper.acceptor.administration import AdminRequest, Checkpoint
 from walkeeper.acceptor.state import new_control_file
 from walkeeper.formats.segments import next_segment_start
 from walkeeper.ids import NodeId, TenantId, TenantTimelineId, TimelineId

@@ -105,6 +105,22 @@ class NotMember(Refused):
         self.node, self.generation = node, generation
 
 
+class StaleConfiguration(Refused):
+    """A configuration that is older than the one in force (invariant 18)."""
+
+    def __init__(self, got: Generation, own: Generation) -> None:
+        super().__init__(f"request to switch into {got} ignored, current generation {own}")
+        self.got, self.own = got, own
+
+
+class NotPatched(Refused):
+    """A field of a control file that nobody may set."""
+
+    def __init__(self, field: str, why: str) -> None:
+        super().__init__(f"refused to patch {field}: {why}")
+        self.field, self.why = field, why
+
+
 class StillMember(Refused):
     """A keeper is excluded by a configuration that does not contain it, and by no other."""
 

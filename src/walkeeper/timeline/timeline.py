@@ -18,15 +18,8 @@ from typing import Final
 import structlog
 import trio
 
-from walkeeper.acceptor.acceptor import (
-    Acceptor,
-    AdminRequest,
-    Checkpoint,
-    Intent,
-    Kept,
-    new_acceptor,
-    require_not_newer,
-)
+from walkeeper.acceptor.acceptor import Acceptor, Intent, Kept, new_acceptor
+from walkeeper.acceptor.administration import AdminRequest, Checkpoint, require_not_newer
 from walkeeper.acceptor.state import AcceptorState
 from walkeeper.errors import (
     Blown,
@@ -138,6 +131,16 @@ class Timeline:
         finally:
             self._lock.release()
         return kept.reply
+
+    async def administer(self, request: AdminRequest) -> tuple[AcceptorState, AcceptorState]:
+        """The same for those who want to know the state before, and after.
+
+        Cancellation: before the lock nothing has happened; after it everything has.
+        """
+        async with self._lock:
+            before = self._require_open().state
+            kept = await self._process(request)
+            return before, kept.acceptor.state
 
     async def _process(self, request: Batch | AdminRequest) -> Kept:
         acceptor = self._require_open()

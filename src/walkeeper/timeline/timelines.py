@@ -19,7 +19,7 @@ from typing import TypeVar
 import structlog
 import trio
 
-from walkeeper.acceptor.acceptor import require_member, require_no_member
+from walkeeper.acceptor.administration import require_member, require_no_member
 from walkeeper.acceptor.state import new_control_file
 from walkeeper.errors import (
     Closing,

@@ -15,8 +15,9 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import Message
 
-from walkeeper.control.api import BODY_BYTES_MAX, ManagementApi, read_body
+from walkeeper.control.api import ManagementApi
 from walkeeper.control.app import create_app
+from walkeeper.control.endpoints import BODY_BYTES_MAX, read_body
 from walkeeper.errors import DurabilityLost
 from walkeeper.ids import NodeId
 from walkeeper.membership import KEEPERS_MAX
