@@ -2,14 +2,19 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
 import httpx2
+import msgspec
 from starlette.applications import Starlette
+from starlette.routing import Match
 
 from walkeeper.control.api import ManagementApi
 from walkeeper.control.app import create_app
+from walkeeper.control.models import ErrorJson
+from walkeeper.control.openapi import possible_statuses
 from walkeeper.ids import NodeId
 from walkeeper.storage.data_directory import claim
 from walkeeper.storage.disk import OsDisk
@@ -33,6 +38,9 @@ REQUEST: dict[str, Any] = {
 }
 
 
+DOCUMENTED = [(endpoint.route(), endpoint) for endpoint in ManagementApi(NODE).endpoints()]
+
+
 class Managed:
     """A keeper's timelines, and a client of its API."""
 
@@ -45,10 +53,22 @@ class Managed:
         if body is not None:
             options["json"] = body
         answer = await self.client.request(method, path, **options)
+        check_is_documented(method, path, answer)
         return answer.status_code, answer.json()
 
     async def create(self, **changes: Any) -> None:
         assert await self.ask("POST", "/v1/tenant/timeline", REQUEST | changes) == (200, None)
+
+
+def check_is_documented(method: str, path: str, answer: httpx2.Response) -> None:
+    """The answer is one that the OpenAPI document tells of."""
+    scope = {"type": "http", "method": method, "path": path.partition("?")[0]}
+    endpoint = next(endpoint for route, endpoint in DOCUMENTED if route.matches(scope)[0] is Match.FULL)
+    assert answer.status_code in possible_statuses(endpoint)
+    assert answer.headers["content-type"] == "application/json"
+    shape = endpoint.answer if answer.status_code == HTTPStatus.OK else ErrorJson
+    told = msgspec.json.decode(answer.content, type=shape)
+    assert msgspec.json.decode(msgspec.json.encode(told)) == answer.json()
 
 
 def client_of(app: Starlette) -> httpx2.AsyncClient:

@@ -12,12 +12,14 @@ from typing import Any, Final
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
+from starlette.responses import Response
 from starlette.routing import Route
 
 from walkeeper.acceptor.administration import BumpTerm, Checkpoint, PatchControlFile, SwitchMembership
-from walkeeper.control import models, patches
+from walkeeper.control import models, openapi, patches
 from walkeeper.control.digest import digest_wal
 from walkeeper.control.endpoints import Endpoint, Parameter, flag_in_query, lsn_in_query, tenant_id_of, ttid_of
+from walkeeper.control.openapi import openapi_text
 from walkeeper.errors import Blown
 from walkeeper.ids import NodeId
 from walkeeper.lsn import parse_lsn
@@ -62,7 +64,13 @@ class ManagementApi:
         return self._timelines().get(ttid_of(request))
 
     def routes(self) -> list[Route]:
-        return [endpoint.route() for endpoint in self.endpoints()]
+        endpoints = self.endpoints()
+        document = openapi_text(endpoints)
+
+        async def show_document(_request: Request) -> Response:
+            return Response(document, media_type="application/json")
+
+        return [*(each.route() for each in endpoints), Route(openapi.PATH, show_document, methods=["GET"])]
 
     def endpoints(self) -> list[Endpoint]:
         return [*self._keeper(), *self._life(), *self._change(), *self._look(), *self._not_yet()]
