@@ -13,6 +13,7 @@ from starlette.routing import Match
 
 from walkeeper.control.api import ManagementApi
 from walkeeper.control.app import create_app
+from walkeeper.control.dump import KeeperConfig
 from walkeeper.control.models import ErrorJson
 from walkeeper.control.openapi import possible_statuses
 from walkeeper.ids import NodeId
@@ -38,7 +39,7 @@ REQUEST: dict[str, Any] = {
 }
 
 
-DOCUMENTED = [(endpoint.route(), endpoint) for endpoint in ManagementApi(NODE).endpoints()]
+DOCUMENTED = [(endpoint.route(), endpoint) for endpoint in ManagementApi(KeeperConfig(id=NODE)).endpoints()]
 
 
 class Managed:
@@ -79,7 +80,7 @@ def client_of(app: Starlette) -> httpx2.AsyncClient:
 async def managed_in(path: Path) -> AsyncIterator[Managed]:
     directory = claim(OsDisk(sync=False), path, NODE)
     async with open_timelines(directory, InlineOffload(), save_seconds=300) as timelines:
-        api = ManagementApi(NODE)
+        api = ManagementApi(KeeperConfig(id=NODE))
         api.begin(timelines)
         async with client_of(create_app(api.routes())) as client:
             yield Managed(timelines, client)

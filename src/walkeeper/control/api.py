@@ -18,10 +18,20 @@ from starlette.routing import Route
 from walkeeper.acceptor.administration import BumpTerm, Checkpoint, PatchControlFile, SwitchMembership
 from walkeeper.control import models, openapi, patches
 from walkeeper.control.digest import digest_wal
-from walkeeper.control.endpoints import Endpoint, Parameter, flag_in_query, lsn_in_query, tenant_id_of, ttid_of
+from walkeeper.control.dump import DebugDump, KeeperConfig, Wanted, dump
+from walkeeper.control.endpoints import (
+    Endpoint,
+    Parameter,
+    flag_in_query,
+    id_in_query,
+    lsn_in_query,
+    require_known_query,
+    tenant_id_of,
+    ttid_of,
+)
 from walkeeper.control.openapi import openapi_text
 from walkeeper.errors import Blown
-from walkeeper.ids import NodeId
+from walkeeper.ids import TenantId, TimelineId
 from walkeeper.lsn import parse_lsn
 from walkeeper.terms import Term
 from walkeeper.timeline.timeline import Timeline
@@ -31,6 +41,17 @@ TENANT: Final = "/v1/tenant/{tenant_id}"
 TIMELINE: Final = TENANT + "/timeline/{timeline_id}"
 
 ONLY_LOCAL: Final = Parameter("only_local", bool, "makes no difference: there is no remote storage yet")
+
+DUMP_PARAMETERS: Final = (
+    Parameter("dump_all", bool, "what the others are that are not given"),
+    Parameter("dump_control_file", bool, "with the control file as it is on disk"),
+    Parameter("dump_memory", bool, "with what is in memory only"),
+    Parameter("dump_term_history", bool, "with the term history in the control file, which is the default"),
+    Parameter("dump_disk_content", bool, "makes no difference: walkeeper inspect tells that"),
+    Parameter("dump_wal_last_modified", bool, "makes no difference: walkeeper inspect tells that"),
+    Parameter("tenant_id", models.Hex, "only timelines of this tenant"),
+    Parameter("timeline_id", models.Hex, "only timelines of this id"),
+)
 
 FORBIDDEN: Final = HTTPStatus.FORBIDDEN
 NOT_FOUND: Final = HTTPStatus.NOT_FOUND
@@ -47,8 +68,8 @@ NEEDS_STORAGE: Final = "there is no remote storage yet"
 class ManagementApi:
     """The routes under ``/v1``.  All of them answer 503 until ``begin``, so that probes can be served before."""
 
-    def __init__(self, node_id: NodeId) -> None:
-        self._node_id = node_id
+    def __init__(self, config: KeeperConfig) -> None:
+        self._config = config
         self._loaded: Timelines | None = None
 
     def begin(self, timelines: Timelines) -> None:
@@ -92,7 +113,7 @@ class ManagementApi:
 
     async def show_node(self, _request: Request, _body: None) -> models.Answer:
         self._timelines()  # whoever starts a keeper takes this answer for the end of its start
-        return models.NodeStatus(id=self._node_id)
+        return models.NodeStatus(id=self._config.id)
 
     async def show_utilization(self, _request: Request, _body: None) -> models.Answer:
         return models.Utilization(timeline_count=len(self._timelines().ttids()))
@@ -275,7 +296,36 @@ class ManagementApi:
                 ),
                 statuses=(NOT_FOUND, CONFLICT, DISK),
             ),
+            Endpoint(
+                "GET",
+                "/v1/debug_dump",
+                self.dump,
+                "What this keeper knows of its timelines.",
+                DebugDump,
+                refuses_body=True,
+                parameters=DUMP_PARAMETERS,
+            ),
         ]
+
+    async def dump(self, request: Request, _body: None) -> models.Answer:
+        require_known_query(request, *(parameter.name for parameter in DUMP_PARAMETERS))
+        flags = {each.name: each for each in DUMP_PARAMETERS if each.kind is bool}
+        everything = flag_in_query(request, "dump_all")
+        asked = {name: flag_in_query(request, name, default=everything) for name in flags}
+        wanted = Wanted(
+            control_file=asked["dump_control_file"],
+            memory=asked["dump_memory"],
+            term_history=flag_in_query(request, "dump_term_history", default=True),
+        )
+        tenant_id = id_in_query(request, "tenant_id", TenantId.parse)
+        timeline_id = id_in_query(request, "timeline_id", TimelineId.parse)
+        timelines = sorted(self._timelines().all(), key=lambda timeline: timeline.ttid)
+        chosen = [
+            timeline
+            for timeline in timelines
+            if tenant_id in (None, timeline.ttid.tenant_id) and timeline_id in (None, timeline.ttid.timeline_id)
+        ]
+        return await dump(self._config, len(timelines), chosen, wanted)
 
     async def show_timeline(self, request: Request, _body: None) -> models.Answer:
         statistics = self._timeline(request).statistics()
@@ -295,7 +345,6 @@ class ManagementApi:
             ("GET", TIMELINE + "/snapshot/{destination_id}", NEEDS_PEERS),
             ("POST", TENANT + "/timeline/{timeline_id}/copy", NEEDS_STORAGE),
             ("POST", TIMELINE + "/backup_partial_reset", NEEDS_STORAGE),
-            ("GET", "/v1/debug_dump", "GET …/timeline/{timeline_id} and `walkeeper inspect` tell what it would"),
         )
         return [_not_yet(method, path, why) for method, path, why in missing]
 

@@ -81,6 +81,21 @@ def tenant_id_of(request: Request) -> TenantId:
     return _id_in_path(request, "tenant_id", TenantId.parse)
 
 
+def id_in_query(request: Request, name: str, parse: Callable[[str], Id]) -> Id | None:
+    """None if it is not there.  Raises Malformed."""
+    value = _value_in_query(request, name)
+    try:
+        return None if value is None else parse(value)
+    except ValueError as error:
+        raise Malformed(f"failed to parse {name}: {error}") from None
+
+
+def require_known_query(request: Request, *names: str) -> None:
+    """Raises Malformed for a parameter that has another name."""
+    if unknown := sorted(set(request.query_params) - set(names)):
+        raise Malformed(f"failed to parse the query: unknown parameter {unknown[0]!r}")
+
+
 def _id_in_path(request: Request, name: str, parse: Callable[[str], Id]) -> Id:
     try:
         return parse(request.path_params[name])

@@ -246,7 +246,7 @@ def timeline_status(statistics: TimelineStatistics, state: AcceptorState) -> Tim
             WalReceiverJson(conn_id=receiver.client.connection, status=receiver.status.value)
             for receiver in statistics.receivers
         ],
-        walsenders=[_walsender(statistics.ttid, sender) for sender in statistics.senders],
+        walsenders=walsenders(statistics),
     )
 
 
@@ -257,6 +257,10 @@ def membership_switched(before: AcceptorState, after: AcceptorState) -> Membersh
         last_log_term=after.last_log_term,
         flush_lsn=format_lsn(after.flush_lsn),
     )
+
+
+def walsenders(statistics: TimelineStatistics) -> list[dict[str, Any]]:
+    return [_walsender(statistics.ttid, sender) for sender in statistics.senders]
 
 
 def _walsender(ttid: TenantTimelineId, sender: Sender) -> dict[str, Any]:

@@ -27,6 +27,7 @@ import trio
 import walkeeper
 from walkeeper.control.api import ManagementApi
 from walkeeper.control.app import create_app
+from walkeeper.control.dump import KeeperConfig
 from walkeeper.control.health import Readiness, health_routes
 from walkeeper.control.metrics import Metrics
 from walkeeper.control.server import serving_http
@@ -88,7 +89,8 @@ def run_keeper(config: ServeConfig) -> None:
             log.info("room for writers and readers", connections_max=connections_max)
             limits = Limits(config.timing.wal_sender_timeout_seconds, connections_max)
             letting_in = partial(_accepting_at, metrics, limits)
-            trio.run(serve, directory, config.timing, metrics, pg, http, letting_in)
+            keeper = partial(serve, no_sync=config.place.no_sync)
+            trio.run(keeper, directory, config.timing, metrics, pg, http, letting_in)
     log.info("stopped")
 
 
@@ -109,13 +111,23 @@ async def serve(
     pg: socket.socket,
     http: socket.socket,
     letting_in: Accepting,
+    *,
+    no_sync: bool = False,
 ) -> None:
     """Serve until a signal comes, then drain.
 
     Cancellation: operations that have begun are finished, the rest is dropped.
     """
     readiness = Readiness(TIMELINES, LISTENER)
-    api = ManagementApi(directory.node_id)
+    api = ManagementApi(
+        KeeperConfig(
+            id=directory.node_id,
+            workdir=str(directory.path),
+            listen_pg_addr=str(bound_address(pg)),
+            listen_http_addr=str(bound_address(http)),
+            no_sync=no_sync,
+        )
+    )
     async with ThreadOffload() as threads:
         offload = WatchedOffload(threads)
         app = create_app([*health_routes(offload.checks, readiness), metrics.route(), *api.routes()])

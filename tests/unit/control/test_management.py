@@ -194,6 +194,38 @@ async def test_utilization_counts_what_can_be_used(keeper: Managed) -> None:
     assert await keeper.ask("GET", "/v1/utilization") == (200, {"timeline_count": 0})
 
 
+async def test_a_dump_tells_what_is_asked_for(keeper: Managed) -> None:
+    wal = await write(keeper, 300)
+    status, dump = await keeper.ask("GET", "/v1/debug_dump?dump_all=true")
+    assert (status, dump["timelines_count"], dump["config"]["id"]) == (200, 1, NODE)
+    assert dump["start_time"][-1] == dump["finish_time"][-1] == "Z"
+    [timeline] = dump["timelines"]
+    assert (timeline["tenant_id"], timeline["timeline_id"]) == (TENANT, TIMELINE)
+    assert timeline["control_file"]["mconf"] == configuration(3)
+    assert timeline["control_file"]["acceptor_state"]["term_history"] == [{"term": 1, "lsn": "0/302760"}]
+    memory = timeline["memory"]
+    assert memory["flush_lsn"] == memory["write_lsn"] == format_lsn(wal.lsn)
+    assert memory["mem_state"]["commit_lsn"] == "0/302760"
+    assert (memory["file_open"], memory["num_computes"], memory["walsenders"]) == (True, 0, [])
+
+
+async def test_a_dump_leaves_out_what_is_not_asked_for(keeper: Managed) -> None:
+    path = "/v1/debug_dump"
+    [timeline] = (await keeper.ask("GET", path))[1]["timelines"]
+    assert timeline["control_file"] is None and timeline["memory"] is None
+    query = f"?dump_control_file=true&dump_term_history=false&tenant_id={TENANT}&timeline_id={TIMELINE.upper()}"
+    [timeline] = (await keeper.ask("GET", path + query))[1]["timelines"]
+    assert timeline["control_file"]["acceptor_state"] == {"term": 0, "term_history": []}
+    for name in ("tenant_id", "timeline_id"):
+        dump = (await keeper.ask("GET", f"{path}?{name}={'0' * 32}"))[1]
+        assert (dump["timelines_count"], dump["timelines"]) == (1, [])
+
+
+@pytest.mark.parametrize("query", ["?dump_all=1", "?everything=true", "?tenant_id=x", "?dump_disk_content=x"])
+async def test_a_dump_of_what_means_nothing_is_refused(keeper: Managed, query: str) -> None:
+    assert (await keeper.ask("GET", f"/v1/debug_dump{query}"))[0] == 400
+
+
 async def test_of_a_timeline_that_is_not_here_everything_is_not_found(keeper: Managed) -> None:
     await keeper.ask("DELETE", PATH)
     for method, path, body in (
@@ -213,7 +245,6 @@ async def test_what_there_is_not_yet_says_so(keeper: Managed) -> None:
         ("GET", f"{PATH}/snapshot/{NODE}"),
         ("POST", f"{PATH}/copy"),
         ("POST", f"{PATH}/backup_partial_reset"),
-        ("GET", "/v1/debug_dump"),
     ):
         status, answer = await keeper.ask(method, path)
         assert (status, answer["msg"][:15]) == (501, "not implemented"), path

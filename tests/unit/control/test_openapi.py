@@ -10,15 +10,16 @@ import pytest
 from managed import NODE, client_of
 from walkeeper.control.api import ManagementApi
 from walkeeper.control.app import create_app
+from walkeeper.control.dump import KeeperConfig
 from walkeeper.control.openapi import PATH, openapi_text
 
-API = ManagementApi(NODE)
+API = ManagementApi(KeeperConfig(id=NODE))
 DOCUMENT: dict[str, Any] = msgspec.json.decode(openapi_text(API.endpoints()))
 CHECKED_IN = Path(__file__).parents[3] / "docs" / "openapi.json"
 
 WRITE_IT = (
     "from walkeeper.control import api, openapi;"
-    " print(openapi.openapi_text(api.ManagementApi(1).endpoints()).decode(), end='')"
+    " print(openapi.openapi_text(api.ManagementApi(None).endpoints()).decode(), end='')"
 )
 
 
