@@ -1,6 +1,6 @@
 """One acceptor over a real store on a disk that crashes, against a model that only remembers what was promised.
 
-Hypothesis invents the story: votes, leaders that truncate, appends cut anywhere, checkpoints, power cuts in the
+Hypothesis invents the story: votes, leaders that truncate, appends cut anywhere, checkpoints, operators, power cuts in the
 middle of any of them.  The model is what the proposers were told; the checks are the invariants of
 docs/guarantees.md, by number.  Subclasses in tests/sabotage replace one part by a broken one and must be caught.
 """
@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from crash_points import read_stored
-from walkeeper.acceptor.acceptor import Acceptor, AdminRequest, Checkpoint, Intent, Kept, new_acceptor
+from walkeeper.acceptor.acceptor import Acceptor, Intent, Kept, new_acceptor
+from walkeeper.acceptor.administration import AdminRequest, BumpTerm, Checkpoint
 from walkeeper.acceptor.state import new_control_file
 from walkeeper.formats.segments import next_segment_start
 from walkeeper.ids import NodeId, TenantId, TenantTimelineId, TimelineId
@@ -243,6 +244,20 @@ class AcceptorMachine(RuleBasedStateMachine):
     @rule(seed=st.integers(0, 9))
     def checkpoint(self, seed: int) -> None:
         self.say(Checkpoint(), seed)
+
+    @rule(ahead=st.integers(-1, 2), seed=st.integers(0, 9))
+    def bump_term(self, ahead: int, seed: int) -> None:
+        """What an operator was told is kept like a vote (invariants 1 and 3)."""
+        before = self.acceptor.state.term
+        term = Term(max(0, before + ahead))
+        self.asked_term = max(self.asked_term, term)
+        is_told = self.next_cut is None
+        self.say(BumpTerm(term), seed)
+        if is_told:
+            assert self.acceptor.state.term == max(before, term)
+            self.spoken_term = self.acceptor.state.term
+        if self.acceptor.state.term > self.leader_term:
+            self.leader = None
 
     # -- what always holds ------------------------------------------------------------------------------------
 

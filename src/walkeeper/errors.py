@@ -116,6 +116,38 @@ class NotMember(Refused):
         self.node, self.generation = node, generation
 
 
+class StaleConfiguration(Refused):
+    """A configuration that is older than the one in force (invariant 18)."""
+
+    def __init__(self, got: Generation, own: Generation) -> None:
+        super().__init__(f"request to switch into {got} ignored, current generation {own}")
+        self.got, self.own = got, own
+
+
+class NotPatched(Refused):
+    """A field of a control file that nobody may set."""
+
+    def __init__(self, field: str, why: str) -> None:
+        super().__init__(f"refused to patch {field}: {why}")
+        self.field, self.why = field, why
+
+
+class StillMember(Refused):
+    """A keeper is excluded by a configuration that does not contain it, and by no other."""
+
+    def __init__(self, node: NodeId, generation: Generation) -> None:
+        super().__init__(f"refused to exclude: node {node} is a member of generation {generation}")
+        self.node, self.generation = node, generation
+
+
+class StaleExclusion(Refused):
+    """Who excludes this keeper does not know of a newer configuration, which may contain it (invariant 18)."""
+
+    def __init__(self, got: Generation, own: Generation) -> None:
+        super().__init__(f"refused to switch into excluding mconf of generation {got}: current generation {own}")
+        self.got, self.own = got, own
+
+
 class WrongGeneration(Refused):
     """Votes, elections and appends need the generation to be equal on both sides (invariant 18)."""
 
@@ -278,6 +310,20 @@ class Blown(TimelineUnavailable):
     """The fuse blew: an operation ended in an unknown way, and the timeline is read again from disk first."""
 
     reason = "is being read again from disk after a failed operation"
+
+
+class Deleted(NotFound):
+    """It was deleted, and this keeper remembers that for a while."""
+
+    reason = "has been deleted"
+
+
+class NotMadeAgain(Refused):
+    """A timeline that was deleted is not made again while that is remembered: whoever asks may not have heard of it."""
+
+    def __init__(self, ttid: TenantTimelineId) -> None:
+        super().__init__(f"Timeline {ttid} has been deleted")
+        self.ttid = ttid
 
 
 class InvalidTimeline(Refused):

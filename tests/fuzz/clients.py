@@ -10,6 +10,7 @@ import trio
 from fuzz.target import Target
 from fuzz.wire import authentication_seeds, pieces
 from walkeeper.control.models import CreateTimelineJson, configuration_of, parse_json
+from walkeeper.control.patches import PatchJson
 from walkeeper.errors import ConfigError, Malformed, PeerError, ServerError, Unreachable
 from walkeeper.formats.authentication import AuthenticationSaslContinue
 from walkeeper.formats.backend import (
@@ -23,6 +24,7 @@ from walkeeper.formats.backend import (
     RowDescription,
     parse_backend_message,
 )
+from walkeeper.formats.control_file import ControlFile, encode_control_file, parse_control_file
 from walkeeper.formats.frames import FrameParser, encode_frame
 from walkeeper.formats.frontend import CopyData
 from walkeeper.formats.proposer import encode_proposer_message
@@ -30,7 +32,7 @@ from walkeeper.formats.replication import PrimaryKeepalive, encode_keepalive, en
 from walkeeper.formats.segments import is_legal_segment_size
 from walkeeper.formats.session import WELCOME
 from walkeeper.formats.startup import StartupMessage
-from walkeeper.ids import TenantTimelineId, TimelineNumber
+from walkeeper.ids import NodeId, TenantId, TenantTimelineId, TimelineId, TimelineNumber
 from walkeeper.links.address import parse_keepers
 from walkeeper.links.conninfo import ConnectionInfo, parse_conninfo
 from walkeeper.links.keeper import PROTOCOL_VERSION, ask_server, ask_standing, identify
@@ -40,10 +42,11 @@ from walkeeper.links.passfile import _search
 from walkeeper.links.postgres import Connection
 from walkeeper.links.wal_stream import WalStream
 from walkeeper.lsn import Lsn, parse_lsn
-from walkeeper.membership import NO_CONFIGURATION
+from walkeeper.membership import NO_CONFIGURATION, Configuration, Generation, Member
 from walkeeper.messages import ProposerGreeting, ServerInfo, Slice
 from walkeeper.sidecar.primary import Primary, examine, first_lsn_to_keep, flaw_of_standby_names, warn_if_useless
 from walkeeper.sidecar.slot import Slot
+from walkeeper.terms import Term, TermHistory
 from walkeeper.tools.status import _ask_keeper
 
 SERVER = ServerInfo(170002, 7241562384010203040, 16 << 20)
@@ -312,6 +315,32 @@ CREATE = b"""{"tenant_id":"0123456789abcdef0123456789abcdef","timeline_id":"0123
 "mconf":{"generation":1,"members":[{"id":1,"host":"a","pg_port":5454}],"new_members":null},
 "pg_version":170002,"start_lsn":"0/16B3748","system_id":7,"wal_seg_size":16777216,"commit_lsn":"0/0"}"""
 
+
+def feed_patch(data: bytes) -> None:
+    """What a patch makes of a control file can be written, and read again."""
+    control_file = parse_json(data, PatchJson).apply(PATCHED)
+    if control_file.configuration.generation:  # else not all of it is in the file
+        assert parse_control_file(encode_control_file(control_file)) == control_file
+
+
+PATCHED = ControlFile(
+    TenantTimelineId(TenantId(bytes(16)), TimelineId(bytes(range(16)))),
+    ServerInfo(170002, 7, 1 << 24),
+    configuration=Configuration(Generation(1), (Member(NodeId(1), "a", 5454),)),
+    term=Term(2),
+    term_history=TermHistory.of((1, 0x1000028), (2, 0x1000100)),
+    commit_lsn=Lsn(0x1000100),
+)
+PATCH = (
+    b"""{"updates":{"mconf":{"generation":2,"members":[{"id":1,"host":"a","pg_port":1}],"new_members":[]},
+"backup_lsn":"0/1000100","proposer_uuid":"0123456789abcdef0123456789abcdef","eviction_state":{"Offloaded":"0/1000100"},
+"partial_backup":{"segments":[{"status":"Uploaded","name":"x","commit_lsn":"0/1","flush_lsn":"0/2","term":1}]},
+"creation_ts":{"secs_since_epoch":1,"nanos_since_epoch":2}},"apply_fields":["mconf","backup_lsn","proposer_uuid",
+"eviction_state","partial_backup","creation_ts"]}""",
+    b"""{"updates":{"acceptor_state":{"term":7,"term_history":[{"term":1,"lsn":"0/1"},{"term":7,"lsn":"0/2"}]},
+"server":{"pg_version":170002,"system_id":7,"wal_seg_size":16777216}},"apply_fields":["acceptor_state","server"]}""",
+)
+
 TARGETS = (
     Target("login", hearing(log_in, logged_in=False), SERVER_ERRORS, login_seeds),
     Target("primary", hearing(ask_primary), SERVER_ERRORS, primary_seeds),
@@ -325,4 +354,5 @@ TARGETS = (
     Target("keepers", feed_keepers, (), lambda: [b"a:5454,b,[::1]:5455", b"a,a", b"127.0.0.1:0"]),
     Target("standby-names", feed_setting, (), lambda: [b'ANY 1 ("a""b", walkeeper)', b"*"]),
     Target("create", feed_create, (Malformed,), lambda: [CREATE]),
+    Target("patch", feed_patch, (Malformed,), lambda: PATCH),
 )

@@ -11,7 +11,8 @@ import trio.testing
 from keeping import SERVER, TTID, new_disk, timelines_on
 from sabotage.defect import defect
 from unit.timeline import test_timeline as scenes
-from walkeeper.acceptor.acceptor import AdminRequest, Intent, Kept
+from walkeeper.acceptor.acceptor import Intent, Kept
+from walkeeper.acceptor.administration import AdminRequest
 from walkeeper.lsn import Lsn
 from walkeeper.membership import NO_GENERATION
 from walkeeper.messages import Batch, VoteRequest

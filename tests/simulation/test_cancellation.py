@@ -20,6 +20,7 @@ from tortured import (
     check_serves_on,
     keeper_on,
 )
+from walkeeper.acceptor.administration import BumpTerm
 from walkeeper.ids import TenantTimelineId, TimelineId
 from walkeeper.messages import ProposerMessage
 from walkeeper.testing.cancellation import Victim, cancel_everywhere, interrupt_everywhere
@@ -91,6 +92,10 @@ async def read(keeper: Keeper) -> None:
         await keeper.timeline.read(segment, START, memoryview(bytearray(100)))
 
 
+async def bump_term(keeper: Keeper) -> None:
+    await keeper.timeline.administer(BumpTerm())
+
+
 async def do_and_be_cancelled(operation: Callable[[Keeper], Awaitable[None]], victim: Victim) -> None:
     disk, writer = new_disk(), Writer(1)
     leaders = [writer]
@@ -122,7 +127,7 @@ async def do_and_be_cancelled(operation: Callable[[Keeper], Awaitable[None]], vi
         assert not keeper.timelines.shut()
 
 
-@pytest.mark.parametrize("operation", [make_another, save, read])
+@pytest.mark.parametrize("operation", [make_another, save, read, bump_term])
 def test_an_operation_that_is_cancelled_has_not_begun_or_is_complete(
     operation: Callable[[Keeper], Awaitable[None]],
 ) -> None:

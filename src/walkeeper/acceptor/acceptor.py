@@ -1,6 +1,6 @@
 """The acceptor: votes, follows the elected leader, and stores its WAL.  The Paxos half that never forgets.
 
-``decide`` is pure.  It looks at one batch or one request of an operator and either refuses (raises, and nothing
+``decide`` is pure.  It looks at one batch or one request of an operator (``administration``) and either refuses (raises, and nothing
 has changed) or returns an ``Intent``: what must be kept, in which order, before a reply may be spoken.  Reply and
 next state come out of an intent only through ``keep``, so persist-before-speak is the only path there is
 (invariants 3, 7 and 22).
@@ -13,8 +13,9 @@ Does not know connections, files, clocks, batching or feedback.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol, assert_never
+from typing import Protocol
 
+from walkeeper.acceptor.administration import AdminRequest, administer, require_member, require_possible
 from walkeeper.acceptor.effects import BecomeWhole, Effect, InitializeFirstSegment, SyncWal, TruncateWal, WriteWal
 from walkeeper.acceptor.state import AcceptorState, Wal, start_scanner
 from walkeeper.errors import (
@@ -22,7 +23,6 @@ from walkeeper.errors import (
     HistoryConflict,
     Malformed,
     NotElected,
-    NotMember,
     PartlyKept,
     TruncatesCommitted,
     TruncationPending,
@@ -35,8 +35,8 @@ from walkeeper.errors import (
 from walkeeper.formats.control_file import ControlFile
 from walkeeper.formats.xlog import MAGICS
 from walkeeper.ids import FIRST_TLI, NO_TLI, NodeId, TimelineNumber
-from walkeeper.lsn import INVALID_LSN, Lsn
-from walkeeper.membership import NO_GENERATION, Configuration, Generation
+from walkeeper.lsn import Lsn
+from walkeeper.membership import Configuration, Generation
 from walkeeper.messages import (
     AcceptorGreeting,
     AcceptorMessage,
@@ -48,17 +48,7 @@ from walkeeper.messages import (
     VoteRequest,
     VoteResponse,
 )
-from walkeeper.terms import TERM_MAX, Term, highest_common_point
-
-
-@dataclass(frozen=True, slots=True)
-class Checkpoint:
-    """Save what has run ahead of the control file, and what pageservers have said since.  No reply."""
-
-    remote_consistent_lsn: Lsn = INVALID_LSN
-
-
-AdminRequest = Checkpoint
+from walkeeper.terms import highest_common_point
 
 
 class Performer(Protocol):
@@ -121,10 +111,8 @@ class Acceptor:
                 return self._elected(request)
             case ProposerGreeting():
                 return self._greeting(request)
-            case Checkpoint(remote_consistent_lsn):
-                return self._intend(*self.state.hearing_of(remote_consistent_lsn).saving())
             case _:
-                assert_never(request)
+                return self._intend(*administer(self.node_id, self.state, request))
 
     def _intend(
         self, effects: Sequence[Effect], state: AcceptorState, reply: AcceptorMessage | None = None
@@ -179,7 +167,7 @@ class Acceptor:
         What has been received is durable already, so the flush_lsn in the reply needs no sync here.
         """
         self._require_generation("VoteRequest", request.generation)
-        _require_possible(request.term)
+        require_possible(request.term)
         given = self.state.term < request.term
         effects, state = self.state.saving(term=request.term) if given else ((), self.state)
         reply = VoteResponse(
@@ -202,7 +190,7 @@ class Acceptor:
         A history that is longer than the WAL is harmless, since everybody cuts it at flush_lsn.
         """
         self._require_generation("ProposerElected", elected.generation)
-        _require_possible(elected.term)
+        require_possible(elected.term)
         if self.state.term > elected.term:
             return self._intend((), self.state)  # invariants 5 and 17: the next append tells the term
         self._require_divergence_at(elected)
@@ -291,17 +279,6 @@ class Acceptor:
         own = self.state.kept.configuration.generation
         if generation != own:
             raise WrongGeneration(request, generation, own)
-
-
-def _require_possible(term: Term) -> None:
-    if term > TERM_MAX:
-        raise Malformed(f"term {term} leaves no room for later ones")
-
-
-def require_member(node_id: NodeId, configuration: Configuration) -> None:
-    """Raises NotMember if generations are in use and ``node_id`` is not in this one (invariant 19)."""
-    if configuration.generation != NO_GENERATION and node_id not in configuration:
-        raise NotMember(node_id, configuration.generation)
 
 
 def _adopted(state: AcceptorState, elected: ProposerElected) -> dict[str, object]:

@@ -110,14 +110,21 @@ class AcceptorState:
 
         No effect when the disk already says so.
         """
-        target = replace(
+        return self.becoming(replace(self.current, **changes))
+
+    @property
+    def current(self) -> ControlFile:
+        """The control file with everything that has run ahead of it."""
+        return replace(
             self.kept,
             commit_lsn=self.ahead.commit_lsn,
             backup_lsn=self.ahead.backup_lsn,
             peer_horizon_lsn=self.ahead.peer_horizon_lsn,
             remote_consistent_lsn=self.ahead.remote_consistent_lsn,
         )
-        target = replace(target, **changes)
+
+    def becoming(self, target: ControlFile) -> tuple[Sequence[KeepControlFile], "AcceptorState"]:
+        """Save ``target`` as the control file; no effect when the disk already says so."""
         if target == self.kept:
             return (), self
         return (KeepControlFile(target),), replace(self, kept=target, ahead=Ahead.of(target))

@@ -22,7 +22,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from walkeeper.control.api import json_response
+from walkeeper.control.endpoints import json_response
 from walkeeper.control.models import ErrorJson
 from walkeeper.control.outcomes import body_of, status_of
 from walkeeper.errors import StorageError, WalkeeperError

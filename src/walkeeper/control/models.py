@@ -10,14 +10,16 @@ from typing import Annotated, Any, TypeVar
 
 import msgspec
 
+from walkeeper.acceptor.administration import HearOfPeer
 from walkeeper.acceptor.state import AcceptorState
 from walkeeper.errors import Malformed
 from walkeeper.formats.control_file import control_file_as_json
 from walkeeper.formats.replication import StandbyStatusUpdate, format_time
 from walkeeper.ids import NodeId, TenantId, TenantTimelineId, TimelineId
-from walkeeper.lsn import INVALID_LSN, format_lsn
+from walkeeper.lsn import INVALID_LSN, format_lsn, parse_lsn
 from walkeeper.membership import KEEPERS_MAX, Configuration, Generation, Member
 from walkeeper.messages import NO_HOT_STANDBY, PageserverFeedback, ServerInfo
+from walkeeper.terms import Term
 from walkeeper.timeline.registry import Sender
 from walkeeper.timeline.timeline import TimelineStatistics
 
@@ -123,6 +125,61 @@ class TimelineStatus(Json, frozen=True):
     peers: tuple[()] = ()
 
 
+class DeletedJson(Json, frozen=True):
+    """``dir_existed``: whether there was anything of the timeline on the disk."""
+
+    dir_existed: bool
+
+
+class Utilization(Json, frozen=True):
+    timeline_count: int
+
+
+class Digest(Json, frozen=True):
+    sha256: str
+
+
+class TermBumpJson(Json, frozen=True):
+    """Without ``term``: to the next one."""
+
+    term: U64 | None = None
+
+    def __post_init__(self) -> None:
+        require_u64("term", self.term or 0)
+
+
+class TermBumped(Json, frozen=True):
+    previous_term: int
+    current_term: int
+
+
+class MembershipSwitched(Json, frozen=True):
+    previous_conf: dict[str, Any]
+    current_conf: dict[str, Any]
+    last_log_term: int
+    flush_lsn: str
+
+
+class PeerJson(Json, frozen=True):
+    """What a keeper says of itself to others.  What is not here is not needed, and ignored."""
+
+    last_log_term: U64 = 0
+    commit_lsn: LsnText = "0/0"
+    backup_lsn: LsnText = "0/0"
+    peer_horizon_lsn: LsnText = "0/0"
+    remote_consistent_lsn: LsnText = "0/0"
+
+    @property
+    def request(self) -> HearOfPeer:
+        return HearOfPeer(
+            Term(self.last_log_term),
+            parse_lsn(self.commit_lsn),
+            parse_lsn(self.backup_lsn),
+            parse_lsn(self.peer_horizon_lsn),
+            parse_lsn(self.remote_consistent_lsn),
+        )
+
+
 class ErrorJson(Json, frozen=True):
     msg: str
 
@@ -156,8 +213,11 @@ def _members_of(wire: tuple[MemberJson, ...]) -> tuple[Member, ...]:
 # -- out ----------------------------------------------------------------------------------------------------
 
 
-def encode_json(value: Json | list[TimelineName] | None) -> bytes:
-    """None, the answer of what has nothing to say, becomes ``null``."""
+Answer = Json | list[TimelineName] | dict[str, DeletedJson] | None
+"""What a route answers with; None, where there is nothing to say, becomes ``null``."""
+
+
+def encode_json(value: Answer) -> bytes:
     return msgspec.json.encode(value)
 
 
@@ -186,8 +246,21 @@ def timeline_status(statistics: TimelineStatistics, state: AcceptorState) -> Tim
             WalReceiverJson(conn_id=receiver.client.connection, status=receiver.status.value)
             for receiver in statistics.receivers
         ],
-        walsenders=[_walsender(statistics.ttid, sender) for sender in statistics.senders],
+        walsenders=walsenders(statistics),
     )
+
+
+def membership_switched(before: AcceptorState, after: AcceptorState) -> MembershipSwitched:
+    return MembershipSwitched(
+        previous_conf=control_file_as_json(before.kept)["mconf"],
+        current_conf=control_file_as_json(after.kept)["mconf"],
+        last_log_term=after.last_log_term,
+        flush_lsn=format_lsn(after.flush_lsn),
+    )
+
+
+def walsenders(statistics: TimelineStatistics) -> list[dict[str, Any]]:
+    return [_walsender(statistics.ttid, sender) for sender in statistics.senders]
 
 
 def _walsender(ttid: TenantTimelineId, sender: Sender) -> dict[str, Any]:

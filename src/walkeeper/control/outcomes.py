@@ -1,7 +1,7 @@
 """How an error of ours looks over HTTP: its status and its ``{"msg": ...}``.
 
 This is the one table of status codes.  Where it differs from Neon's, which says 500 for most: a timeline that is
-busy with itself and a keeper without descriptors are 503, one that is in the way is 409, a request that cannot be meant is 400.
+busy with itself and a keeper without descriptors are 503, one that is in the way or was deleted is 409, a request that cannot be meant is 400.
 
 Does not log and does not send.
 """
@@ -10,6 +10,7 @@ from http import HTTPStatus
 
 from walkeeper.control.models import ErrorJson
 from walkeeper.errors import (
+    Deleted,
     Exists,
     InvalidTimeline,
     NotFound,
@@ -17,6 +18,7 @@ from walkeeper.errors import (
     OutOfFiles,
     PeerError,
     Refused,
+    StillMember,
     TimelineUnavailable,
     WalkeeperError,
 )
@@ -26,7 +28,7 @@ def status_of(error: WalkeeperError) -> HTTPStatus:
     match error:
         case PeerError() | InvalidTimeline():
             return HTTPStatus.BAD_REQUEST
-        case NotMember():
+        case NotMember() | StillMember():
             return HTTPStatus.FORBIDDEN
         case NotFound():
             return HTTPStatus.NOT_FOUND
@@ -41,6 +43,8 @@ def status_of(error: WalkeeperError) -> HTTPStatus:
 def body_of(error: WalkeeperError) -> ErrorJson:
     """The text of an error with the prefix that Neon's clients look for."""
     match error, status_of(error):
+        case Deleted(), _:
+            return ErrorJson(msg=f"NotFound: timeline {error.ttid} deleted")
         case NotFound(), _:
             return ErrorJson(msg=f"NotFound: timeline {error.ttid} not found")
         case _, HTTPStatus.FORBIDDEN:

@@ -28,6 +28,7 @@ import trio
 import walkeeper
 from walkeeper.control.api import ManagementApi
 from walkeeper.control.app import create_app
+from walkeeper.control.dump import KeeperConfig
 from walkeeper.control.health import Readiness, health_routes
 from walkeeper.control.metrics import Metrics
 from walkeeper.control.server import serving_http
@@ -96,11 +97,16 @@ def run_keeper(config: ServeConfig) -> None:
             log.info("room for writers and readers", connections_max=connections_max)
             if verify is None and not is_loopback(pg):
                 log.warning(
-                    "anybody who reaches this address may read and write WAL (no --pg-auth-public-key-path)"
+                    "anybody who reaches --listen-pg may read and write WAL (no --pg-auth-public-key-path)"
+                )
+            if not is_loopback(http):
+                log.warning(
+                    "anybody who reaches --listen-http may delete timelines: nobody is asked for a token there"
                 )
             limits = Limits(config.timing.wal_sender_timeout_seconds, connections_max)
             letting_in = partial(_accepting_at, metrics, limits, verify)
-            trio.run(serve, directory, config.timing, metrics, pg, http, letting_in, keeping)
+            keeper = partial(serve, keeping=keeping, no_sync=config.place.no_sync)
+            trio.run(keeper, directory, config.timing, metrics, pg, http, letting_in)
     log.info("stopped")
 
 
@@ -134,14 +140,24 @@ async def serve(
     pg: socket.socket,
     http: socket.socket,
     letting_in: Accepting,
+    *,
     keeping: Keeping = lambda _offload: nullcontext(),
+    no_sync: bool = False,
 ) -> None:
     """Serve until a signal comes, then drain.
 
     Cancellation: operations that have begun are finished, the rest is dropped.
     """
     readiness = Readiness(TIMELINES, LISTENER)
-    api = ManagementApi(directory.node_id)
+    api = ManagementApi(
+        KeeperConfig(
+            id=directory.node_id,
+            workdir=str(directory.path),
+            listen_pg_addr=str(bound_address(pg)),
+            listen_http_addr=str(bound_address(http)),
+            no_sync=no_sync,
+        )
+    )
     async with ThreadOffload() as threads:
         offload = WatchedOffload(threads, timing.disk_hangs_seconds)
         metrics.watch_disk(offload.jobs)

@@ -55,11 +55,15 @@ class DataDirectory:
 
     def timelines(self) -> list[TenantTimelineId]:
         """All timelines that are here, in the order of their ids.  Raises StorageError."""
-        return [
-            TenantTimelineId(TenantId(tenant), TimelineId(timeline))
-            for tenant in _ids_in(self._disk, self.path)
-            for timeline in _ids_in(self._disk, self.path / tenant.hex())
-        ]
+        tenants = map(TenantId, _ids_in(self._disk, self.path))
+        return [ttid for tenant_id in tenants for ttid in self.timelines_of(tenant_id)]
+
+    def timelines_of(self, tenant_id: TenantId) -> list[TenantTimelineId]:
+        """All timelines of a tenant that are here, in the order of their ids.  Raises StorageError."""
+        path = self.path / str(tenant_id)
+        if not self._disk.is_directory(path):
+            return []
+        return [TenantTimelineId(tenant_id, TimelineId(timeline)) for timeline in _ids_in(self._disk, path)]
 
     def directory_of(self, ttid: TenantTimelineId) -> Path:
         """Where the timeline is, or would be."""
@@ -108,16 +112,32 @@ class DataDirectory:
     def remove(self, ttid: TenantTimelineId) -> bool:
         """Remove a timeline and everything in its directory, durably; False if there is none.
 
-        Nobody may use the timeline any more (invariant 42).  Raises StorageError; it can be tried again.
+        Nobody may use the timeline any more (invariant 42).  Raises StorageError; it can be tried again, and what is not
+        there then is durably so.
         """
+        self._disk.require_files()
         staging = self._staging_of(ttid)
         remove_tree(self._disk, staging)
         try:
             rename_synced(self._disk, self.directory_of(ttid), staging)
         except FileMissing:
+            self._sync_tenant(ttid.tenant_id)  # an earlier attempt may have ended between the rename and its sync
             return False
         remove_tree(self._disk, staging)
         return True
+
+    def remove_tenant(self, tenant_id: TenantId) -> None:
+        """Remove a tenant's directory, durably, if there is one and nothing is in it.  Raises StorageError."""
+        self._disk.require_files()
+        path = self.path / str(tenant_id)
+        if self._disk.is_directory(path) and not self._disk.names(path):
+            self._disk.rmdir(path)
+        self._disk.fsync_dir(self.path)
+
+    def _sync_tenant(self, tenant_id: TenantId) -> None:
+        path = self.path / str(tenant_id)
+        if self._disk.is_directory(path):
+            self._disk.fsync_dir(path)
 
     def _staging_of(self, ttid: TenantTimelineId) -> Path:
         return self.path / STAGING / f"{ttid.tenant_id}_{ttid.timeline_id}_temptli"

@@ -4,6 +4,8 @@ Proposers register for as long as they push WAL, senders for as long as they str
 cancels them all.  What standbys still need to see is merged over all of them and goes to the proposer with every
 answer to WAL; what a pageserver reports goes to the proposers at once.
 
+Whoever else uses a timeline's files without its lock is a visitor; a timeline that is deleted waits for all of them.
+
 Does not own the connections: they are tasks of ``services``, and leave by leaving their ``with`` block.
 Source: Neon's ``send_wal.rs`` (WalSenders) and ``receive_wal.rs`` (WalReceivers).
 """
@@ -102,6 +104,8 @@ class Registry:
         self.is_corruption_reported = False
         self._receivers: list[Receiver] = []
         self._senders: list[Sender] = []
+        self._visitors = 0
+        self._left = trio.Event()
         self._is_closed = False
 
     @contextmanager
@@ -119,6 +123,7 @@ class Registry:
                 yield receiver
             finally:
                 self._receivers.remove(receiver)
+                self._left.set()
 
     @contextmanager
     def sending(self, client: Client) -> Iterator[Sender]:
@@ -131,6 +136,26 @@ class Registry:
             finally:
                 self._senders.remove(sender)
                 self._merge()
+                self._left.set()
+
+    @contextmanager
+    def visiting(self) -> Iterator[None]:
+        """Use the files for a moment, within the block.  Nobody sends a visitor away: it asks again at every step."""
+        self._visitors += 1
+        try:
+            yield
+        finally:
+            self._visitors -= 1
+            self._left.set()
+
+    async def wait_left(self) -> None:
+        """Return when nobody is left.
+
+        Cancellation: at any time, nothing is lost.
+        """
+        while self._receivers or self._senders or self._visitors:
+            self._left = trio.Event()
+            await self._left.wait()
 
     def _scope(self) -> trio.CancelScope:
         """Whoever comes after the end is cancelled at once."""

@@ -8,7 +8,8 @@ disk (invariant 41).
 Does not decide (``acceptor``), touch files (``storage``) or know connections (``services``).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from types import TracebackType
@@ -17,7 +18,8 @@ from typing import Final
 import structlog
 import trio
 
-from walkeeper.acceptor.acceptor import Acceptor, AdminRequest, Checkpoint, Intent, Kept, new_acceptor
+from walkeeper.acceptor.acceptor import Acceptor, Intent, Kept, new_acceptor
+from walkeeper.acceptor.administration import AdminRequest, Checkpoint, require_not_newer
 from walkeeper.acceptor.state import AcceptorState
 from walkeeper.errors import (
     Blown,
@@ -32,6 +34,7 @@ from walkeeper.errors import (
 )
 from walkeeper.ids import NodeId, TenantTimelineId
 from walkeeper.lsn import INVALID_LSN, Lsn
+from walkeeper.membership import Configuration
 from walkeeper.messages import AcceptorMessage, Batch, PageserverFeedback
 from walkeeper.storage.offload import Brief, Offload
 from walkeeper.storage.reader import OpenSegment
@@ -53,6 +56,11 @@ def _keep_having_files(intent: Intent, store: TimelineStore) -> Kept:
     """Keep ``intent`` if there are descriptors for all of it: no half of it may end for want of one."""
     store.require_files()
     return intent.keep(store)
+
+
+def _close_and_remove(store: TimelineStore, remove: Callable[[], bool]) -> bool:
+    store.close()
+    return remove()
 
 
 class Fuse:
@@ -109,6 +117,7 @@ class Timeline:
         self._lock = trio.Lock()
         self._fuse = Fuse(self._on_blown)
         self._is_closing = False
+        self._is_being_deleted = False
         self._acceptor: Acceptor | None = None
         self._attention = trio.Event()
         self._no_spare_before = 0.0
@@ -133,13 +142,23 @@ class Timeline:
             self._lock.release()
         return kept.reply
 
+    async def administer(self, request: AdminRequest) -> tuple[AcceptorState, AcceptorState]:
+        """The same for those who want to know the state before, and after.
+
+        Cancellation: before the lock nothing has happened; after it everything has.
+        """
+        async with self._lock:
+            before = self._require_open().state
+            kept = await self._process(request)
+            return before, kept.acceptor.state
+
     async def _process(self, request: Batch | AdminRequest) -> Kept:
         acceptor = self._require_open()
         intent = acceptor.decide(request)  # pure: may refuse, changes nothing
         if intent.effects:
             job = self._job_of(intent)
             try:
-                with trio.CancelScope(shield=True), self._fuse:  # from here to the end nobody can stop it
+                with self._to_the_end():
                     if (lsn := intent.truncates_to) is not None:
                         self.progress.withdraw(lsn)  # readers lose sight of it before the disk does
                     kept = await self._offload(job, self._store)  # one hop at most: durable when it returns
@@ -159,6 +178,12 @@ class Timeline:
         if self._may_prepare_spare() or self._lags_a_segment(kept.acceptor.state):
             self._attention.set()
         return kept
+
+    @contextmanager
+    def _to_the_end(self) -> Iterator[None]:
+        """A block that nobody can stop, and that blows the fuse unless it gets to its end."""
+        with trio.CancelScope(shield=True), self._fuse:
+            yield
 
     def _job_of(self, intent: Intent) -> Callable[[TimelineStore], Kept]:
         if self._store.is_brief(intent.effects):  # asked first: most are
@@ -227,6 +252,38 @@ class Timeline:
         async with self._lock:
             await self._offload(self._store.close)
 
+    async def delete(self, remove: Callable[[], bool], excluding: Configuration | None = None) -> bool:
+        """End this timeline for good: send everybody away, wait until they have left, and ``remove`` its files.
+
+        ``remove`` is blocking, and says whether there was anything.  ``excluding`` is the configuration that leaves this
+        keeper out, if that is why.  Once it has begun the timeline refuses everything for ever, also when it fails; it can
+        be tried again, and after a start the timeline is there as it was, or gone.
+
+        Raises StaleExclusion or TimelineUnavailable (nothing has happened), or StorageError.
+
+        Cancellation: before the lock nothing has happened; after it everything has.
+        """
+        async with self._lock:
+            if self.durability_lost is not None:
+                raise self.durability_lost
+            if not self._is_being_deleted:
+                self._begin_deletion(excluding)
+            self._fuse.replace()
+            with self._to_the_end():
+                await self.registry.wait_left()  # invariant 42: nobody touches what is removed
+                return await self._offload(_close_and_remove, self._store, remove)
+
+    def _begin_deletion(self, excluding: Configuration | None) -> None:
+        if self._is_closing:
+            raise Closing(self.ttid)
+        if excluding is not None:
+            require_not_newer(self.require_state().kept.configuration, excluding)
+        self._is_closing = self._is_being_deleted = True
+        self._acceptor = None
+        self.progress.withdraw(INVALID_LSN)
+        self.registry.cancel_all()
+        self._attention.set()  # upkeep has to end
+
     # -- for readers ----------------------------------------------------------------------------------------
 
     async def open_segment(self, lsn: Lsn) -> OpenSegment:
@@ -267,6 +324,11 @@ class Timeline:
         return self._fuse.blown_by if isinstance(self._fuse.blown_by, DurabilityLost) else None
 
     @property
+    def is_closing(self) -> bool:
+        """Whether it refuses everything from now on."""
+        return self._is_closing
+
+    @property
     def is_blown(self) -> bool:
         return self._fuse.blown_by is not None
 
@@ -285,9 +347,10 @@ class Timeline:
 
         Cancellation: waits for the thread; a spare is not part of any promise.
         """
-        if self._may_prepare_spare():
+        if not self._is_closing and self._may_prepare_spare():
             self._no_spare_before = trio.current_time() + SPARE_PAUSE_SECONDS
-            await self._offload(self._store.prepare_spare)
+            with self.registry.visiting():
+                await self._offload(self._store.prepare_spare)
             self._no_spare_before = 0.0
 
     def _may_prepare_spare(self) -> bool:

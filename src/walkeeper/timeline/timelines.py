@@ -1,23 +1,38 @@
-"""All timelines of a keeper: finding, creating, opening at start, closing at the end.
+"""All timelines of a keeper: finding, creating, deleting, opening at start, closing at the end.
 
 Creating is idempotent: a timeline that exists is returned as it is, and one whose directory was made but never
 entered here, because whoever asked went away, is opened as if it had just been made (hazard L2).
+
+Deleting is idempotent, too.  It renames the timeline's directory away, durably, before anything of it is removed: a
+crash leaves all of it or nothing.  Whoever comes later finds a tombstone.
 
 Does not know the data directory's layout (``storage.data_directory``) or who asks.
 """
 
 import math
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from functools import partial
+from typing import TypeVar
 
 import structlog
 import trio
 
-from walkeeper.acceptor.acceptor import require_member
+from walkeeper.acceptor.administration import require_member, require_no_member
 from walkeeper.acceptor.state import new_control_file
-from walkeeper.errors import Corrupt, DurabilityLost, Exists, NotFound, StorageError
-from walkeeper.ids import NodeId, TenantTimelineId
+from walkeeper.errors import (
+    Closing,
+    Corrupt,
+    Deleted,
+    DurabilityLost,
+    Exists,
+    NotFound,
+    NotMadeAgain,
+    StorageError,
+    TimelineUnavailable,
+)
+from walkeeper.ids import NodeId, TenantId, TenantTimelineId, TimelineId
 from walkeeper.lsn import INVALID_LSN, Lsn
 from walkeeper.membership import NO_CONFIGURATION, Configuration
 from walkeeper.messages import ServerInfo
@@ -25,7 +40,10 @@ from walkeeper.storage.data_directory import DataDirectory
 from walkeeper.storage.offload import Offload
 from walkeeper.storage.wal import Observe, unobserved
 from walkeeper.timeline.timeline import Timeline
+from walkeeper.timeline.tombstones import Tombstones
 from walkeeper.timeline.upkeep import keep_up
+
+T = TypeVar("T")
 
 log = structlog.stdlib.get_logger()
 
@@ -39,7 +57,8 @@ class Timelines:
         self._observe = observe
         self._open: dict[TenantTimelineId, Timeline] = {}
         self._shut: dict[TenantTimelineId, StorageError] = {}
-        self._creating = trio.Lock()
+        self._tombstones = Tombstones()
+        self._changing = trio.Lock()  # what there is: one creation or deletion at a time
         self._lost: DurabilityLost | None = None
         self._has_lost = trio.Event()
         self._to_upkeep, self._for_upkeep = trio.open_memory_channel[Timeline](math.inf)  # one item per timeline
@@ -51,7 +70,7 @@ class Timelines:
 
     def ttids(self) -> list[TenantTimelineId]:
         """The names of all timelines that can be used."""
-        return sorted(self._open)
+        return sorted(ttid for ttid, timeline in self._open.items() if not timeline.is_closing)
 
     def all(self) -> list[Timeline]:
         return list(self._open.values())
@@ -61,12 +80,14 @@ class Timelines:
         return dict(self._shut)
 
     def get(self, ttid: TenantTimelineId) -> Timeline:
-        """Raises NotFound, or Exists when it is here but could not be read."""
+        """Raises NotFound, Deleted, Closing, or Exists when it is here but could not be read."""
         if timeline := self._open.get(ttid):
+            if timeline.is_closing:
+                raise Closing(ttid)
             return timeline
         if error := self._shut.get(ttid):
             raise Exists(ttid, str(error))
-        raise NotFound(ttid)
+        raise Deleted(ttid) if self._tombstones.covers(ttid) else NotFound(ttid)
 
     async def create(
         self,
@@ -76,18 +97,25 @@ class Timelines:
         configuration: Configuration = NO_CONFIGURATION,
         start_lsn: Lsn = INVALID_LSN,
         commit_lsn: Lsn = INVALID_LSN,
+        revives: bool = False,
     ) -> Timeline:
         """The timeline of that name, made if it does not exist; parameters of an existing one are not compared.
 
-        Raises NotMember, InvalidTimeline, StorageError, or Exists when it is here but could not be read.
+        ``revives``: whoever asks decides about members, so that a newer ``configuration`` than the one that excluded this
+        keeper brings its timeline back.  Writers do not.
+
+        Raises NotMember, InvalidTimeline, NotMadeAgain, Closing, StorageError, or Exists when it is here but could not be
+        read.
 
         Cancellation: leaves nothing, or a complete timeline that the next ``create`` or start finds.
         """
-        async with self._creating:
+        async with self._changing:
             try:
                 return self.get(ttid)
             except NotFound:
                 pass
+            if self._tombstones.covers(ttid, configuration.generation if revives else None):
+                raise NotMadeAgain(ttid)
             require_member(self.node_id, configuration)
             seconds, nanoseconds = divmod(time.time_ns(), 1_000_000_000)
             control_file = new_control_file(
@@ -99,22 +127,74 @@ class Timelines:
                 commit_lsn=commit_lsn,
             )
             try:
-                await self._offload(self._directory.create, control_file)
+                await self._losing(partial(self._offload, self._directory.create, control_file))
                 log.info("timeline created", ttid=str(ttid), pg_version=server.pg_version)
             except Exists:
                 log.info("timeline found on disk", ttid=str(ttid))
-            except DurabilityLost as lost:
-                self._lose(lost)
-                raise
+            self._tombstones.unbury(ttid)
             return await self._open_one(ttid)
+
+    async def delete(self, ttid: TenantTimelineId, *, excluding: Configuration | None = None) -> bool:
+        """Delete the timeline here, durably, and remember that; returns whether there was anything of it.
+
+        Its connections are sent away.  ``excluding`` is the configuration that leaves this keeper out, if that is why.
+
+        Raises StillMember, StaleExclusion or TimelineUnavailable (nothing has happened), or StorageError: then it has
+        begun, the timeline can only be deleted, and after a start it is as it was, or gone.
+
+        Cancellation: while others are being made, deleted or written to nothing has happened; after that everything has.
+        """
+        if excluding is not None:
+            require_no_member(self.node_id, excluding)
+        async with self._changing:
+            return await self._delete(ttid, excluding)
+
+    async def delete_tenant(self, tenant_id: TenantId) -> dict[TimelineId, bool]:
+        """Delete all timelines of the tenant as ``delete`` does; returns of each whether there was anything of it.
+
+        None of them is made again, nor one that never existed.  Raises the first error when all have been tried; it can
+        be tried again.
+
+        Cancellation: between two timelines; it can be tried again.
+        """
+        async with self._changing:
+            self._tombstones.bury_tenant(tenant_id)
+            on_disk = await self._offload(self._directory.timelines_of, tenant_id)
+            ttids = sorted({*on_disk, *(ttid for ttid in self._open if ttid.tenant_id == tenant_id)})
+            deleted: dict[TimelineId, bool] = {}
+            errors: list[StorageError | TimelineUnavailable] = []
+            for ttid in ttids:
+                try:
+                    deleted[ttid.timeline_id] = await self._delete(ttid)
+                except DurabilityLost:
+                    raise
+                except (StorageError, TimelineUnavailable) as error:
+                    errors.append(error)
+            if errors:
+                raise errors[0]
+            await self._losing(partial(self._offload, self._directory.remove_tenant, tenant_id))
+            return deleted
+
+    async def _delete(self, ttid: TenantTimelineId, excluding: Configuration | None = None) -> bool:
+        generation = None if excluding is None else excluding.generation
+        if self._tombstones.is_deleted(ttid, generation):
+            return False
+        if excluding is not None and (error := self._shut.get(ttid)):
+            raise Exists(ttid, str(error))  # nobody knows its generation
+        remove = partial(self._directory.remove, ttid)
+        if timeline := self._open.get(ttid):
+            existed = await self._losing(partial(timeline.delete, remove, excluding))
+        else:
+            existed = await self._losing(partial(self._offload, remove))
+        self._open.pop(ttid, None)  # no checkpoint since the disk has changed
+        self._shut.pop(ttid, None)
+        self._tombstones.bury(ttid, generation)
+        log.info("timeline deleted", ttid=str(ttid), existed=existed)
+        return existed
 
     async def _open_one(self, ttid: TenantTimelineId) -> Timeline:
         timeline = self._timeline_of(ttid)
-        try:
-            await timeline.open()
-        except DurabilityLost as lost:
-            self._lose(lost)
-            raise
+        await self._losing(timeline.open)
         self._enter(timeline)
         return timeline
 
@@ -162,10 +242,14 @@ class Timelines:
             async for timeline in self._for_upkeep:
                 nursery.start_soon(keep_up, timeline, save_seconds, name=f"upkeep {timeline.ttid}")
 
-    def _lose(self, lost: DurabilityLost) -> None:
-        """A failed sync of a timeline that upkeep does not know yet."""
-        self._lost = lost
-        self._has_lost.set()
+    async def _losing(self, operation: Callable[[], Awaitable[T]]) -> T:
+        """What ``operation`` returns.  A failed sync ends the process, though no timeline's upkeep knows of it."""
+        try:
+            return await operation()
+        except DurabilityLost as lost:
+            self._lost = lost
+            self._has_lost.set()
+            raise
 
     async def _raise_lost(self) -> None:
         await self._has_lost.wait()

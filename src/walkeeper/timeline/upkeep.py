@@ -10,7 +10,7 @@ from typing import Final
 import structlog
 import trio
 
-from walkeeper.errors import DurabilityLost, OutOfFiles, StorageError, TimelineUnavailable
+from walkeeper.errors import Closing, DurabilityLost, OutOfFiles, StorageError, TimelineUnavailable
 from walkeeper.timeline.timeline import Timeline
 
 REOPEN_SECONDS_MIN: Final = 0.1
@@ -24,7 +24,7 @@ log = structlog.stdlib.get_logger()
 
 
 async def keep_up(timeline: Timeline, save_seconds: float) -> None:
-    """Run until cancelled.  Raises DurabilityLost when an fsync failed: the process must end.
+    """Run until cancelled, or until the timeline is deleted.  Raises DurabilityLost when an fsync failed: the process must end.
 
     ``save_seconds``: how long a control file may lag behind what is in memory.
     """
@@ -33,6 +33,8 @@ async def keep_up(timeline: Timeline, save_seconds: float) -> None:
             await timeline.wait_attention()
         if timeline.is_blown:
             await reopen(timeline)
+        if timeline.is_closing:
+            return
         try:
             await timeline.save_if_ahead()
             await timeline.prepare_spare()
@@ -44,7 +46,7 @@ async def keep_up(timeline: Timeline, save_seconds: float) -> None:
 
 
 async def reopen(timeline: Timeline) -> None:
-    """Read the timeline from disk until that works."""
+    """Read the timeline from disk until that works, or until it is deleted."""
     pause_seconds = REOPEN_SECONDS_MIN
     while timeline.is_blown:
         if lost := timeline.durability_lost:
@@ -56,6 +58,8 @@ async def reopen(timeline: Timeline) -> None:
             await timeline.open()
         except DurabilityLost:
             raise
+        except Closing:
+            return
         except OutOfFiles:
             # Clients have them all, and will not for long: the disk is well.
             await trio.sleep(UPKEEP_PAUSE_SECONDS)

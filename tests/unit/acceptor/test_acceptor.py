@@ -6,7 +6,8 @@ from struct import pack
 
 import pytest
 
-from walkeeper.acceptor.acceptor import Acceptor, AdminRequest, Checkpoint, new_acceptor
+from walkeeper.acceptor.acceptor import Acceptor, new_acceptor
+from walkeeper.acceptor.administration import AdminRequest, Checkpoint
 from walkeeper.acceptor.effects import (
     BecomeWhole,
     Effect,

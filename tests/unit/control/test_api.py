@@ -15,8 +15,10 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import Message
 
-from walkeeper.control.api import BODY_BYTES_MAX, ManagementApi, read_body
+from walkeeper.control.api import ManagementApi
 from walkeeper.control.app import create_app
+from walkeeper.control.dump import KeeperConfig
+from walkeeper.control.endpoints import BODY_BYTES_MAX, read_body
 from walkeeper.errors import DurabilityLost
 from walkeeper.ids import NodeId
 from walkeeper.membership import KEEPERS_MAX
@@ -64,7 +66,7 @@ def lines() -> Iterator[list[MutableMapping[str, Any]]]:
 async def client(tmp_path: Path) -> AsyncIterator[httpx2.AsyncClient]:
     directory = claim(OsDisk(sync=False), tmp_path, NodeId(7))
     async with open_timelines(directory, InlineOffload(), save_seconds=300) as timelines:
-        api = ManagementApi(NodeId(7))
+        api = ManagementApi(KeeperConfig(id=7))
         api.begin(timelines)
         async with client_of(app_with(api)) as client:
             yield client
@@ -78,7 +80,7 @@ async def test_the_node_says_who_it_is(client: httpx2.AsyncClient) -> None:
 
 
 async def test_everything_waits_for_the_timelines_to_be_loaded() -> None:
-    async with client_of(app_with(ManagementApi(NodeId(7)))) as client:
+    async with client_of(app_with(ManagementApi(KeeperConfig(id=7)))) as client:
         for path in ("/v1/status", "/v1/tenant/timeline", PATH):
             answer = await client.get(path)
             assert (answer.status_code, answer.json()) == (503, {"msg": "timelines are being loaded"})
@@ -219,7 +221,7 @@ async def test_an_id_that_is_none_is_named(client: httpx2.AsyncClient, tenant: s
         ("GET", "/v1/nothing"),
         ("GET", "/v1/status/"),
         ("PUT", "/v1/status"),
-        ("DELETE", "/v1/tenant/timeline"),
+        ("PUT", "/v1/tenant/timeline"),
     ],
 )
 async def test_a_wrong_path_and_a_wrong_method_are_the_same(
@@ -261,5 +263,5 @@ async def test_what_changes_something_is_logged_and_what_looks_is_not(
 
 
 async def test_a_failed_fsync_is_answered() -> None:
-    async with client_of(app_with(ManagementApi(NodeId(7)))) as client:
+    async with client_of(app_with(ManagementApi(KeeperConfig(id=7)))) as client:
         assert (await client.get("/fail/ours")).status_code == 500

@@ -7,14 +7,18 @@ from walkeeper.errors import (
     Blown,
     Closing,
     Corrupt,
+    Deleted,
     DiskFull,
     Exists,
     InvalidTimeline,
     Malformed,
     NotFound,
+    NotMadeAgain,
     NotMember,
     OutOfFiles,
     OutOfTurn,
+    StaleExclusion,
+    StillMember,
     WalGap,
     WalkeeperError,
 )
@@ -32,7 +36,11 @@ TTID = TenantTimelineId(TenantId(b"t" * 16), TimelineId(b"l" * 16))
         (OutOfTurn("x"), 400),
         (InvalidTimeline("x"), 400),
         (NotMember(NodeId(1), Generation(2)), 403),
+        (StillMember(NodeId(1), Generation(2)), 403),
         (NotFound(TTID), 404),
+        (Deleted(TTID), 404),
+        (NotMadeAgain(TTID), 409),
+        (StaleExclusion(Generation(1), Generation(2)), 409),
         (Exists(TTID), 409),
         (WalGap(Lsn(2), Lsn(1)), 409),
         (Closing(TTID), 503),
@@ -49,6 +57,7 @@ def test_every_kind_of_error_has_its_status(error: WalkeeperError, status: int) 
 
 def test_a_missing_timeline_is_named_as_neons_clients_expect() -> None:
     assert body_of(NotFound(TTID)).msg == f"NotFound: timeline {TTID} not found"
+    assert body_of(Deleted(TTID)).msg == f"NotFound: timeline {TTID} deleted"
 
 
 @pytest.mark.parametrize(

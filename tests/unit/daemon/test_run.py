@@ -149,6 +149,23 @@ async def test_timelines_outlive_the_process(tmp_path: Path) -> None:
         assert (await keeper.client.get(path)).json() == before
 
 
+async def test_deletions_outlive_the_process(tmp_path: Path) -> None:
+    path = f"/v1/tenant/{TTID.tenant_id}/timeline/{TTID.timeline_id}"
+    async with running(tmp_path) as keeper:
+        await keeper.client.post("/v1/tenant/timeline", json=REQUEST)
+        assert (await keeper.client.delete(path)).json() == {"dir_existed": True}
+        assert (await keeper.client.post("/v1/tenant/timeline", json=REQUEST)).status_code == 409
+    async with running(tmp_path) as keeper:
+        assert (await keeper.client.get("/v1/tenant/timeline")).json() == []
+
+
+async def test_the_dump_says_how_the_keeper_was_started(tmp_path: Path) -> None:
+    async with running(tmp_path) as keeper:
+        config = (await keeper.client.get("/v1/debug_dump")).json()["config"]
+        assert (config["id"], config["workdir"], config["no_sync"]) == (7, str(tmp_path), False)
+        assert config["listen_http_addr"] == keeper.client.base_url.netloc.decode()
+
+
 async def test_while_it_drains_it_is_alive_but_not_ready(tmp_path: Path) -> None:
     leave = trio.Event()
     async with running(tmp_path, accepting=one_connection(leave.wait), drain_seconds=60) as keeper:

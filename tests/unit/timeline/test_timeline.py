@@ -9,7 +9,7 @@ import trio
 import trio.testing
 
 from keeping import DATA, SAVE_SECONDS, SEGMENT, SERVER, START, TTID, Leader, new_disk, timelines_on
-from walkeeper.acceptor.acceptor import AdminRequest, Checkpoint
+from walkeeper.acceptor.administration import AdminRequest, Checkpoint
 from walkeeper.errors import (
     Blown,
     Closing,

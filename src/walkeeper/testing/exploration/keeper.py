@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import assert_never
 
-from walkeeper.acceptor.acceptor import Acceptor, AdminRequest, Intent, Kept, new_acceptor
+from walkeeper.acceptor.acceptor import Acceptor, Intent, Kept, new_acceptor
+from walkeeper.acceptor.administration import AdminRequest
 from walkeeper.acceptor.effects import (
     BecomeWhole,
     Effect,

@@ -7,7 +7,7 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import Final, Generic, TypeVar
 
-from walkeeper.acceptor.acceptor import AdminRequest, Checkpoint
+from walkeeper.acceptor.administration import AdminRequest, Checkpoint
 from walkeeper.messages import AcceptorMessage, Batch
 from walkeeper.terms import Term
 from walkeeper.testing.exploration.invariants import Fault, Faults, check_step

@@ -1,0 +1,160 @@
+"""A route of the management API as a value: what it takes, what it does, what it answers.
+
+The same value makes the route and its part of the OpenAPI document (``openapi``), so that one says what the other does:
+a body is read here and given to the handler in the shape that the document tells.
+
+Does not know any particular route: those are ``api``'s.
+"""
+
+from collections.abc import Awaitable, Callable
+from contextlib import aclosing
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Any, Final, TypeVar
+
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from walkeeper.control import models
+from walkeeper.errors import Malformed
+from walkeeper.ids import TenantId, TenantTimelineId, TimelineId
+from walkeeper.lsn import Lsn, parse_lsn
+
+Id = TypeVar("Id", TenantId, TimelineId)
+
+BODY_BYTES_MAX: Final = 1024 * 1024
+"""Most of a request body that is read: a configuration of thousands of members fits ten times."""
+
+
+@dataclass(frozen=True, slots=True)
+class Parameter:
+    """One of the query's.  ``kind`` is the type of its values."""
+
+    name: str
+    kind: Any
+    meaning: str
+    is_required: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """``body``: the shape of the body, None where it is ignored; ``answer``: of the JSON that comes with 200.
+
+    ``refuses_body``: it must not even have one.  ``statuses``: what it may answer besides 200, 400 and 503.
+    """
+
+    method: str
+    path: str
+    handle: Callable[[Request, Any], Awaitable[models.Answer]]
+    meaning: str
+    answer: Any
+    body: Any = None
+    refuses_body: bool = False
+    parameters: tuple[Parameter, ...] = ()
+    statuses: tuple[HTTPStatus, ...] = ()
+
+    def route(self) -> Route:
+        return Route(self.path, self.serve, methods=[self.method])
+
+    async def serve(self, request: Request) -> Response:
+        """Cancellation: before the handler nothing has happened; then as the handler says."""
+        body = None
+        if self.refuses_body:
+            await require_no_body(request)
+        elif self.body is not None:
+            body = models.parse_json(await read_body(request), self.body)
+        return json_response(await self.handle(request, body))
+
+
+# -- what a request says --------------------------------------------------------------------------------------
+
+
+def ttid_of(request: Request) -> TenantTimelineId:
+    """The timeline that the path names.  Raises Malformed."""
+    return TenantTimelineId(tenant_id_of(request), _id_in_path(request, "timeline_id", TimelineId.parse))
+
+
+def tenant_id_of(request: Request) -> TenantId:
+    """The tenant that the path names.  Raises Malformed."""
+    return _id_in_path(request, "tenant_id", TenantId.parse)
+
+
+def id_in_query(request: Request, name: str, parse: Callable[[str], Id]) -> Id | None:
+    """None if it is not there.  Raises Malformed."""
+    value = _value_in_query(request, name)
+    try:
+        return None if value is None else parse(value)
+    except ValueError as error:
+        raise Malformed(f"failed to parse {name}: {error}") from None
+
+
+def require_known_query(request: Request, *names: str) -> None:
+    """Raises Malformed for a parameter that has another name."""
+    if unknown := sorted(set(request.query_params) - set(names)):
+        raise Malformed(f"failed to parse the query: unknown parameter {unknown[0]!r}")
+
+
+def _id_in_path(request: Request, name: str, parse: Callable[[str], Id]) -> Id:
+    try:
+        return parse(request.path_params[name])
+    except ValueError as error:
+        raise Malformed(f"failed to parse {name}: {error}") from None
+
+
+def flag_in_query(request: Request, name: str, *, default: bool = False) -> bool:
+    """A parameter of the query that is ``true`` or ``false``.  Raises Malformed."""
+    match _value_in_query(request, name):
+        case None:
+            return default
+        case "true":
+            return True
+        case "false":
+            return False
+        case value:
+            raise Malformed(f"failed to parse {name}: {value!r} is neither true nor false")
+
+
+def lsn_in_query(request: Request, name: str) -> Lsn:
+    """Raises Malformed, also when there is none."""
+    value = _value_in_query(request, name)
+    if value is None:
+        raise Malformed(f"failed to parse {name}: it is missing")
+    try:
+        return parse_lsn(value)
+    except ValueError as error:
+        raise Malformed(f"failed to parse {name}: {error}") from None
+
+
+def _value_in_query(request: Request, name: str) -> str | None:
+    """A parameter may be repeated, not contradicted.  Raises Malformed."""
+    values = set(request.query_params.getlist(name))
+    if len(values) > 1:
+        raise Malformed(f"failed to parse {name}: it says several things")
+    return values.pop() if values else None
+
+
+async def require_no_body(request: Request) -> None:
+    """Raises Malformed if there is one.  Cancellation: as ``read_body``."""
+    if await read_body(request):
+        raise Malformed("unexpected request body")
+
+
+async def read_body(request: Request) -> bytes:
+    """Raises HTTPException 413 for a body above the limit.
+
+    Cancellation: at any time; nothing has been begun.
+    """
+    body = bytearray()
+    async with aclosing(request.stream()) as pieces:
+        async for piece in pieces:
+            body += piece
+            if len(body) > BODY_BYTES_MAX:
+                too_large = HTTPStatus.REQUEST_ENTITY_TOO_LARGE
+                raise HTTPException(too_large, f"a request body may have {BODY_BYTES_MAX} bytes at most")
+    return bytes(body)
+
+
+def json_response(value: models.Answer, status: int = 200) -> Response:
+    return Response(models.encode_json(value), status, media_type="application/json")
