@@ -1,5 +1,6 @@
 """The token that is shown to keepers."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -9,10 +10,11 @@ from walkeeper.links.token import read_token, token_path
 
 
 @pytest.fixture
-def path(tmp_path: Path) -> Path:
+def path(tmp_path: Path) -> Iterator[Path]:
     path = tmp_path / "token"
-    token_path.set(path)
-    return path
+    before = token_path.set(path)
+    yield path
+    token_path.reset(before)
 
 
 def test_without_a_file_there_is_none() -> None:

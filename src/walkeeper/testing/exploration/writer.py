@@ -50,7 +50,8 @@ _A_VOTE: Final = VoteResponse(
 _SLOTS: Final = tuple(
     field.name
     for field in fields(Follower)
-    if field.name not in ("name", "damaged_for")  # no disk of a small world damages anything
+    # No disk of a small world damages anything, and no time passes.
+    if field.name not in ("name", "damaged_for", "greeted_at")
 )
 
 _PHASE: Final = _SLOTS.index("phase")
