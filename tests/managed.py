@@ -39,7 +39,7 @@ REQUEST: dict[str, Any] = {
 }
 
 
-DOCUMENTED = [(endpoint.route(), endpoint) for endpoint in ManagementApi(KeeperConfig(id=NODE)).endpoints()]
+DOCUMENTED = [(endpoint.route(None), endpoint) for endpoint in ManagementApi(KeeperConfig(id=NODE)).endpoints()]
 
 
 class Managed:

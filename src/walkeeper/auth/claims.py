@@ -3,7 +3,7 @@
 Does not verify anything: ``tokens`` does.  Source: Neon's ``utils::auth`` and its safekeeper's ``auth.rs``.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -33,6 +33,10 @@ class Claims:
         if tenant_id is None or tenant_id != self.tenant_id:
             asked = "the whole keeper" if tenant_id is None else f"tenant {tenant_id}"
             raise AccessDenied(f"a token of tenant {self.tenant_id} was shown for {asked}")
+
+
+Verify = Callable[[bytes], Claims]
+"""Reads a token.  Raises AccessDenied."""
 
 
 def parse_claims(payload: Mapping[str, object]) -> Claims:

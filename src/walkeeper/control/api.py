@@ -4,7 +4,7 @@ Every handler asks the timelines and translates; nothing is decided and nothing 
 answers look like is ``models``, what errors look like is ``outcomes``.  A body that a route does not need is
 ignored, since Neon's clients send one with most requests; only what deletes refuses it, as Neon does.
 
-Source: Neon's safekeeper HTTP API.  Does not authenticate.
+Source: Neon's safekeeper HTTP API, and whose token each route needs.
 """
 
 from http import HTTPStatus
@@ -16,18 +16,22 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from walkeeper.acceptor.administration import BumpTerm, Checkpoint, PatchControlFile, SwitchMembership
+from walkeeper.auth.claims import Verify
 from walkeeper.control import models, openapi, patches
 from walkeeper.control.digest import digest_wal
 from walkeeper.control.dump import DebugDump, KeeperConfig, Wanted, dump
 from walkeeper.control.endpoints import (
     Endpoint,
     Parameter,
+    Whose,
     flag_in_query,
     id_in_query,
     lsn_in_query,
     require_known_query,
     tenant_id_of,
+    tenant_in_path,
     ttid_of,
+    whole_keeper,
 )
 from walkeeper.control.openapi import openapi_text
 from walkeeper.errors import Blown
@@ -68,8 +72,9 @@ NEEDS_STORAGE: Final = "there is no remote storage yet"
 class ManagementApi:
     """The routes under ``/v1``.  All of them answer 503 until ``begin``, so that probes can be served before."""
 
-    def __init__(self, config: KeeperConfig) -> None:
+    def __init__(self, config: KeeperConfig, verify: Verify | None = None) -> None:
         self._config = config
+        self._verify = verify
         self._loaded: Timelines | None = None
 
     def begin(self, timelines: Timelines) -> None:
@@ -91,7 +96,10 @@ class ManagementApi:
         async def show_document(_request: Request) -> Response:
             return Response(document, media_type="application/json")
 
-        return [*(each.route() for each in endpoints), Route(openapi.PATH, show_document, methods=["GET"])]
+        return [
+            *(each.route(self._verify) for each in endpoints),
+            Route(openapi.PATH, show_document, methods=["GET"]),
+        ]
 
     def endpoints(self) -> list[Endpoint]:
         return [*self._keeper(), *self._life(), *self._change(), *self._look(), *self._not_yet()]
@@ -100,14 +108,22 @@ class ManagementApi:
 
     def _keeper(self) -> list[Endpoint]:
         return [
-            Endpoint("GET", "/v1/status", self.show_node, "Who this keeper is.", models.NodeStatus),
-            Endpoint("GET", "/v1/utilization", self.show_utilization, "How much it has.", models.Utilization),
+            Endpoint("GET", "/v1/status", self.show_node, "Who this keeper is.", models.NodeStatus, whose=None),
+            Endpoint(
+                "GET",
+                "/v1/utilization",
+                self.show_utilization,
+                "How much it has.",
+                models.Utilization,
+                whose=whole_keeper,
+            ),
             Endpoint(
                 "GET",
                 "/v1/tenant/timeline",
                 self.list_timelines,
                 "All timelines that can be used.",
                 list[models.TimelineName],
+                whose=whole_keeper,
             ),
         ]
 
@@ -133,6 +149,7 @@ class ManagementApi:
                 None,
                 models.CreateTimelineJson,
                 statuses=(FORBIDDEN, CONFLICT, DISK),
+                whose=lambda _request, wanted: wanted.ttid.tenant_id,
             ),
             Endpoint(
                 "DELETE",
@@ -227,6 +244,7 @@ class ManagementApi:
                 "Save what has run ahead of the control file.",
                 None,
                 statuses=(NOT_FOUND, CONFLICT, DISK),
+                whose=whole_keeper,
             ),
             Endpoint(
                 "PATCH",
@@ -236,6 +254,7 @@ class ManagementApi:
                 patches.Patched,
                 patches.PatchJson,
                 statuses=(FORBIDDEN, NOT_FOUND, CONFLICT, DISK),
+                whose=whole_keeper,
             ),
             Endpoint(
                 "POST",
@@ -304,6 +323,7 @@ class ManagementApi:
                 DebugDump,
                 refuses_body=True,
                 parameters=DUMP_PARAMETERS,
+                whose=whole_keeper,
             ),
         ]
 
@@ -341,16 +361,16 @@ class ManagementApi:
 
     def _not_yet(self) -> list[Endpoint]:
         missing = (
-            ("POST", "/v1/pull_timeline", NEEDS_PEERS),
-            ("GET", TIMELINE + "/snapshot/{destination_id}", NEEDS_PEERS),
-            ("POST", TENANT + "/timeline/{timeline_id}/copy", NEEDS_STORAGE),
-            ("POST", TIMELINE + "/backup_partial_reset", NEEDS_STORAGE),
+            ("POST", "/v1/pull_timeline", NEEDS_PEERS, whole_keeper),
+            ("GET", TIMELINE + "/snapshot/{destination_id}", NEEDS_PEERS, tenant_in_path),
+            ("POST", TENANT + "/timeline/{timeline_id}/copy", NEEDS_STORAGE, whole_keeper),
+            ("POST", TIMELINE + "/backup_partial_reset", NEEDS_STORAGE, tenant_in_path),
         )
-        return [_not_yet(method, path, why) for method, path, why in missing]
+        return [_not_yet(method, path, why, whose) for method, path, why, whose in missing]
 
 
-def _not_yet(method: str, path: str, why: str) -> Endpoint:
+def _not_yet(method: str, path: str, why: str, whose: Whose) -> Endpoint:
     async def refuse(_request: Request, _body: Any) -> models.Answer:
         raise HTTPException(NOT_YET, f"not implemented: {why}")
 
-    return Endpoint(method, path, refuse, f"Not implemented: {why}.", None, statuses=(NOT_YET,))
+    return Endpoint(method, path, refuse, f"Not implemented: {why}.", None, statuses=(NOT_YET,), whose=whose)

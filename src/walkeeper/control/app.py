@@ -25,11 +25,13 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from walkeeper.control.endpoints import json_response
 from walkeeper.control.models import ErrorJson
 from walkeeper.control.outcomes import body_of, status_of
-from walkeeper.errors import StorageError, WalkeeperError
+from walkeeper.errors import AccessDenied, StorageError, WalkeeperError
+from walkeeper.links.throttle import throttled_logger
 
 REQUEST_ID: Final = "x-request-id"
 
 log = structlog.stdlib.get_logger()
+denials = throttled_logger()
 
 
 def create_app(routes: Sequence[BaseRoute]) -> Starlette:
@@ -46,7 +48,9 @@ def create_app(routes: Sequence[BaseRoute]) -> Starlette:
 async def answer_error(_request: Request, error: Exception) -> Response:
     """A named error as status and JSON."""
     assert isinstance(error, WalkeeperError)
-    if isinstance(error, StorageError):
+    if isinstance(error, AccessDenied):
+        denials.warning("access denied", why=error.why)
+    elif isinstance(error, StorageError):
         log.error("request failed", exc_info=error)
     else:
         log.info("request failed", exc_info=error)
@@ -58,7 +62,9 @@ async def answer_http_exception(_request: Request, error: Exception) -> Response
     assert isinstance(error, HTTPException)
     if error.status_code in (HTTPStatus.NOT_FOUND, HTTPStatus.METHOD_NOT_ALLOWED):
         return PlainTextResponse("Not Found", HTTPStatus.NOT_FOUND)
-    return json_response(ErrorJson(msg=error.detail), error.status_code)
+    response = json_response(ErrorJson(msg=error.detail), error.status_code)
+    response.headers.update(error.headers or {})
+    return response
 
 
 class RequestBoundary:

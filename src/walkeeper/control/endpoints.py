@@ -17,7 +17,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from walkeeper.auth.claims import Verify
 from walkeeper.control import models
+from walkeeper.control.access import claims_of
 from walkeeper.errors import Malformed
 from walkeeper.ids import TenantId, TenantTimelineId, TimelineId
 from walkeeper.lsn import Lsn, parse_lsn
@@ -26,6 +28,30 @@ Id = TypeVar("Id", TenantId, TimelineId)
 
 BODY_BYTES_MAX: Final = 1024 * 1024
 """Most of a request body that is read: a configuration of thousands of members fits ten times."""
+
+
+Whose = Callable[[Request, Any], TenantId | None]
+"""Of which tenant a request, and its body, speak; None: of the whole keeper."""
+
+
+def tenant_id_of(request: Request) -> TenantId:
+    """The tenant that the path names.  Raises Malformed."""
+    return _id_in_path(request, "tenant_id", TenantId.parse)
+
+
+def _id_in_path(request: Request, name: str, parse: Callable[[str], Id]) -> Id:
+    try:
+        return parse(request.path_params[name])
+    except ValueError as error:
+        raise Malformed(f"failed to parse {name}: {error}") from None
+
+
+def tenant_in_path(request: Request, _body: Any) -> TenantId | None:
+    return tenant_id_of(request)
+
+
+def whole_keeper(_request: Request, _body: Any) -> TenantId | None:
+    return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +69,8 @@ class Endpoint:
     """``body``: the shape of the body, None where it is ignored; ``answer``: of the JSON that comes with 200.
 
     ``refuses_body``: it must not even have one.  ``statuses``: what it may answer besides 200, 400 and 503.
+    ``whose``: the tenant whose token is enough where tokens are asked for; None: only one for the whole keeper is, and
+    without such a function nobody needs one.
     """
 
     method: str
@@ -54,17 +82,27 @@ class Endpoint:
     refuses_body: bool = False
     parameters: tuple[Parameter, ...] = ()
     statuses: tuple[HTTPStatus, ...] = ()
+    whose: Whose | None = tenant_in_path
 
-    def route(self) -> Route:
-        return Route(self.path, self.serve, methods=[self.method])
+    def route(self, verify: Verify | None) -> Route:
+        """Where it is served; with ``verify`` to those who show a token."""
 
-    async def serve(self, request: Request) -> Response:
+        async def serve(request: Request) -> Response:
+            return await self.serve(request, verify)
+
+        return Route(self.path, serve, methods=[self.method])
+
+    async def serve(self, request: Request, verify: Verify | None) -> Response:
         """Cancellation: before the handler nothing has happened; then as the handler says."""
-        body = None
+        body, claims = None, None
+        if verify is not None and self.whose is not None:
+            claims = claims_of(request, verify)
         if self.refuses_body:
             await require_no_body(request)
         elif self.body is not None:
             body = models.parse_json(await read_body(request), self.body)
+        if claims is not None and self.whose is not None:
+            claims.require(self.whose(request, body))
         return json_response(await self.handle(request, body))
 
 
@@ -74,11 +112,6 @@ class Endpoint:
 def ttid_of(request: Request) -> TenantTimelineId:
     """The timeline that the path names.  Raises Malformed."""
     return TenantTimelineId(tenant_id_of(request), _id_in_path(request, "timeline_id", TimelineId.parse))
-
-
-def tenant_id_of(request: Request) -> TenantId:
-    """The tenant that the path names.  Raises Malformed."""
-    return _id_in_path(request, "tenant_id", TenantId.parse)
 
 
 def id_in_query(request: Request, name: str, parse: Callable[[str], Id]) -> Id | None:
@@ -94,13 +127,6 @@ def require_known_query(request: Request, *names: str) -> None:
     """Raises Malformed for a parameter that has another name."""
     if unknown := sorted(set(request.query_params) - set(names)):
         raise Malformed(f"failed to parse the query: unknown parameter {unknown[0]!r}")
-
-
-def _id_in_path(request: Request, name: str, parse: Callable[[str], Id]) -> Id:
-    try:
-        return parse(request.path_params[name])
-    except ValueError as error:
-        raise Malformed(f"failed to parse {name}: {error}") from None
 
 
 def flag_in_query(request: Request, name: str, *, default: bool = False) -> bool:

@@ -47,7 +47,10 @@ def openapi_document(endpoints: Sequence[Endpoint]) -> dict[str, Any]:
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
         },
         "paths": dict(sorted(paths.items())),
-        "components": {"schemas": schemas.components},
+        "components": {
+            "schemas": schemas.components,
+            "securitySchemes": {"token": {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"}},
+        },
     }
 
 
@@ -87,6 +90,8 @@ def _operation(endpoint: Endpoint, schemas: Schemas) -> dict[str, Any]:
         "parameters": _parameters(endpoint, schemas),
         "responses": _responses(endpoint, schemas),
     }
+    if endpoint.whose is not None:
+        operation["security"] = [{"token": []}, {}]  # a keeper without keys asks for none
     if endpoint.body is not None:
         operation["requestBody"] = {"required": True, "content": _json(schemas.of(endpoint.body))}
     return operation
@@ -120,11 +125,17 @@ def _responses(endpoint: Endpoint, schemas: Schemas) -> dict[str, Any]:
 
 def possible_statuses(endpoint: Endpoint) -> list[HTTPStatus]:
     """All that an endpoint may answer, in order."""
-    return sorted({*endpoint.statuses, *ALWAYS_POSSIBLE, *_successes(endpoint), *_sizes(endpoint)})
+    return sorted(
+        {*endpoint.statuses, *ALWAYS_POSSIBLE, *_successes(endpoint), *_sizes(endpoint), *_denials(endpoint)}
+    )
 
 
 def _successes(endpoint: Endpoint) -> tuple[HTTPStatus, ...]:
     return () if HTTPStatus.NOT_IMPLEMENTED in endpoint.statuses else (HTTPStatus.OK,)
+
+
+def _denials(endpoint: Endpoint) -> tuple[HTTPStatus, ...]:
+    return () if endpoint.whose is None else (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN)
 
 
 def _sizes(endpoint: Endpoint) -> tuple[HTTPStatus, ...]:

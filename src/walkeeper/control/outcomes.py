@@ -10,6 +10,7 @@ from http import HTTPStatus
 
 from walkeeper.control.models import ErrorJson
 from walkeeper.errors import (
+    AccessDenied,
     Deleted,
     Exists,
     InvalidTimeline,
@@ -28,7 +29,7 @@ def status_of(error: WalkeeperError) -> HTTPStatus:
     match error:
         case PeerError() | InvalidTimeline():
             return HTTPStatus.BAD_REQUEST
-        case NotMember() | StillMember():
+        case AccessDenied() | NotMember() | StillMember():
             return HTTPStatus.FORBIDDEN
         case NotFound():
             return HTTPStatus.NOT_FOUND

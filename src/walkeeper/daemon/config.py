@@ -84,6 +84,11 @@ class AuthConfig:
         help="a public key (PEM: Ed25519 or RSA), or a directory of them: writers and readers must show a token (JWT) that one"
         " of them vouches for, as their password; if not said, anybody is let in",
     )  # fmt: skip
+    http_key_path: Path | None = option(
+        "http-auth-public-key-path", parse_path, metavar="PATH",
+        help="the same for operators, who show their token as Neon's clients do (Authorization: Bearer); probes, metrics and"
+        " /v1/status need none",
+    )  # fmt: skip
     key_reload_seconds: float = option(
         "auth-key-reload-period", parse_limit_seconds, default="10s", metavar="DURATION",
         help="how often it is looked whether keys have changed; 0s: never",

@@ -16,8 +16,8 @@ import json
 import os
 import socket
 import sys
-from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager, closing, nullcontext
+from collections.abc import Callable, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, closing, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Final, Protocol
@@ -26,6 +26,7 @@ import structlog
 import trio
 
 import walkeeper
+from walkeeper.auth.claims import Verify
 from walkeeper.control.api import ManagementApi
 from walkeeper.control.app import create_app
 from walkeeper.control.dump import KeeperConfig
@@ -33,7 +34,7 @@ from walkeeper.control.health import Readiness, health_routes
 from walkeeper.control.metrics import Metrics
 from walkeeper.control.server import serving_http
 from walkeeper.daemon import files, memory
-from walkeeper.daemon.config import AuthConfig, ServeConfig, TimingConfig
+from walkeeper.daemon.config import ServeConfig, TimingConfig
 from walkeeper.daemon.logs import configure_logs
 from walkeeper.daemon.notify import READY, STOPPING, notify
 from walkeeper.daemon.pulse import keeping_pulse
@@ -42,7 +43,6 @@ from walkeeper.daemon.stop import wait_for_stop
 from walkeeper.daemon.watch import WatchedOffload
 from walkeeper.errors import ConfigError, Malformed
 from walkeeper.formats.control_file import control_file_as_json, parse_control_file
-from walkeeper.services.connection import Verify
 from walkeeper.services.listener import Limits, SocketListener, accepting
 from walkeeper.storage.data_directory import DataDirectory, claim
 from walkeeper.storage.disk import OsDisk
@@ -89,7 +89,9 @@ def run_keeper(config: ServeConfig) -> None:
             return
         connections_max = files.settle_connections_max(config.listen.connections_max, files.raise_limit())
         disk.require_files()
-        verify, keeping = open_gate(config.auth)
+        reload_seconds = config.auth.key_reload_seconds
+        verify, keeping = open_gate(config.auth.pg_key_path, reload_seconds)
+        verify_http, keeping_http = open_gate(config.auth.http_key_path, reload_seconds)
         if config.place.no_sync:
             log.warning("nothing is fsynced (--no-sync): a power failure loses acknowledged WAL")
         with bind(config.listen.pg, "--listen-pg") as pg, bind(config.listen.http, "--listen-http") as http:
@@ -105,21 +107,23 @@ def run_keeper(config: ServeConfig) -> None:
                 )
             limits = Limits(config.timing.wal_sender_timeout_seconds, connections_max)
             letting_in = partial(_accepting_at, metrics, limits, verify)
-            keeper = partial(serve, keeping=keeping, no_sync=config.place.no_sync)
+            keeper = partial(
+                serve, keeping=(keeping, keeping_http), verify=verify_http, no_sync=config.place.no_sync
+            )
             trio.run(keeper, directory, config.timing, metrics, pg, http, letting_in)
     log.info("stopped")
 
 
-def open_gate(config: AuthConfig) -> tuple[Verify | None, Keeping]:
+def open_gate(path: Path | None, reload_seconds: float) -> tuple[Verify | None, Keeping]:
     """How tokens are verified, if they are, and the block in which that is kept up.  Raises ConfigError."""
-    if config.pg_key_path is None:
+    if path is None:
         return None, lambda _offload: nullcontext()
     # Takes its time to load, and memory: only where it is of use.
     from walkeeper.auth.tokens import TokenVerifier, load_keys
     from walkeeper.auth.upkeep import keeping_keys
 
-    verifier = TokenVerifier(load_keys(config.pg_key_path))
-    return verifier.verify, partial(keeping_keys, verifier, config.pg_key_path, config.key_reload_seconds)
+    verifier = TokenVerifier(load_keys(path))
+    return verifier.verify, partial(keeping_keys, verifier, path, reload_seconds)
 
 
 def _accepting_at(
@@ -141,10 +145,11 @@ async def serve(
     http: socket.socket,
     letting_in: Accepting,
     *,
-    keeping: Keeping = lambda _offload: nullcontext(),
+    keeping: Sequence[Keeping] = (),
+    verify: Verify | None = None,
     no_sync: bool = False,
 ) -> None:
-    """Serve until a signal comes, then drain.
+    """Serve until a signal comes, then drain.  With ``verify`` operators must show a token.
 
     Cancellation: operations that have begun are finished, the rest is dropped.
     """
@@ -156,14 +161,17 @@ async def serve(
             listen_pg_addr=str(bound_address(pg)),
             listen_http_addr=str(bound_address(http)),
             no_sync=no_sync,
-        )
+        ),
+        verify,
     )
     async with ThreadOffload() as threads:
         offload = WatchedOffload(threads, timing.disk_hangs_seconds)
         metrics.watch_disk(offload.jobs)
         app = create_app([*health_routes(offload.checks, readiness), metrics.route(), *api.routes()])
         serving = serving_http(app, http, metrics.http_connection_begins)
-        async with serving, keeping_pulse(metrics), keeping(offload):
+        async with serving, keeping_pulse(metrics), AsyncExitStack() as beside:
+            for keep in keeping:
+                await beside.enter_async_context(keep(offload))
             async with open_timelines(
                 directory,
                 offload,

@@ -9,7 +9,7 @@ Where tokens are asked for, one is shown as the password, and every command that
 Does not know keys and has no TLS.  Source: PostgreSQL, "Message Flow"; Neon's safekeeper for its answers.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import Final, Protocol, assert_never
@@ -17,7 +17,7 @@ from typing import Final, Protocol, assert_never
 import structlog
 import trio
 
-from walkeeper.auth.claims import EVERYTHING, Claims
+from walkeeper.auth.claims import EVERYTHING, Claims, Verify
 from walkeeper.errors import (
     AccessDenied,
     BadCommand,
@@ -121,9 +121,6 @@ _SAY_WHOSE_WAL: Final = "connect with options='-c tenant_id=... timeline_id=...'
 
 log = throttled_logger()
 
-
-Verify = Callable[[bytes], Claims]
-"""Reads a token.  Raises AccessDenied."""
 
 ANYBODY: Final = Claims(EVERYTHING)
 """Who comes in where nobody is asked for a token."""

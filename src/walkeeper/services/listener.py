@@ -16,11 +16,12 @@ from typing import Final, Protocol
 
 import trio
 
+from walkeeper.auth.claims import Verify
 from walkeeper.errors import TooManyClients
 from walkeeper.links.accept import accept_client
 from walkeeper.links.link import Link, SocketLink
 from walkeeper.links.throttle import throttled_logger
-from walkeeper.services.connection import Connection, Verify
+from walkeeper.services.connection import Connection
 from walkeeper.services.instruments import Instruments
 from walkeeper.services.turnstile import Turnstile
 from walkeeper.timeline.registry import Client

@@ -34,7 +34,7 @@ def test_the_defaults_are_neons() -> None:
             advertise_pg=None,
             availability_zone=None,
         ),
-        auth=AuthConfig(pg_key_path=None, key_reload_seconds=10.0),
+        auth=AuthConfig(pg_key_path=None, http_key_path=None, key_reload_seconds=10.0),
         log=LogConfig(format="plain"),
         timing=TimingConfig(control_file_save_interval_seconds=300.0, disk_hangs_seconds=120.0, drain_seconds=3.0),
         init=False,
@@ -46,7 +46,7 @@ def test_every_flag_reaches_its_part() -> None:
     config = serve(
         "-D", "/wal", "--id", "7", "--init", "-l", "[::]:1", "--listen-http=h:2", "--advertise-pg", "me:3", "-n",
         "--availability-zone", "a", "--dump-control-file", "f", "--log-format", "json",
-        "--pg-auth-public-key-path", "/keys", "--auth-key-reload-period", "1s",
+        "--pg-auth-public-key-path", "/keys", "--http-auth-public-key-path", "/http", "--auth-key-reload-period", "1s",
         "--control-file-save-interval", "1m", "--shutdown-timeout", "10s", "--disk-hangs-after", "5s",
     )  # fmt: skip
     assert config == ServeConfig(
@@ -54,7 +54,7 @@ def test_every_flag_reaches_its_part() -> None:
         listen=ListenConfig(
             pg=Address("::", 1), http=Address("h", 2), advertise_pg=Address("me", 3), availability_zone="a"
         ),
-        auth=AuthConfig(pg_key_path=Path("/keys"), key_reload_seconds=1.0),
+        auth=AuthConfig(pg_key_path=Path("/keys"), http_key_path=Path("/http"), key_reload_seconds=1.0),
         log=LogConfig(format="json"),
         timing=TimingConfig(control_file_save_interval_seconds=60.0, disk_hangs_seconds=5.0, drain_seconds=10.0),
         init=True,
@@ -85,7 +85,7 @@ def test_names_are_neons_except_for_our_own() -> None:
     neons = {
         "datadir", "id", "init", "listen-pg", "listen-http", "advertise-pg", "availability-zone", "no-sync",
         "dump-control-file", "log-format", "control-file-save-interval",
-        "pg-auth-public-key-path",
+        "pg-auth-public-key-path", "http-auth-public-key-path",
     }  # fmt: skip
     assert {each.name for each in options_of(ServeConfig)} == neons | {
         "disk-hangs-after",
