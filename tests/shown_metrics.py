@@ -107,7 +107,9 @@ def everything_shown() -> list[Metric]:
     for operation in ("write_wal", "flush_wal", "persist_control_file", "truncate_wal", REMOVE_SEGMENT, FAILED):
         metrics.storage_operation(operation, 0.001, 1)
     metrics.watch_disk(lambda: DiskJobs(0, 0.0))
-    metrics.connection_begins(Peer())
+    peer = Peer()
+    metrics.connection_begins(peer)
+    metrics.connection_identified(peer, "walreceiver", None)
     metrics.query_received("SHOW")
     metrics.query_finished("SHOW")
     metrics.refused(Malformed("x"))

@@ -297,7 +297,7 @@ def _adopted(state: AcceptorState, elected: ProposerElected) -> dict[str, object
 
 
 def _learn(state: AcceptorState, run: AppendRun) -> tuple[Sequence[Effect], AcceptorState]:
-    """Take over the leader's commit_lsn, never beyond what is here (invariant 8), and its truncate_lsn.
+    """Take over the leader's commit_lsn, never beyond what is here (invariant 8), and its truncate_lsn, never beyond that.
 
     The moment the commit reaches the start of the leader's term is saved at once: ``walkeeper sync`` waits for
     a majority to report it from disk.
@@ -307,7 +307,7 @@ def _learn(state: AcceptorState, run: AppendRun) -> tuple[Sequence[Effect], Acce
     if run.commit_lsn:
         commit_lsn = min(max(run.commit_lsn, ahead.commit_lsn), state.flush_lsn)
         assert commit_lsn >= ahead.commit_lsn, "flush_lsn fell below commit_lsn"
-    state = state.ahead_at(commit_lsn, max(ahead.peer_horizon_lsn, run.truncate_lsn))
+    state = state.ahead_at(commit_lsn, max(ahead.peer_horizon_lsn, min(run.truncate_lsn, commit_lsn)))
     if run.commit_lsn and state.kept.commit_lsn < state.term_start_lsn <= commit_lsn:
         return state.saving()
     return (), state

@@ -102,17 +102,18 @@ def _bump(state: AcceptorState, term: Term | None) -> Outcome:
 
 
 def _hear(state: AcceptorState, peer: HearOfPeer) -> Outcome:
-    """Positions only grow.  A commit_lsn counts if both have the same log (invariant 20), and all of ours is committed.
+    """Positions only grow, up to what is committed here.  A commit_lsn counts if both have the same log (invariant 20), and all of ours is committed.
 
     One below that is left alone: nobody here has seen whether a record ends there, and a start would scan from it.
     """
     kept, ahead = state.kept, state.ahead
     is_committed = peer.last_log_term == state.last_log_term and peer.commit_lsn >= state.flush_lsn
+    commit_lsn = max(ahead.commit_lsn, state.flush_lsn) if is_committed else ahead.commit_lsn
     ahead = Ahead(
-        max(ahead.commit_lsn, state.flush_lsn) if is_committed else ahead.commit_lsn,
-        max(ahead.backup_lsn, peer.backup_lsn),
-        max(ahead.peer_horizon_lsn, peer.peer_horizon_lsn),
-        max(ahead.remote_consistent_lsn, peer.remote_consistent_lsn),
+        commit_lsn,
+        max(ahead.backup_lsn, min(peer.backup_lsn, commit_lsn)),
+        max(ahead.peer_horizon_lsn, min(peer.peer_horizon_lsn, commit_lsn)),
+        max(ahead.remote_consistent_lsn, min(peer.remote_consistent_lsn, commit_lsn)),
     )
     state = replace(state, ahead=ahead)
     reaches_term = kept.commit_lsn < state.term_start_lsn <= ahead.commit_lsn
@@ -137,6 +138,9 @@ _SETTLED: Final = (
 )
 """What says which WAL is here, and from where on a start reads it: what the segments do not bear out would be Corrupt."""
 
+_GROWING: Final = ("backup_lsn", "peer_horizon_lsn", "remote_consistent_lsn")
+"""What others go by when they remove WAL (invariant 9)."""
+
 
 def _patch(node_id: NodeId, state: AcceptorState, change: Callable[[ControlFile], ControlFile]) -> Outcome:
     current = state.current
@@ -144,6 +148,9 @@ def _patch(node_id: NodeId, state: AcceptorState, change: Callable[[ControlFile]
     for name in _SETTLED:
         if getattr(target, name) != getattr(current, name):
             raise NotPatched(name, "it says what the WAL here is")
+    for name in _GROWING:
+        if not getattr(current, name) <= getattr(target, name) <= max(getattr(current, name), current.commit_lsn):
+            raise NotPatched(name, "it never goes back, nor beyond what is committed")
     if target.term < current.term:
         raise NotPatched("term", "votes that were given would be given again")
     require_possible(target.term)

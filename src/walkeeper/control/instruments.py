@@ -172,17 +172,17 @@ Peer = tuple[str, str]
 
 
 class PgIo(Collector):
-    """The bytes of all connections that there are and were, by who is at the other end."""
+    """The bytes of all connections that there are and were, by who is at the other end: known, or gone."""
 
     def __init__(self, availability_zone: str | None) -> None:
         self._zone = availability_zone or UNKNOWN
         self._names = Names()
         self._zones = Names()
-        self._there: dict[Traffic, Peer] = {}
+        self._there: dict[Traffic, Peer | None] = {}
         self._gone: Tally[tuple[Peer, str]] = Tally()
 
     def begin(self, traffic: Traffic) -> None:
-        self._there[traffic] = (UNKNOWN, UNKNOWN)
+        self._there[traffic] = None
 
     def identify(self, traffic: Traffic, application_name: str | None, availability_zone: str | None) -> None:
         self._there[traffic] = (
@@ -191,12 +191,13 @@ class PgIo(Collector):
         )
 
     def end(self, traffic: Traffic) -> None:
-        _add(self._gone, traffic, self._there.pop(traffic))
+        _add(self._gone, traffic, self._there.pop(traffic) or (UNKNOWN, UNKNOWN))
 
     def collect(self) -> Iterator[Metric]:
         tally = self._gone.copy()
         for traffic, peer in self._there.items():
-            _add(tally, traffic, peer)
+            if peer is not None:  # else its bytes would move from one series to another, and a counter go back
+                _add(tally, traffic, peer)
         metric = family("safekeeper_pg_io_bytes_total")
         for ((zone, name), direction), count in sorted(tally.items()):
             labels = {"client_az": zone, "sk_az": self._zone, "app_name": name, "dir": direction}

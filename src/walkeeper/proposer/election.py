@@ -48,7 +48,7 @@ def settle(term: Term, votes: Mapping[int, VoteResponse], *, is_vouched_for: boo
     vote = votes[donor]
     history = vote.term_history.up_to(vote.flush_lsn)
     truncate_lsn = max(each.truncate_lsn for each in votes.values())
-    return Election(term, donor, vote.flush_lsn, history, truncate_lsn, is_vouched_for)
+    return Election(term, donor, vote.flush_lsn, history, min(truncate_lsn, vote.flush_lsn), is_vouched_for)
 
 
 def _log_end(vote: VoteResponse) -> tuple[Term, Lsn]:

@@ -218,6 +218,9 @@ class Connection:
                     self._take_parameters(event)
                     if self._verify is not None and not await self._log_in(self._verify):
                         return False
+                    self._instruments.connection_identified(
+                        self._link, self._client.application_name, self._options.availability_zone
+                    )
                     await self._send(*WELCOME)
                     return True
                 case CancelRequest() | DirectTls() | EndOfStream():
@@ -228,9 +231,6 @@ class Connection:
     def _take_parameters(self, startup: StartupMessage) -> None:
         self._client = replace(self._client, application_name=startup.parameters.get("application_name"))
         self._options = parse_options(startup.parameters.get("options", ""))
-        self._instruments.connection_identified(
-            self._link, self._client.application_name, self._options.availability_zone
-        )
 
     async def _log_in(self, verify: Verify) -> bool:
         """False when the client leaves, as psql does to ask its user; raises AccessDenied for a token that is no good."""

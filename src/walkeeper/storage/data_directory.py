@@ -121,6 +121,8 @@ class DataDirectory:
         try:
             rename_synced(self._disk, self.directory_of(ttid), staging)
         except FileMissing:
+            if self._disk.is_directory(self.directory_of(ttid)):
+                raise  # somebody has removed our place for what is being removed
             self._sync_tenant(ttid.tenant_id)  # an earlier attempt may have ended between the rename and its sync
             return False
         remove_tree(self._disk, staging)

@@ -23,10 +23,14 @@ class Account:
     committed_at: float | None = None
     fuses_blown: int = 0
     _counted_from: Lsn = INVALID_LSN
+    _has_opened: bool = False
 
     def open(self, state: AcceptorState) -> None:
-        """The timeline was read from disk."""
-        self._counted_from = state.wal.write_lsn
+        """The timeline was read from disk, for the first time or again."""
+        if self._has_opened:
+            self.truncate(state.wal.write_lsn)
+        else:
+            self._has_opened, self._counted_from = True, state.wal.write_lsn
 
     def truncate(self, lsn: Lsn) -> None:
         """The WAL ends at ``lsn`` now: what comes there is flushed for the first time, or again."""

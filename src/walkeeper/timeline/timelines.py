@@ -178,6 +178,8 @@ class Timelines:
     async def _delete(self, ttid: TenantTimelineId, excluding: Configuration | None = None) -> bool:
         generation = None if excluding is None else excluding.generation
         if self._tombstones.is_deleted(ttid, generation):
+            if excluding is None:
+                self._tombstones.bury(ttid)  # for good: it may have been excluded only
             return False
         if excluding is not None and (error := self._shut.get(ttid)):
             raise Exists(ttid, str(error))  # nobody knows its generation

@@ -500,10 +500,15 @@ def test_a_commit_that_reaches_the_leaders_start_is_kept_at_once(keeper: Keeper)
 
 
 def test_the_horizon_only_rises(keeper: Keeper) -> None:
-    keeper.append(START, 4, truncate=lsn(2))
+    keeper.append(START, 4, commit=lsn(3), truncate=lsn(2))
     keeper.append(lsn(4), truncate=lsn(1))
     assert keeper.acceptor.state.ahead.peer_horizon_lsn == lsn(2)
     assert keeper.vote(2).truncate_lsn == lsn(2)
+
+
+def test_the_horizon_never_is_beyond_what_is_committed(keeper: Keeper) -> None:
+    keeper.append(START, 4, commit=lsn(3), truncate=lsn(4))
+    assert keeper.acceptor.state.ahead.peer_horizon_lsn == lsn(3)
 
 
 def test_wal_of_another_postgresql_timeline_is_refused() -> None:

@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 
 from unit.acceptor.test_acceptor import NODE, RECORD, SEGMENT, START, Keeper, keeper, lsn, members, refuses, run
+from walkeeper.acceptor.acceptor import Acceptor
 from walkeeper.acceptor.administration import (
     AdminRequest,
     BumpTerm,
@@ -26,7 +27,7 @@ from walkeeper.errors import (
 )
 from walkeeper.formats.control_file import ControlFile
 from walkeeper.ids import NodeId
-from walkeeper.lsn import Lsn
+from walkeeper.lsn import LSN_MAX, Lsn
 from walkeeper.membership import NO_CONFIGURATION
 from walkeeper.messages import AppendResponse
 from walkeeper.terms import TERM_MAX, Term, TermHistory
@@ -130,12 +131,22 @@ def test_a_commit_that_reaches_the_start_of_the_term_is_saved_at_once() -> None:
 
 def test_other_positions_only_grow_and_are_saved_when_they_are_a_segment_ahead(keeper: Keeper) -> None:
     near, far = Lsn(START + RECORD), Lsn(START + SEGMENT + RECORD)
+    state = keeper.acceptor.state  # as if that much were committed
+    keeper.acceptor = Acceptor(NODE, replace(state, ahead=replace(state.ahead, commit_lsn=far)))
     assert keeps(keeper, HearOfPeer(backup_lsn=near, peer_horizon_lsn=near)) is None
     assert keeps(keeper, HearOfPeer(backup_lsn=START)) is None
     assert keeper.acceptor.state.ahead.backup_lsn == near
     kept = keeps(keeper, HearOfPeer(remote_consistent_lsn=far))
     assert kept is not None
     assert (kept.backup_lsn, kept.peer_horizon_lsn, kept.remote_consistent_lsn) == (near, near, far)
+
+
+def test_no_peer_moves_a_position_beyond_what_is_committed_here(keeper: Keeper) -> None:
+    """A horizon is handed on by votes and by every append, and never comes back."""
+    keeper.append(START, 4, commit=lsn(3))
+    keeps(keeper, HearOfPeer(backup_lsn=LSN_MAX, peer_horizon_lsn=LSN_MAX, remote_consistent_lsn=LSN_MAX))
+    ahead = keeper.acceptor.state.ahead
+    assert (ahead.backup_lsn, ahead.peer_horizon_lsn, ahead.remote_consistent_lsn) == (lsn(3), lsn(3), lsn(3))
 
 
 # -- surgery --------------------------------------------------------------------------------------------------
@@ -151,9 +162,17 @@ def test_what_is_patched_is_kept_with_what_has_run_ahead(keeper: Keeper) -> None
     assert kept is not None
     assert (kept.backup_lsn, kept.term, kept.commit_lsn) == (lsn(2), 7, lsn(3))
     assert keeper.acceptor.state.ahead.backup_lsn == lsn(2)
-    kept = keeps(keeper, patch(backup_lsn=START))
-    assert kept is not None and keeper.acceptor.state.ahead.backup_lsn == START
     assert keeps(keeper, patch()) is None
+
+
+@pytest.mark.parametrize("name", ["backup_lsn", "peer_horizon_lsn", "remote_consistent_lsn"])
+def test_positions_that_others_remove_wal_by_are_patched_forward_only(keeper: Keeper, name: str) -> None:
+    keeper.append(START, 4, commit=lsn(3))
+    keeps(keeper, patch(**{name: lsn(2)}))
+    for position in (lsn(1), lsn(4)):
+        with pytest.raises(NotPatched):
+            keeps(keeper, patch(**{name: position}))
+    assert getattr(keeper.acceptor.state.ahead, name) == lsn(2)
 
 
 @pytest.mark.parametrize(

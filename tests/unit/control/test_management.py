@@ -129,12 +129,12 @@ async def test_what_a_peer_says_is_taken_in(keeper: Managed) -> None:
 
 
 async def test_a_field_of_the_control_file_is_replaced(keeper: Managed) -> None:
-    body = {"updates": {"backup_lsn": "0/5", "commit_lsn": "7/0"}, "apply_fields": ["backup_lsn"]}
+    body = {"updates": {"mconf": configuration(4), "commit_lsn": "7/0"}, "apply_fields": ["mconf"]}
     status, answer = await keeper.ask("PATCH", f"{PATH}/control_file", body)
     assert status == 200
-    assert answer["old_control_file"] | {"backup_lsn": "0/5"} == answer["new_control_file"]
+    assert answer["old_control_file"] | {"mconf": configuration(4)} == answer["new_control_file"]
     assert answer["old_control_file"]["mconf"] == configuration(3)
-    assert timeline_of(keeper).require_state().kept.backup_lsn == 5
+    assert timeline_of(keeper).require_state().kept.configuration.generation == 4
 
 
 @pytest.mark.parametrize(

@@ -164,7 +164,7 @@ async def test_however_many_names_clients_make_up_the_series_are_few() -> None:
 
 @pytest.mark.parametrize(("zone", "same"), [("a", "true"), ("b", "false"), (None, "unknown")])
 async def test_the_bytes_of_a_connection_are_those_of_whoever_is_there(zone: str | None, same: str) -> None:
-    """Live ones and those that have ended; without a name before they say it."""
+    """Live ones and those that have ended; of one that has not said who it is they count when it is gone."""
     metrics = Metrics("0", "a")
     gone, there, stranger = Peer(), Peer(), Peer()
     for peer in (gone, there, stranger):
@@ -178,6 +178,8 @@ async def test_the_bytes_of_a_connection_are_those_of_whoever_is_there(zone: str
     assert value("safekeeper_pg_io_bytes_total", labels | {"dir": "read"}) == 120
     assert value("safekeeper_pg_io_bytes_total", labels | {"dir": "write"}) == 3
     labels = {"client_az": "unknown", "sk_az": "a", "app_name": "unknown", "same_az": "unknown"}
+    assert value("safekeeper_pg_io_bytes_total", labels | {"dir": "write"}) is None
+    metrics.connection_ends(stranger)
     assert value("safekeeper_pg_io_bytes_total", labels | {"dir": "write"}) == 7
 
 

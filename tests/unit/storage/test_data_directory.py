@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from crash_points import SERVER, START, TTID
-from walkeeper.errors import ConfigError, DiskFull, DurabilityLost, Exists
+from walkeeper.errors import ConfigError, DiskFull, DurabilityLost, Exists, FileMissing
 from walkeeper.formats.control_file import ControlFile
 from walkeeper.ids import NodeId, TenantTimelineId, TimelineId
 from walkeeper.lsn import Lsn
@@ -246,6 +246,16 @@ def test_a_removed_timeline_is_gone_for_good(disk: MemoryDisk, data: DataDirecto
     data = claim(disk, PATH, NODE)
     assert data.timelines() == []
     assert not data.remove(TTID)
+
+
+def test_a_timeline_that_cannot_be_moved_away_is_not_said_to_be_gone(
+    disk: MemoryDisk, data: DataDirectory
+) -> None:
+    data.create(CONTROL_FILE)
+    disk.rmdir(PATH / "tmp")
+    with pytest.raises(FileMissing):
+        data.remove(TTID)
+    assert data.timelines() == [TTID]
 
 
 def test_what_an_earlier_attempt_has_left_is_not_in_the_way(disk: MemoryDisk, data: DataDirectory) -> None:

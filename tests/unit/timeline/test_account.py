@@ -2,6 +2,7 @@
 
 import time
 
+import pytest
 import trio.testing
 
 from keeping import SEGMENT, SERVER, START, TTID, Leader, new_disk, timelines_on
@@ -65,6 +66,26 @@ async def test_what_a_new_leader_has_truncated_is_flushed_again_and_committed_on
         first = (await leader.append()).flush_lsn
         await leader.append(commit=first)
         assert stages(timeline) == (old.wal.lsn - START + leader.wal.lsn - START, first - START)
+
+
+async def test_what_was_flushed_before_a_fuse_blew_counts_when_it_is_committed(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    disk = new_disk()
+    async with timelines_on(disk) as timelines:
+        timeline = await timelines.create(TTID, SERVER)
+        old = Leader(timeline)
+        await old.be_elected()
+        end = (await old.append()).flush_lsn
+        disk.faults[disk.operations] = Fault.IO_ERROR
+        with pytest.raises(StorageError):
+            await old.append()
+        await trio.sleep(10)
+        leader = Leader(timeline, term=2, start=end)
+        await leader.be_elected(TermHistory.of((Term(1), START), (Term(2), end)))
+        end = (await leader.append()).flush_lsn
+        await leader.append(commit=end)
+        assert timeline.account.committed_bytes == end - START
 
 
 async def test_a_fuse_that_blows_is_counted_once_however_often_the_disk_is_read(

@@ -287,6 +287,9 @@ async def test_a_keeper_that_is_no_member_any_more_deletes_its_timeline_until_it
         await timelines.create(TTID, SERVER, configuration=configuration(7, 3), revives=True)
         assert timelines.ttids() == [TTID]
         assert await timelines.delete(TTID, excluding=configuration(8, 77))
+        assert not await timelines.delete(TTID)  # and now for good
+        with pytest.raises(NotMadeAgain):
+            await timelines.create(TTID, SERVER, configuration=configuration(9, 3), revives=True)
 
 
 # -- tenants --------------------------------------------------------------------------------------------------
