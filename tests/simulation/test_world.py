@@ -19,6 +19,7 @@ CARELESS_STEPS = 12
 """Where somebody is careless, it takes more until it shows."""
 
 WRONG_ONCE = [
+    8554,  # a keeper ended by an I/O error of a moment before all was well, and nobody started it again
     7200,  # a rival had made keepers whole and was gone: who waited for a majority did not hear of that
 ]
 """Worlds of so many steps in which something was found."""

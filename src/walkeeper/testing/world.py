@@ -323,6 +323,22 @@ class World:
         for writer in others:
             writer.retire()
         survivor.wake()
+        async with trio.open_nursery() as managers:
+            managers.start_soon(self._keep_running, nursery)
+            await self._let_finish(survivor)
+            managers.cancel_scope.cancel(reason="everything is where it should be")
+        for keeper in self.members:
+            await keeper.stop()
+            self._require_stored(keeper)
+
+    async def _keep_running(self, nursery: trio.Nursery) -> None:
+        """A keeper may still end by an error of before: what manages services starts it again."""
+        while True:
+            await trio.sleep(LOOK_SECONDS)
+            for keeper in self.members:
+                self._start(keeper, nursery)
+
+    async def _let_finish(self, survivor: WriterMachine) -> None:
         await self._wait_for(
             lambda: self.controller is None or not self.controller.is_changing, "the end of a change of members"
         )
@@ -338,9 +354,6 @@ class World:
             lambda: all(reader.position == self.truth.commit_lsn for reader in self.readers),
             "what readers wait for",
         )
-        for keeper in self.members:
-            await keeper.stop()
-            self._require_stored(keeper)
 
     def _leads(self, writer: WriterMachine) -> bool:
         return writer.proposer is not None and writer.proposer.commit_lsn > 0
