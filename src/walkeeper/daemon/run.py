@@ -97,14 +97,8 @@ def run_keeper(config: ServeConfig) -> None:
         with bind(config.listen.pg, "--listen-pg") as pg, bind(config.listen.http, "--listen-http") as http:
             log.info("listening", pg=str(bound_address(pg)), http=str(bound_address(http)))
             log.info("room for writers and readers", connections_max=connections_max)
-            if verify is None and not is_loopback(pg):
-                log.warning(
-                    "anybody who reaches --listen-pg may read and write WAL (no --pg-auth-public-key-path)"
-                )
-            if not is_loopback(http):
-                log.warning(
-                    "anybody who reaches --listen-http may delete timelines: nobody is asked for a token there"
-                )
+            warn_of_open_port(pg, verify, "--listen-pg", "read and write WAL")
+            warn_of_open_port(http, verify_http, "--listen-http", "delete timelines")
             limits = Limits(config.timing.wal_sender_timeout_seconds, connections_max)
             letting_in = partial(_accepting_at, metrics, limits, verify)
             keeper = partial(
@@ -112,6 +106,12 @@ def run_keeper(config: ServeConfig) -> None:
             )
             trio.run(keeper, directory, config.timing, metrics, pg, http, letting_in)
     log.info("stopped")
+
+
+def warn_of_open_port(sock: socket.socket, verify: Verify | None, flag: str, right: str) -> None:
+    """Say so if others than this machine get in without a token, and what they may do then."""
+    if verify is None and not is_loopback(sock):
+        log.warning("a port is open to whoever reaches it: no key asks for tokens", port=flag, anybody_may=right)
 
 
 def open_gate(path: Path | None, reload_seconds: float) -> tuple[Verify | None, Keeping]:
