@@ -51,6 +51,12 @@ def test_truncate_lsn_begins_at_the_highest_that_a_voter_remembers() -> None:
     )
 
 
+def test_truncate_lsn_never_begins_beyond_the_wal_that_is_continued() -> None:
+    """One keeper with a wrong horizon would hand it to all of them."""
+    votes = {0: vote(50, (1, 10), truncate=2**63), 1: vote(40, (1, 10), truncate=30)}
+    assert settle(TERM, votes, is_vouched_for=True).truncate_lsn == 50
+
+
 LEADER = TermHistory.of((1, 10), (2, 40), (9, 60))
 
 
