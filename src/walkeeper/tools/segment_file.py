@@ -3,8 +3,8 @@
 Rules:
 * Whoever looks finds a whole file or none.
 * No two calls ever write to one file, and of several that make a file of one name only the one that began last gets to
-  give it: ``finish`` to the letter, ``give_way`` but for an instant.  A call that outlives its PostgreSQL must not put
-  a file below the hands of the next.
+  give it, but for an instant at its beginning and in ``give_way``.  A call that outlives its PostgreSQL must not put a
+  file below the hands of the next.
 * What is missing at a segment's end is written as zeroes, not left as a hole: PostgreSQL may use the file again for
   other WAL, and must not find the disk full then.
 
@@ -58,8 +58,8 @@ class NewFile:
         """Call the file at ``old``, which is durable, ``path`` instead.  Raises as ``finish``.
 
         Not in one moment: no rename on every file system has a third name that must be there as its condition.  To do
-        harm a call has to be stopped between these two lines for as long as a whole later one takes, which begins,
-        finishes, and has its file opened.  What PostgreSQL then finds is a checked segment of the same cluster; if not
+        harm a call has to be stopped between these two lines, or right before its temporary is created, for as long as
+        a whole later one takes, which begins, finishes, and has its file opened.  What PostgreSQL then finds is a checked segment of the same cluster; if not
         the one it wants, it refuses the page addresses, and recovery ends before the LSN that it must reach, which is
         what operators are told to compare.
         """
@@ -77,12 +77,13 @@ def new_file(disk: Disk, path: Path) -> Iterator[NewFile]:
 
     At the end of the block it has got its name, or is gone.  Raises StorageError.
     """
+    # First the others, then its own: two that began in the same instant would remove each other's.
+    for name in disk.names(path.parent):
+        if name.startswith(path.name + TEMPORARY_MARK):
+            remove_if_there(disk, path.with_name(name))
     temporary = path.with_name(f"{path.name}{TEMPORARY_MARK}{os.urandom(8).hex()}")
     with disk.create(temporary) as content:
         try:
-            for name in disk.names(path.parent):
-                if name.startswith(path.name + TEMPORARY_MARK) and name != temporary.name:
-                    remove_if_there(disk, path.with_name(name))
             yield NewFile(disk, path, temporary, content)
         finally:
             remove_if_there(disk, temporary)

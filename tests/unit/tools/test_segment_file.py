@@ -1,12 +1,14 @@
 """Files that are made for PostgreSQL: whole under their name, and never another's."""
 
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
 
 from walkeeper.errors import DiskFull, Superseded
 from walkeeper.testing.memory_disk import Fault, MemoryDisk
-from walkeeper.tools.segment_file import TEMPORARY_MARK, new_file
+from walkeeper.tools.segment_file import TEMPORARY_MARK, NewFile, new_file
 
 WHERE = Path("/pg_wal")
 TARGET = WHERE / "RECOVERYXLOG"
@@ -54,6 +56,39 @@ def test_of_two_that_are_made_at_once_only_the_later_gets_the_name_and_their_byt
         with pytest.raises(Superseded):
             older.finish(TARGET)
     assert content(disk) == b"new"
+    assert disk.names(WHERE) == [TARGET.name]
+
+
+class WatchedDisk(MemoryDisk):
+    """Calls ``on_names`` before and after names are looked at."""
+
+    on_names: Callable[[], None] = staticmethod(lambda: None)
+
+    def names(self, path: Path) -> Sequence[str]:
+        self.on_names()
+        names = super().names(path)
+        self.on_names()
+        return names
+
+
+@pytest.mark.parametrize("moment", [1, 2])
+def test_of_two_that_begin_in_the_same_instant_one_gets_to_give_its_name(moment: int) -> None:
+    disk = WatchedDisk()
+    disk.mkdir(WHERE)
+    moments = iter(range(1, 100))
+
+    with ExitStack() as stack:
+
+        def begin_another() -> None:
+            if next(moments) == moment:
+                others.append(stack.enter_context(new_file(disk, TARGET)))
+
+        others: list[NewFile] = []
+        disk.on_names = begin_another
+        for new in [stack.enter_context(new_file(disk, TARGET)), *others]:
+            with suppress(Superseded):
+                new.finish(TARGET)
+        assert len(others) == 1
     assert disk.names(WHERE) == [TARGET.name]
 
 
