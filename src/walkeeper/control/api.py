@@ -33,6 +33,7 @@ from walkeeper.control.endpoints import (
     ttid_of,
     whole_keeper,
 )
+from walkeeper.control.looks import Looks, Surroundings
 from walkeeper.control.openapi import openapi_text
 from walkeeper.errors import Blown
 from walkeeper.ids import TenantId, TimelineId
@@ -70,16 +71,18 @@ NEEDS_STORAGE: Final = "there is no remote storage yet"
 
 
 class ManagementApi:
-    """The routes under ``/v1``.  All of them answer 503 until ``begin``, so that probes can be served before."""
+    """The routes under ``/v1``.  All of them but ``looks`` answer 503 until ``begin``, so that probes can be served before."""
 
-    def __init__(self, config: KeeperConfig, verify: Verify | None = None) -> None:
+    def __init__(self, config: KeeperConfig, verify: Verify | None = None, looks: Looks | None = None) -> None:
         self._config = config
+        self._looks = looks or Looks(Surroundings(config))
         self._verify = verify
         self._loaded: Timelines | None = None
 
     def begin(self, timelines: Timelines) -> None:
         """Serve these timelines from now on."""
         self._loaded = timelines
+        self._looks.begin(timelines)
 
     def _timelines(self) -> Timelines:
         if self._loaded is None:
@@ -102,7 +105,7 @@ class ManagementApi:
         ]
 
     def endpoints(self) -> list[Endpoint]:
-        return [*self._keeper(), *self._life(), *self._change(), *self._look(), *self._not_yet()]
+        return [*self._keeper(), *self._life(), *self._change(), *self._look(), self._looks.endpoint(), *self._not_yet()]
 
     # -- the keeper and its timelines -------------------------------------------------------------------------
 

@@ -68,14 +68,14 @@ class Parameter:
 class Endpoint:
     """``body``: the shape of the body, None where it is ignored; ``answer``: of the JSON that comes with 200.
 
-    ``refuses_body``: it must not even have one.  ``statuses``: what it may answer besides 200, 400 and 503.
+    A handler may give a response that it has made itself, of that JSON.  ``refuses_body``: it must not even have one.  ``statuses``: what it may answer besides 200, 400 and 503.
     ``whose``: the tenant whose token is enough where tokens are asked for; None: only one for the whole keeper is, and
     without such a function nobody needs one.
     """
 
     method: str
     path: str
-    handle: Callable[[Request, Any], Awaitable[models.Answer]]
+    handle: Callable[[Request, Any], Awaitable[models.Answer | Response]]
     meaning: str
     answer: Any
     body: Any = None
@@ -103,7 +103,8 @@ class Endpoint:
             body = models.parse_json(await read_body(request), self.body)
         if claims is not None and self.whose is not None:
             claims.require(self.whose(request, body))
-        return json_response(await self.handle(request, body))
+        answer = await self.handle(request, body)
+        return answer if isinstance(answer, Response) else json_response(answer)
 
 
 # -- what a request says --------------------------------------------------------------------------------------
@@ -116,7 +117,7 @@ def ttid_of(request: Request) -> TenantTimelineId:
 
 def id_in_query(request: Request, name: str, parse: Callable[[str], Id]) -> Id | None:
     """None if it is not there.  Raises Malformed."""
-    value = _value_in_query(request, name)
+    value = text_in_query(request, name)
     try:
         return None if value is None else parse(value)
     except ValueError as error:
@@ -131,7 +132,7 @@ def require_known_query(request: Request, *names: str) -> None:
 
 def flag_in_query(request: Request, name: str, *, default: bool = False) -> bool:
     """A parameter of the query that is ``true`` or ``false``.  Raises Malformed."""
-    match _value_in_query(request, name):
+    match text_in_query(request, name):
         case None:
             return default
         case "true":
@@ -144,7 +145,7 @@ def flag_in_query(request: Request, name: str, *, default: bool = False) -> bool
 
 def lsn_in_query(request: Request, name: str) -> Lsn:
     """Raises Malformed, also when there is none."""
-    value = _value_in_query(request, name)
+    value = text_in_query(request, name)
     if value is None:
         raise Malformed(f"failed to parse {name}: it is missing")
     try:
@@ -153,7 +154,7 @@ def lsn_in_query(request: Request, name: str) -> Lsn:
         raise Malformed(f"failed to parse {name}: {error}") from None
 
 
-def _value_in_query(request: Request, name: str) -> str | None:
+def text_in_query(request: Request, name: str) -> str | None:
     """A parameter may be repeated, not contradicted.  Raises Malformed."""
     values = set(request.query_params.getlist(name))
     if len(values) > 1:

@@ -136,8 +136,12 @@ class Peak(Collector):
         with self._lock:
             self._before, self._latest = self._latest, 0.0
 
+    @property
+    def value(self) -> float:
+        return max(self._before, self._latest)
+
     def collect(self) -> Iterator[Metric]:
-        yield one_value(self._name, max(self._before, self._latest))
+        yield one_value(self._name, self.value)
 
 
 class Names:

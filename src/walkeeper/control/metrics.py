@@ -12,6 +12,7 @@ Source: Neon's safekeeper metrics.  Buckets are the union of both of its sets fo
 """
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Final, TypeVar
 
 import trio
@@ -45,6 +46,14 @@ QUEUED_MESSAGES: Final = (0, 1, 2, 4, 8, 16, 32, 64, 128, 255, 256)
 
 SAMPLES_PER_TURN_MAX: Final = 100
 """Rendered before other tasks run again, one or two milliseconds' worth: a scrape must not hold up commits."""
+
+
+@dataclass(frozen=True, slots=True)
+class Peaks:
+    """What was worst of late: how late the event loop was, and how long an fsync of WAL took."""
+
+    loop_lag_seconds: float = 0.0
+    flush_seconds: float = 0.0
 
 
 class Metrics:
@@ -159,6 +168,9 @@ class Metrics:
         """To be called every minute: a peak is what was highest since the last time, or before that."""
         self._flush_peak.turn()
         self._lag_peak.turn()
+
+    def peaks(self) -> Peaks:
+        return Peaks(self._lag_peak.value, self._flush_peak.value)
 
     def look_at_queues(self) -> None:
         """To be called every few seconds: how many messages of each writer wait for the disk."""

@@ -1,7 +1,7 @@
 """What the daemon can be told, in parts: each room is handed its part, or the two numbers it needs.
 
 Names and defaults of the flags are Neon's safekeeper's wherever both have the option, so that its tooling starts
-a keeper unchanged.  Ours alone: ``--config``, ``--max-connections``, ``--disk-hangs-after``, ``--auth-key-reload-period`` and
+a keeper unchanged.  Ours alone: ``--config``, ``--max-connections``, ``--peer-http``, ``--disk-hangs-after``, ``--auth-key-reload-period`` and
 ``--shutdown-timeout``, and everything of the sidecar and the tools.
 
 Does not read anything: ``options`` does.
@@ -15,6 +15,7 @@ from walkeeper.daemon.options import argument, option, part, switch
 from walkeeper.daemon.values import (
     one_of,
     parse_duration_seconds,
+    parse_find,
     parse_limit_seconds,
     parse_node_id,
     parse_path,
@@ -24,7 +25,7 @@ from walkeeper.daemon.values import (
 )
 from walkeeper.errors import ConfigError
 from walkeeper.ids import NodeId, TenantId, TenantTimelineId, TimelineId
-from walkeeper.links.address import Address, parse_address, parse_keepers
+from walkeeper.links.address import Address, parse_address, parse_http_keepers, parse_http_peers, parse_keepers
 from walkeeper.messages import ServerInfo
 from walkeeper.sidecar.name import DEFAULT_NAME
 
@@ -96,6 +97,21 @@ class AuthConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class PeersConfig:
+    """Other keepers, and what they are shown."""
+
+    http: tuple[Address, ...] = option(
+        "peer-http", parse_http_peers, default="", metavar="HOST:PORT,...",
+        help="the --listen-http of the other keepers, whom the status page shows beside this one; they are asked while somebody"
+        " looks",
+    )  # fmt: skip
+    token_path: Path | None = option(
+        "auth-token-path", parse_path, metavar="FILE",
+        help="a token (JWT) for other keepers that ask for one; read again each time",
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
 class LogConfig:
     format: str = option(
         "log-format", one_of(LOG_FORMATS), default="plain", metavar="|".join(LOG_FORMATS),
@@ -134,6 +150,7 @@ class ServeConfig:
     place: PlaceConfig
     listen: ListenConfig
     auth: AuthConfig
+    peers: PeersConfig
     log: LogConfig
     timing: TimingConfig
     init: bool = switch("init", help="write or check the id file of the data directory, then exit")
@@ -286,6 +303,27 @@ class StatusOptions:
 
     wal: KeptWalConfig
     as_json: bool = switch("json", help="print JSON")
+
+
+@dataclass(frozen=True, slots=True)
+class TopOptions:
+    """Everything ``walkeeper top`` can be told."""
+
+    keepers: tuple[Address, ...] = argument(
+        "KEEPERS", parse_http_keepers, help="HOST:PORT,...: where the keepers' --listen-http is"
+    )
+    find: str = option(
+        "find", parse_find, default="", metavar="TEXT", help="only timelines whose tenant/timeline has this in it"
+    )
+    token_path: Path | None = option(
+        "auth-token-path", parse_path, metavar="FILE",
+        help="a token (JWT) for keepers that ask for one; read again each time",
+    )  # fmt: skip
+    interval_seconds: float = option(
+        "interval", parse_duration_seconds, default="2s", metavar="DURATION", help="how often they are asked"
+    )
+    once: bool = switch("once", help="show it once; exit code 1 when something is red")
+    as_json: bool = switch("json", help="print JSON, once; exit code as with --once")
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,8 +12,8 @@ answer log to standard error.
 
 import logging
 import sys
-from collections.abc import Callable
-from typing import Final, TextIO
+from collections.abc import Callable, Mapping
+from typing import Any, Final, TextIO
 
 import structlog
 from structlog.types import EventDict, Processor, WrappedLogger
@@ -24,6 +24,9 @@ from walkeeper.links.throttle import Throttle
 CountEvent = Callable[[str], None]
 """Told the level of every line: ``error``, ``warning``, ``info``, ``debug``."""
 
+NoteEvent = Callable[[Mapping[str, Any]], None]
+"""Told every line that is written."""
+
 JSON_TRACEBACKS: Final = structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
 """Local variables stay out: they may be WAL, or passwords."""
 
@@ -31,7 +34,9 @@ QUIET_LOGGERS: Final = ("hypercorn.error", "hypercorn.access", "asyncio")
 """Loggers of libraries whose information is ours to give: only their warnings are wanted."""
 
 
-def configure_logs(log_format: str, stream: TextIO, count: CountEvent | None = None) -> None:
+def configure_logs(
+    log_format: str, stream: TextIO, count: CountEvent | None = None, note: NoteEvent | None = None
+) -> None:
     """Make ``structlog.get_logger()`` and ``logging`` write to ``stream``.  Call once, before the first line.
 
     ``log_format`` is ``plain`` or ``json``.
@@ -44,9 +49,10 @@ def configure_logs(log_format: str, stream: TextIO, count: CountEvent | None = N
     ]
     if count is not None:
         shared.append(_counter(count))
+    noting = [] if note is None else [_noter(note)]
     renderers = _renderers(log_format, stream)
     structlog.configure(
-        processors=[*shared, Throttle(), *renderers],
+        processors=[*shared, Throttle(), *noting, *renderers],
         wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
         logger_factory=structlog.WriteLoggerFactory(stream),
     )
@@ -82,6 +88,14 @@ def _counter(count: CountEvent) -> Processor:
         return event
 
     return counting
+
+
+def _noter(note: NoteEvent) -> Processor:
+    def noting(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+        note(event)
+        return event
+
+    return noting
 
 
 def _adopt_standard_loggers(shared: list[Processor], renderers: list[Processor], stream: TextIO) -> None:

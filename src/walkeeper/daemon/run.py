@@ -30,8 +30,12 @@ from walkeeper.auth.claims import Verify
 from walkeeper.control.api import ManagementApi
 from walkeeper.control.app import create_app
 from walkeeper.control.dump import KeeperConfig
+from walkeeper.control.events import Events
 from walkeeper.control.health import Readiness, health_routes
+from walkeeper.control.looks import Looks, Surroundings
 from walkeeper.control.metrics import Metrics
+from walkeeper.control.page import page_route
+from walkeeper.control.peers import Peers
 from walkeeper.control.server import serving_http
 from walkeeper.daemon import files, memory
 from walkeeper.daemon.config import ServeConfig, TimingConfig
@@ -43,6 +47,8 @@ from walkeeper.daemon.stop import wait_for_stop
 from walkeeper.daemon.watch import WatchedOffload
 from walkeeper.errors import ConfigError, Malformed
 from walkeeper.formats.control_file import control_file_as_json, parse_control_file
+from walkeeper.links.address import Address
+from walkeeper.links.token import show_token
 from walkeeper.services.listener import Limits, SocketListener, accepting
 from walkeeper.storage.data_directory import DataDirectory, claim
 from walkeeper.storage.disk import OsDisk
@@ -80,7 +86,9 @@ def dump_control_file(path: Path) -> str:
 def run_keeper(config: ServeConfig) -> None:
     """Run until a signal ends it.  Raises ConfigError before anything was served, StorageError, DurabilityLost."""
     metrics = Metrics(walkeeper.__version__, config.listen.availability_zone)
-    configure_logs(config.log.format, sys.stdout, metrics.log_event)
+    events = Events()
+    configure_logs(config.log.format, sys.stdout, metrics.log_event, events.note)
+    show_token(config.peers.token_path)
     disk = OsDisk(sync=not config.place.no_sync)
     path = Path(os.path.realpath(config.place.path))
     with closing(claim(disk, path, config.place.node_id)) as directory:
@@ -102,7 +110,12 @@ def run_keeper(config: ServeConfig) -> None:
             limits = Limits(config.timing.wal_sender_timeout_seconds, connections_max)
             letting_in = partial(_accepting_at, metrics, limits, verify)
             keeper = partial(
-                serve, keeping=(keeping, keeping_http), verify=verify_http, no_sync=config.place.no_sync
+                serve,
+                keeping=(keeping, keeping_http),
+                verify=verify_http,
+                no_sync=config.place.no_sync,
+                events=events,
+                peers=config.peers.http,
             )
             trio.run(keeper, directory, config.timing, metrics, pg, http, letting_in)
     log.info("stopped")
@@ -148,26 +161,36 @@ async def serve(
     keeping: Sequence[Keeping] = (),
     verify: Verify | None = None,
     no_sync: bool = False,
+    events: Events | None = None,
+    peers: Sequence[Address] = (),
 ) -> None:
-    """Serve until a signal comes, then drain.  With ``verify`` operators must show a token.
+    """Serve until a signal comes, then drain.  With ``verify`` operators must show a token; ``peers``: others' HTTP ports.
 
     Cancellation: operations that have begun are finished, the rest is dropped.
     """
     readiness = Readiness(TIMELINES, LISTENER)
-    api = ManagementApi(
-        KeeperConfig(
-            id=directory.node_id,
-            workdir=str(directory.path),
-            listen_pg_addr=str(bound_address(pg)),
-            listen_http_addr=str(bound_address(http)),
-            no_sync=no_sync,
-        ),
-        verify,
+    keeper = KeeperConfig(
+        id=directory.node_id,
+        workdir=str(directory.path),
+        listen_pg_addr=str(bound_address(pg)),
+        listen_http_addr=str(bound_address(http)),
+        no_sync=no_sync,
     )
     async with ThreadOffload() as threads:
         offload = WatchedOffload(threads, timing.disk_hangs_seconds)
         metrics.watch_disk(offload.jobs)
-        app = create_app([*health_routes(offload.checks, readiness), metrics.route(), *api.routes()])
+        around = Surroundings(
+            keeper,
+            readiness,
+            offload.checks,
+            offload.jobs,
+            metrics.peaks,
+            events or Events(),
+            Peers(peers, keeper.id),
+        )
+        api = ManagementApi(keeper, verify, Looks(around))
+        health = health_routes(offload.checks, readiness)
+        app = create_app([page_route(), *health, metrics.route(), *api.routes()])
         serving = serving_http(app, http, metrics.http_connection_begins)
         async with serving, keeping_pulse(metrics), AsyncExitStack() as beside:
             for keep in keeping:

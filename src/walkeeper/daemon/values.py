@@ -90,6 +90,14 @@ def parse_text(text: str) -> str:
     return text
 
 
+def parse_find(text: str) -> str:
+    """A part of ``tenant/timeline``, or nothing."""
+    find = text.lower()
+    if not set(find) <= set("0123456789abcdef/"):
+        raise ValueError(f"expected a part of TENANT/TIMELINE, hexadecimal digits, got {text!r}")
+    return find
+
+
 def parse_path(text: str) -> Path:
     return Path(parse_text(text))
 

@@ -14,6 +14,9 @@ PORT_MAX: Final = 65_535
 KEEPER_PORT: Final = 5454
 """Where Neon's safekeepers listen, and ours."""
 
+HTTP_PORT: Final = 7676
+"""The same of their HTTP ports."""
+
 _ADDRESS: Final = re.compile(r"(?:\[([^\s\[\]]+)\]|([^\s:\[\]]+))(?::([0-9]{1,5}))?")
 
 
@@ -40,9 +43,9 @@ def parse_address(text: str, default_port: int | None = None) -> Address:
     return Address(match[1] or match[2], port)
 
 
-def parse_keepers(text: str) -> tuple[Address, ...]:
+def parse_keepers(text: str, default_port: int = KEEPER_PORT) -> tuple[Address, ...]:
     """``a:5454,b,[::1]:5455`` -> addresses.  Raises ValueError, also for too many and for one that is listed twice."""
-    found = tuple(parse_address(each, KEEPER_PORT) for each in text.split(","))
+    found = tuple(parse_address(each, default_port) for each in text.split(","))
     if len(found) > KEEPERS_MAX:
         raise ValueError(f"at most {KEEPERS_MAX} keepers form a quorum, got {len(found)}")
     twice = next((each for each in found if found.count(each) > 1), None)
@@ -51,3 +54,13 @@ def parse_keepers(text: str) -> tuple[Address, ...]:
     if any(each.port == 0 for each in found):
         raise ValueError(f"nobody can connect to port 0: {text!r}")
     return found
+
+
+def parse_http_keepers(text: str) -> tuple[Address, ...]:
+    """The same of HTTP ports."""
+    return parse_keepers(text, HTTP_PORT)
+
+
+def parse_http_peers(text: str) -> tuple[Address, ...]:
+    """The same, and nothing is nobody."""
+    return parse_http_keepers(text) if text else ()

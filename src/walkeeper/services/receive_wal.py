@@ -28,6 +28,7 @@ from walkeeper.errors import OutOfTurn, PeerError, WalkeeperError
 from walkeeper.formats.frames import encode_frame
 from walkeeper.formats.proposer import coalesce, encode_acceptor_message, parse_proposer_message
 from walkeeper.links.link import Link
+from walkeeper.links.throttle import throttled_logger
 from walkeeper.messages import (
     AcceptorMessage,
     AppendResponse,
@@ -53,6 +54,8 @@ INBOX_BYTES_MAX: Final = 16 * 1024 * 1024
 
 OUTBOX_REPLIES_MAX: Final = 16
 """Replies that wait for the network; behind them the acceptor waits, outside any lock."""
+
+log = throttled_logger()
 
 
 class PinnedBytes:
@@ -284,6 +287,7 @@ class Acceptance:
         began = trio.current_time()
         reply = await self._timeline.process(elected)
         self._instruments.leader_followed(trio.current_time() - began)
+        log.info("leader accepted", term=elected.term)
         return reply
 
 

@@ -15,12 +15,17 @@ from walkeeper.lsn import INVALID_LSN, Lsn
 
 @dataclass(slots=True)
 class Account:
-    """``committed_at``: when the commit_lsn moved last, in seconds since 1970; None if it has not."""
+    """``committed_at``: when the commit_lsn moved last, in seconds since 1970; None if it has not.
+
+    ``waits_since``: since when WAL is here that is not known to be committed and nothing was committed, on the same clock;
+    None when there is none.
+    """
 
     received_bytes: int = 0
     flushed_bytes: int = 0
     committed_bytes: int = 0
     committed_at: float | None = None
+    waits_since: float | None = None
     fuses_blown: int = 0
     _counted_from: Lsn = INVALID_LSN
     _has_opened: bool = False
@@ -42,4 +47,8 @@ class Account:
         commit_lsn = after.ahead.commit_lsn
         if commit_lsn > before.ahead.commit_lsn:
             self.committed_bytes += max(0, commit_lsn - max(before.ahead.commit_lsn, self._counted_from))
-            self.committed_at = time.time()
+            self.committed_at = self.waits_since = time.time()
+        if after.wal.flush_lsn <= commit_lsn:
+            self.waits_since = None
+        elif self.waits_since is None:
+            self.waits_since = time.time()

@@ -1,0 +1,125 @@
+"""What other keepers say of themselves, asked while somebody looks at this one, so that one page shows them all.
+
+Each is asked for its overview, at once and with a limit; a silent one is a row with its reason.  Nobody is asked more often
+than once in ``ASK_SECONDS``, however many look, and nobody while no one does.
+
+Their addresses are what the operator said (``--peer-http``), never what a client did.
+"""
+
+import time
+from collections.abc import Sequence
+from typing import Final
+
+import msgspec
+import structlog
+import trio
+
+from walkeeper.control import diagnosis
+from walkeeper.control.diagnosis import Problem
+from walkeeper.control.overview import KeeperJson, OtherKeeperJson, OverviewJson, of_peer
+from walkeeper.errors import ConfigError, Unreachable
+from walkeeper.ids import NodeId
+from walkeeper.links.address import Address
+from walkeeper.links.http_get import http_get
+from walkeeper.links.token import read_token
+
+ANSWER_SECONDS: Final = 1.0
+"""For one keeper: its answer comes from memory, and whoever looks waits for it."""
+
+ASK_SECONDS: Final = 0.9
+"""How old an answer may be: less than the second after which whoever watches is told again."""
+
+PATH: Final = "/v1/walkeeper/overview"
+
+log = structlog.stdlib.get_logger()
+
+
+class Peers:
+    """``addresses``: of their HTTP ports.  ``node_id``: who asks."""
+
+    def __init__(self, addresses: Sequence[Address], node_id: int) -> None:
+        self._node_id = node_id
+        self._told = {address: _Told() for address in addresses}
+        self._asked_at = float("-inf")
+        self._asking = trio.Lock()
+
+    async def look(self, find: str = "") -> list[OtherKeeperJson]:
+        """What they say, or said a moment ago.  ``find`` as they understand it.
+
+        Cancellation: at any time; what was answered is kept.
+        """
+        if not self._told:
+            return []
+        async with self._asking:
+            if trio.current_time() - self._asked_at >= ASK_SECONDS:
+                self._asked_at = trio.current_time()
+                async with trio.open_nursery() as nursery:
+                    for address, told in self._told.items():
+                        nursery.start_soon(self._ask, address, told, find)
+        return [told.shown(address, NodeId(self._node_id)) for address, told in self._told.items()]
+
+    async def _ask(self, address: Address, told: "_Told", find: str) -> None:
+        try:
+            with trio.move_on_after(ANSWER_SECONDS) as limit:
+                told.answered(await _overview_of(address, find), address)
+            if limit.cancelled_caught:
+                told.failed(diagnosis.of_silent_peer(f"no answer within {ANSWER_SECONDS:g} s"), address)
+        except Unreachable as error:
+            told.failed(diagnosis.of_silent_peer(error.why), address)
+        except _Closed as error:
+            told.failed(diagnosis.of_closed_peer(str(error)), address)
+
+
+class _Closed(Exception):
+    """It answers, but not what was asked."""
+
+
+async def _overview_of(address: Address, find: str) -> OverviewJson:
+    """Raises Unreachable, or _Closed."""
+    try:
+        token = read_token()
+    except ConfigError as error:  # somebody is about to replace it
+        raise _Closed(str(error)) from error
+    answer = await http_get(address, f"{PATH}?alone=true&find={find}", token)
+    if answer.status != 200:
+        raise _Closed(f"it answers with HTTP status {answer.status}")
+    try:
+        return msgspec.json.decode(answer.body, type=OverviewJson)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise _Closed(f"its answer cannot be read: {error}") from error
+
+
+class _Told:
+    """The state of one peer.  ``complaint``: why its last answer was none."""
+
+    def __init__(self) -> None:
+        self.overview: OverviewJson | None = None
+        self.complaint: Problem | None = None
+        self.since = time.time()
+        self.is_known = False
+
+    def answered(self, overview: OverviewJson, address: Address) -> None:
+        if not self.is_known or self.complaint is not None:
+            self.since = time.time()
+            if self.is_known:
+                log.info("peer is back", keeper=str(address))
+        self.overview, self.complaint, self.is_known = overview, None, True
+
+    def failed(self, complaint: Problem, address: Address) -> None:
+        if self.complaint is None:
+            self.since = time.time()
+            log.info("peer lost", keeper=str(address), error=complaint.what)
+        self.complaint, self.is_known = complaint, True
+
+    def shown(self, address: Address, node_id: NodeId) -> OtherKeeperJson:
+        keeper = self.overview and self.overview.keeper
+        timelines = of_peer(self.overview.timelines) if self.overview else []
+        problems = [self.complaint] if self.complaint else list(_problems_of(keeper, node_id))
+        return OtherKeeperJson(str(address), self.complaint is None, self.since, problems, keeper, timelines)
+
+
+def _problems_of(keeper: KeeperJson | None, node_id: NodeId) -> Sequence[Problem]:
+    """Its own, and what only another can see."""
+    if keeper is None:
+        return ()
+    return [*([diagnosis.of_twin(node_id)] if keeper.id == node_id else ()), *keeper.problems]
