@@ -4,6 +4,7 @@ Has no time limit: the caller wraps.  Dials as every other link does, so a simul
 whoever adds TLS adds it to the link.
 """
 
+import os
 from dataclasses import dataclass
 from typing import Final
 
@@ -34,7 +35,8 @@ async def http_get(address: Address, target: str, token: str | None = None) -> H
     try:
         link = await network.get()(ConnectionInfo(address.host, address.port))
     except OSError as error:
-        raise Unreachable(str(address), reason_of(error)) from error
+        why = os.strerror(error.errno) if error.errno else reason_of(error)
+        raise Unreachable(str(address), why) from error
     try:
         return await _ask(link, address, target, token)
     except trio.BrokenResourceError as error:

@@ -107,6 +107,7 @@
 
   // ---- charts --------------------------------------------------------------------------------------------
 
+  const POWERS = Array.from({ length: 50 }, (_, power) => 2 ** power);
   const charts = new Set();
   const color = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 
@@ -142,15 +143,15 @@
   function options(width, format, ink, least) {
     const font = "11px system-ui, sans-serif", muted = color("--muted"), line = color("--line");
     return {
-      width, height: 92, padding: [6, 6, 0, 0], legend: { show: false }, cursor: { show: false }, select: { show: false },
+      width, height: 92, padding: [6, 14, 0, 0], legend: { show: false }, cursor: { show: false }, select: { show: false },
       scales: {
-        x: { time: true, range: (_, low, high) => [high - WINDOW_SECONDS, high] },
+        x: { time: true, range: (_, low, high) => [Math.max(high - WINDOW_SECONDS, Math.min(low, high - 20)), high] },
         y: { range: (_, low, high) => [0, Math.max(high * 1.2, least)] },
       },
       axes: [
         { font, stroke: muted, size: 20, space: 80, grid: { show: false }, ticks: { show: false },
-          values: (_, at) => at.map((each) => clock(each).slice(0, 8)), incrs: [30, 60] },
-        { font, stroke: muted, size: 62, space: 28, gap: 2, grid: { stroke: line, width: 1 }, ticks: { show: false },
+          values: (_, at) => at.map(clock), incrs: [5, 10, 20, 30, 60] },
+        { font, stroke: muted, size: 62, space: 28, ...(format === seconds ? {} : { incrs: POWERS }), gap: 2, grid: { stroke: line, width: 1 }, ticks: { show: false },
           values: (_, values) => values.map((each) => format(each)) },
       ],
       series: [{}, { stroke: ink, fill: `${ink}22`, width: 1.6, points: { show: false } }],
@@ -204,6 +205,11 @@
       known.flushed = timeline.flushed_bytes;
     }
     for (const [key, known] of remembered) if (at - known.at > SAMPLES_MAX) remembered.delete(key);
+  }
+  /* Stock PostgreSQL's tenant and timeline are the same. */
+  function shortName(name) {
+    const [tenant, timeline] = name.split("/");
+    return tenant === timeline ? tenant : name;
   }
   const samplesOf = (timeline) => remembered.get(nameOf(timeline))?.samples.kept;
 
@@ -297,7 +303,7 @@
       update(timeline) {
         item = timeline;
         const { problems } = timeline, kept = samplesOf(timeline), open = timeline.standing === "open";
-        put(ids, timeline.tenant_id === timeline.timeline_id ? timeline.tenant_id : `${timeline.tenant_id} / ${timeline.timeline_id}`);
+        put(ids, shortName(nameOf(timeline)));
         style(node, "card timeline", worst(problems) || (timeline.receivers_count ? "green" : ""));
         const whole = open && !timeline.is_whole;
         standing.set(whole ? "not whole" : open ? (timeline.receivers_count ? "written" : "idle") : timeline.standing, level(problems, "standing", "whole", "fuse"));
@@ -321,8 +327,9 @@
     const speed = chart(plots, "written", rate, "--blue", 1024), waiting = chart(plots, "waiting for a majority", bytes, "--violet", 1024);
     const block = (title, ...inside) => el("div", "block", el("h3", "", title), ...inside);
     const node = el("div", "inside",
-      plots, block("WAL by stage", stages.node, about), block("The same on every keeper", keepers.node),
-      block("Who writes", writers.node, noWriters), block("Who reads", readers.node, noReaders));
+      plots, block("WAL by stage", stages.node),
+      el("div", "columns", block("The same on every keeper", keepers.node), about),
+      el("div", "columns", block("Who writes", writers.node, noWriters), block("Who reads", readers.node, noReaders)));
     return {
       node,
       gone() { speed.gone(); waiting.gone(); },
@@ -452,7 +459,7 @@
   }
   function eventLine(event) {
     const fields = Object.entries(event.fields).map(([name, value]) => `${name}=${value}`);
-    if (event.ttid && event.ttid !== "None") fields.unshift(event.ttid);
+    if (event.ttid && event.ttid !== "None") fields.unshift(shortName(event.ttid));
     const time = el("time", "", clock(event.at));
     time.dateTime = new Date(event.at * 1000).toISOString();
     const node = el("li", event.level, time, el("span", "what", el("b", "", event.text), " ", el("span", "fields", fields.join("  "))));
