@@ -8,11 +8,12 @@ Does not do the work of any command, and does not know exit codes: ``exits`` doe
 """
 
 import os
+import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Generic, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar
 
 import walkeeper
 from walkeeper.daemon import exits
@@ -26,11 +27,15 @@ from walkeeper.daemon.config import (
     ServeConfig,
     StatusOptions,
     SyncOptions,
+    TopOptions,
 )
 from walkeeper.daemon.options import FlagParser, add_flags, options_of, read_environment, read_flags, settle
 from walkeeper.errors import ConfigError, Corrupt
 from walkeeper.formats.segments import WAL_SEG_SIZE_MIN, is_beside_wal, parse_segment_name
 from walkeeper.lsn import Lsn, format_lsn
+
+if TYPE_CHECKING:
+    from walkeeper.tools.top import Round
 
 Config = TypeVar("Config")
 
@@ -159,6 +164,31 @@ def status(options: StatusOptions) -> None:
     found.require_majority()
 
 
+def top(options: TopOptions) -> None:
+    import trio
+
+    from walkeeper.links.token import show_token
+    from walkeeper.tools.top import ask_overviews, watch_overviews
+    from walkeeper.tools.top_report import CLEAR, as_json, as_screen
+
+    show_token(options.token_path)
+    in_colour = sys.stdout.isatty()
+    if options.once or options.as_json:
+        now = trio.run(ask_overviews, options.keepers, options.find)
+        width = shutil.get_terminal_size().columns
+        _print(as_json(now) if options.as_json else as_screen(now, None, width, in_colour=in_colour))
+        now.require_well()
+        return
+
+    def show(now: "Round", before: "Round | None") -> None:
+        width, height = shutil.get_terminal_size()
+        clear, rows = (CLEAR, height - 1) if in_colour else ("", None)
+        if not _print(f"{clear}{as_screen(now, before, width, rows, in_colour=in_colour)}"):
+            raise SystemExit(0)
+
+    trio.run(watch_overviews, options.keepers, options.find, options.interval_seconds, show)
+
+
 def inspect(options: InspectOptions) -> None:
     from walkeeper.tools.inspect import Wanted, inspect_directory
     from walkeeper.tools.inspect_report import ProgressLine, as_json, as_text
@@ -171,12 +201,17 @@ def inspect(options: InspectOptions) -> None:
         raise Corrupt(f"{count} problem{'s' if count > 1 else ''} found")
 
 
-def _print(text: str) -> None:
-    """All of it at once, before anything that is said on standard error; a reader that has left (``| head``) is fine."""
+def _print(text: str) -> bool:
+    """All of it at once, before anything that is said on standard error; a reader that has left (``| head``) is fine.
+
+    Says whether there still is one.
+    """
     try:
         print(text, flush=True)
+        return True
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python complains when it exits
+        return False
 
 
 COMMANDS: Sequence[Command[Any]] = (
@@ -195,6 +230,7 @@ COMMANDS: Sequence[Command[Any]] = (
     Command(
         "status", "show the keepers, how far they are, and who streams to and from them", StatusOptions, status
     ),
+    Command("top", "show keepers again and again: timelines, lags, and what is wrong with them", TopOptions, top),
     Command(
         "inspect", "look at a data directory: what is there, and is every record whole", InspectOptions, inspect
     ),

@@ -35,8 +35,9 @@ async def http_get(address: Address, target: str, token: str | None = None) -> H
     try:
         link = await network.get()(ConnectionInfo(address.host, address.port))
     except OSError as error:
-        why = os.strerror(error.errno) if error.errno else reason_of(error)
-        raise Unreachable(str(address), why) from error
+        cause = error.__cause__
+        is_plain = isinstance(cause, OSError) and cause.errno  # its text has the address once more
+        raise Unreachable(str(address), os.strerror(cause.errno) if is_plain else reason_of(error)) from error
     try:
         return await _ask(link, address, target, token)
     except trio.BrokenResourceError as error:
