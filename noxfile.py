@@ -2,6 +2,7 @@
 
     lint types tests        the default sessions
     integration             tests with a real PostgreSQL, real sockets and kill -9
+    browser                 the status page in a real chromium (`-- screenshots` makes those of docs/ anew)
     demo                    three keepers, a PostgreSQL, a standby, three disasters, nothing lost
     torture                 the same with faults drawn from a seed, for minutes (`-- --minutes 10 --seed 7`)
     bench                   the benchmarks, as a table of ratios
@@ -143,6 +144,17 @@ def integration(session: nox.Session) -> None:
     """Real PostgreSQL, real sockets, real disk, kill -9."""
     install_with_postgresql(session)
     session.run("pytest", *(session.posargs or ["tests/integration"]))
+
+
+@nox.session
+def browser(session: nox.Session) -> None:
+    """The status page in Debian's chromium, headless, driven over the DevTools protocol."""
+    if session.posargs == ["screenshots"]:
+        install_with_postgresql(session)
+        session.run("python", "-m", "browser.screenshots", "docs", env={"PYTHONPATH": "tests"})
+    else:
+        install(session, "test")
+        session.run("pytest", *(session.posargs or ["tests/browser"]))
 
 
 @nox.session

@@ -41,6 +41,7 @@ WHOLE_KEEPER = {
     "PATCH /v1/tenant/{tenant_id}/timeline/{timeline_id}/control_file",
     "POST /v1/tenant/{tenant_id}/timeline/{timeline_id}/checkpoint",
     "GET /v1/debug_dump",
+    "GET /v1/walkeeper/overview",
 }
 """As at Neon.  A token of a tenant is enough for that tenant's part of the others."""
 
