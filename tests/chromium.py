@@ -55,10 +55,11 @@ class Browser:
             "--force-color-profile=srgb", f"--user-data-dir={directory}",
         ]  # fmt: skip
         command = [sys.executable, "-c", LEAD, str(there), str(back), find_chromium(), *flags, "about:blank"]
-        self._process = subprocess.Popen(
-            command, pass_fds=(there, back), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
-            stderr=(directory.parent / f"{directory.name}.log").open("wb"), process_group=0,
-        )  # fmt: skip
+        with (directory.parent / f"{directory.name}.log").open("wb") as log:
+            self._process = subprocess.Popen(
+                command, pass_fds=(there, back), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=log,
+                process_group=0,
+            )  # fmt: skip
         os.close(there)
         os.close(back)
         self._rest = b""
@@ -89,6 +90,7 @@ class Browser:
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         page.ask("Emulation.setEmulatedMedia", {"features": [scheme]})
         page.ask("Page.navigate", {"url": url})
+        page.wait_for("document.readyState === 'complete' && location.protocol !== 'about:'", ANSWER_SECONDS)
         return page
 
     def ask(

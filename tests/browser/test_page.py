@@ -37,7 +37,7 @@ def quorum(work_directory: Path) -> Iterator[Sequence[programs.Keeper]]:
         for number, (pg_port, http_port) in enumerate(zip(ports[:3], ports[3:], strict=True), 1):
             others = ",".join(f"127.0.0.1:{port}" for port in ports[3:] if port != http_port)
             prepared = programs.Keeper.prepare(
-                work_directory, number, pg_port, http_port, "--no-sync", "--peer-http", others
+                work_directory, number, pg_port, http_port, "--peer-http", others
             )
             keepers.append(stack.enter_context(prepared))
         for keeper in keepers:
@@ -85,7 +85,7 @@ def test_a_keeper_that_dies_is_red_within_three_seconds_and_green_again_soon_aft
     quorum[2].start()
     quorum[2].wait_ready()
     page.wait_for(ALL_SERVE, SOON_SECONDS)
-    assert page.evaluate("document.querySelectorAll('.note.red .see').length") == 3  # --no-sync, of each of them
+    assert page.evaluate("document.querySelectorAll('.note.red').length") == 0
     check_asked_nobody_else(page, quorum[0])
     assert page.complaints == []
 

@@ -43,14 +43,3 @@ def _detached(sock: trio.socket.SocketType) -> socket.socket:
 
 
 network: Final[ContextVar[Dial]] = ContextVar("network", default=dial_socket)
-
-
-def reason_of(error: OSError) -> str:
-    """Why dialling failed, in one line; several addresses fail with one error that has the others as its cause."""
-    cause = error.__cause__
-    if isinstance(cause, BaseExceptionGroup):
-        reasons = {str(each.strerror or each) for each in cause.exceptions if isinstance(each, OSError)}
-        return ", ".join(sorted(reasons)) or str(error)
-    if isinstance(cause, OSError):
-        return cause.strerror or str(cause)
-    return error.strerror or str(error)

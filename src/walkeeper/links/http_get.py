@@ -11,10 +11,10 @@ from typing import Final
 import h11
 import trio
 
-from walkeeper.errors import Unreachable
+from walkeeper.errors import Unreachable, leaves
 from walkeeper.links.address import Address
 from walkeeper.links.conninfo import ConnectionInfo
-from walkeeper.links.dial import network, reason_of
+from walkeeper.links.dial import network
 from walkeeper.links.link import Link, send_all
 
 BODY_BYTES_MAX: Final = 4 * 1024 * 1024
@@ -35,9 +35,7 @@ async def http_get(address: Address, target: str, token: str | None = None) -> H
     try:
         link = await network.get()(ConnectionInfo(address.host, address.port))
     except OSError as error:
-        cause = error.__cause__
-        is_plain = isinstance(cause, OSError) and cause.errno  # its text has the address once more
-        raise Unreachable(str(address), os.strerror(cause.errno) if is_plain else reason_of(error)) from error
+        raise Unreachable(str(address), _why(error)) from error
     try:
         return await _ask(link, address, target, token)
     except trio.BrokenResourceError as error:
@@ -46,6 +44,13 @@ async def http_get(address: Address, target: str, token: str | None = None) -> H
         raise Unreachable(str(address), f"it does not speak HTTP: {error}") from error
     finally:
         await link.aclose()
+
+
+def _why(error: OSError) -> str:
+    """Why dialling failed, without the address; several addresses fail with one error that has the others as its cause."""
+    causes = leaves(error.__cause__ or error)
+    reasons = {os.strerror(each.errno) for each in causes if isinstance(each, OSError) and each.errno}
+    return ", ".join(sorted(reasons)) or str(error)
 
 
 async def _ask(link: Link, address: Address, target: str, token: str | None) -> HttpAnswer:

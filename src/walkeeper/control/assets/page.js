@@ -397,7 +397,7 @@
     made.node.hidden = !items.length;
     none.hidden = items.length > 0;
     list(made.body, items, (each) => each.connection, () => {
-      const line = row(["", "", "", "num"]);
+      const line = row(["", "", "lsn", "num"]);
       return { node: line.node, update(each) { fill(each, line.cells); } };
     });
   }
