@@ -93,9 +93,7 @@ class Browser:
         page.wait_for("document.readyState === 'complete' && location.protocol !== 'about:'", ANSWER_SECONDS)
         return page
 
-    def ask(
-        self, method: str, params: dict[str, Any] | None = None, session: str | None = None
-    ) -> dict[str, Any]:
+    def ask(self, method: str, params: dict[str, Any] | None = None, session: str | None = None) -> dict[str, Any]:
         """Have something done.  Raises BrowserFailed."""
         self._last += 1
         said = {"id": self._last, "method": method, "params": params or {}}

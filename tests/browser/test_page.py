@@ -36,9 +36,7 @@ def quorum(work_directory: Path) -> Iterator[Sequence[programs.Keeper]]:
         keepers = []
         for number, (pg_port, http_port) in enumerate(zip(ports[:3], ports[3:], strict=True), 1):
             others = ",".join(f"127.0.0.1:{port}" for port in ports[3:] if port != http_port)
-            prepared = programs.Keeper.prepare(
-                work_directory, number, pg_port, http_port, "--peer-http", others
-            )
+            prepared = programs.Keeper.prepare(work_directory, number, pg_port, http_port, "--peer-http", others)
             keepers.append(stack.enter_context(prepared))
         for keeper in keepers:
             keeper.start()
@@ -104,9 +102,7 @@ def test_a_page_whose_keeper_dies_says_so_within_three_seconds_and_recovers_by_i
 
 
 @pytest.mark.parametrize("width", [380, 1600])
-def test_nothing_is_wider_than_the_window(
-    browser: Browser, quorum: Sequence[programs.Keeper], width: int
-) -> None:
+def test_nothing_is_wider_than_the_window(browser: Browser, quorum: Sequence[programs.Keeper], width: int) -> None:
     page = opened(browser, quorum[1], width)
     page.wait_for("document.querySelector('details[open] .inside canvas') !== null", LOAD_SECONDS)
     wide = page.evaluate(
@@ -136,8 +132,9 @@ def test_where_tokens_are_asked_for_the_page_shows_nothing_before_it_has_one(
 ) -> None:
     mint = Mint.ed25519()
     key = mint.write(work_directory / "key.pem")
+    pg_port, http_port = postgres.free_ports(2)
     with programs.Keeper.prepare(
-        work_directory, 1, *postgres.free_ports(2), "--http-auth-public-key-path", str(key)
+        work_directory, 1, pg_port, http_port, "--http-auth-public-key-path", str(key)
     ) as keeper:
         keeper.start()
         keeper.wait_ready()

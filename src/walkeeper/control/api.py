@@ -105,7 +105,14 @@ class ManagementApi:
         ]
 
     def endpoints(self) -> list[Endpoint]:
-        return [*self._keeper(), *self._life(), *self._change(), *self._look(), self._looks.endpoint(), *self._not_yet()]
+        return [
+            *self._keeper(),
+            *self._life(),
+            *self._change(),
+            *self._look(),
+            self._looks.endpoint(),
+            *self._not_yet(),
+        ]
 
     # -- the keeper and its timelines -------------------------------------------------------------------------
 

@@ -35,6 +35,7 @@ from walkeeper.control.overview import (
     KeeperJson,
     OtherKeeperJson,
     OverviewJson,
+    TimelineJson,
     TotalsJson,
     look_at_timelines,
 )
@@ -136,7 +137,9 @@ class Looks:
 
         Cancellation: at any time; nothing has changed.
         """
-        peers = [] if is_alone else await self._around.peers.look(find)  # outside of the lock: they look at us, too
+        peers = (
+            [] if is_alone else await self._around.peers.look(find)
+        )  # outside of the lock: they look at us, too
         async with self._looking:
             now = trio.current_time()
             looked_at, kept = self._kept.get((find, is_alone), (float("-inf"), b""))
@@ -151,9 +154,8 @@ class Looks:
     async def _look(self, find: str, peers: list[OtherKeeperJson]) -> bytes:
         around = self._around
         began = trio.current_time()
-        if self._loaded is None:
-            totals, timelines = TotalsJson(), []
-        else:
+        totals, timelines = TotalsJson(), list[TimelineJson]()
+        if self._loaded is not None:
             totals, timelines = await look_at_timelines(self._loaded, find)
         overview = OverviewJson(
             time.time(),

@@ -11,8 +11,9 @@ Does not know HTTP, nor who looks.
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from heapq import nlargest
-from typing import Final
+from typing import Any, Final
 
+import msgspec
 import trio
 
 from walkeeper.acceptor.state import AcceptorState
@@ -130,7 +131,7 @@ class TimelineJson(Json, frozen=True):
     is_whole: bool | None = None
     pg_version: int | None = None
     generation: int | None = None
-    members: list[OverviewMemberJson] = []
+    members: list[OverviewMemberJson] = msgspec.field(default_factory=list)
     positions: PositionsJson | None = None
     behind_bytes: int = 0
     behind_seconds: float = 0.0
@@ -138,8 +139,8 @@ class TimelineJson(Json, frozen=True):
     flushed_bytes: int = 0
     committed_bytes: int = 0
     fuses_blown: int = 0
-    receivers: list[ReceiverJson] = []
-    senders: list[SenderJson] = []
+    receivers: list[ReceiverJson] = msgspec.field(default_factory=list)
+    senders: list[SenderJson] = msgspec.field(default_factory=list)
     receivers_count: int = 0
     senders_count: int = 0
 
@@ -181,7 +182,7 @@ class OtherKeeperJson(Json, frozen=True):
     since: float
     problems: list[Problem]
     keeper: KeeperJson | None = None
-    timelines: list[OtherTimelineJson] = []
+    timelines: list[OtherTimelineJson] = msgspec.field(default_factory=list)
 
 
 class OverviewJson(Json, frozen=True):
@@ -229,9 +230,7 @@ def interest_of(statistics: TimelineStatistics, now: float, *, is_closing: bool)
     state, account = statistics.state, statistics.account
     if state is None:
         trouble = 1 if is_closing else 4
-    elif behind_seconds(state, account, now) > diagnosis.WAITS_SECONDS:
-        trouble = 3
-    elif statistics.is_corruption_reported:
+    elif behind_seconds(state, account, now) > diagnosis.WAITS_SECONDS or statistics.is_corruption_reported:
         trouble = 3
     elif not state.is_whole:
         trouble = 2
@@ -298,7 +297,7 @@ def describe(statistics: TimelineStatistics, now: float, *, is_closing: bool) ->
             statistics, is_closing=is_closing, behind_bytes=lag_bytes, behind_seconds=lag_seconds
         )
     )
-    senders: list[SenderJson] = []
+    senders: list[SenderJson] = msgspec.field(default_factory=list)
     for sender in statistics.senders[:STREAMS_MAX]:
         senders.append(told := _sender(sender, state))
         if problem := diagnosis.of_sender(sender, told.lag_bytes):
@@ -308,13 +307,6 @@ def describe(statistics: TimelineStatistics, now: float, *, is_closing: bool) ->
         timeline_id=str(statistics.ttid.timeline_id),
         standing="closing" if is_closing else "blown" if state is None else "open",
         problems=problems,
-        term=state and state.term,
-        last_log_term=state and state.last_log_term,
-        is_whole=state and state.is_whole,
-        pg_version=state and state.kept.server.pg_version,
-        generation=state and state.kept.configuration.generation,
-        members=list(_members(state.kept.configuration)) if state else [],
-        positions=state and _positions(state),
         behind_bytes=lag_bytes,
         behind_seconds=round(lag_seconds, 1),
         committed_at=account.committed_at,
@@ -325,7 +317,21 @@ def describe(statistics: TimelineStatistics, now: float, *, is_closing: bool) ->
         senders=senders,
         receivers_count=len(statistics.receivers),
         senders_count=len(statistics.senders),
+        **({} if state is None else _of_state(state)),
     )
+
+
+def _of_state(state: AcceptorState) -> dict[str, Any]:
+    """The fields that only an open timeline has."""
+    return {
+        "term": state.term,
+        "last_log_term": state.last_log_term,
+        "is_whole": state.is_whole,
+        "pg_version": state.kept.server.pg_version,
+        "generation": state.kept.configuration.generation,
+        "members": list(_members(state.kept.configuration)),
+        "positions": _positions(state),
+    }
 
 
 def _positions(state: AcceptorState) -> PositionsJson:
@@ -367,6 +373,7 @@ def _sender(sender: Sender, state: AcceptorState | None) -> SenderJson:
         reported = (standby.write_lsn, standby.flush_lsn, standby.apply_lsn)
     elif pageserver is not None:
         reported = (pageserver.last_received_lsn, pageserver.disk_consistent_lsn, pageserver.remote_consistent_lsn)
+    write_lsn, flush_lsn, apply_lsn = [format_lsn(lsn) for lsn in reported] or (None, None, None)
     reached = _reached(sender, reported)
     committed = state.ahead.commit_lsn if state else Lsn(0)
     return SenderJson(
@@ -375,8 +382,10 @@ def _sender(sender: Sender, state: AcceptorState | None) -> SenderJson:
         _name(sender.client),
         "pageserver" if pageserver is not None else "standby" if sender.is_standby else "reader",
         format_lsn(sender.sent_lsn),
-        *((format_lsn(lsn) for lsn in reported) if reported else (None, None, None)),
-        lag_bytes=max(0, committed - reached) if reached else 0,
+        write_lsn,
+        flush_lsn,
+        apply_lsn,
+        max(0, committed - reached) if reached else 0,
     )
 
 
@@ -398,8 +407,8 @@ def of_peer(timelines: Sequence[TimelineJson]) -> list[OtherTimelineJson]:
             each.standing,
             each.term,
             each.is_whole,
-            each.positions and each.positions.flush_lsn,
-            each.positions and each.positions.commit_lsn,
+            each.positions.flush_lsn if each.positions else None,
+            each.positions.commit_lsn if each.positions else None,
         )
         for each in timelines
     ]

@@ -112,7 +112,7 @@ class _Told:
         self.complaint, self.is_known = complaint, True
 
     def shown(self, address: Address, node_id: NodeId) -> OtherKeeperJson:
-        keeper = self.overview and self.overview.keeper
+        keeper = self.overview.keeper if self.overview else None
         timelines = of_peer(self.overview.timelines) if self.overview else []
         problems = [self.complaint] if self.complaint else list(_problems_of(keeper, node_id))
         return OtherKeeperJson(str(address), self.complaint is None, self.since, problems, keeper, timelines)

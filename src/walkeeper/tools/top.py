@@ -101,7 +101,10 @@ class Seen:
         """The keeper's own, and those of its timelines that it tells of."""
         if self.overview is None:
             return ()
-        return [*self.overview.keeper.problems, *(each for one in self.overview.timelines for each in one.problems)]
+        return [
+            *self.overview.keeper.problems,
+            *(each for one in self.overview.timelines for each in one.problems),
+        ]
 
 
 @dataclass(frozen=True, slots=True)

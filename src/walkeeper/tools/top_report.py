@@ -130,22 +130,27 @@ def _keeper_rows(now: Round, before: Round | None) -> Iterator[Row]:
             continue
         keeper, totals = overview.keeper, overview.totals
         earlier = _earlier(each, before)
-        written = _rate(totals.flushed_bytes, earlier and earlier.totals.flushed_bytes, _seconds_between(each, before))
-        yield _worst(keeper.problems) or "green", [
-            str(each.address),
-            str(keeper.id),
-            "draining" if keeper.is_draining else "serving" if keeper.is_ready else "starting",
-            _seconds(overview.at - keeper.started_at),
-            str(totals.timelines),
-            str(totals.written),
-            written,
-            _bytes(totals.behind_bytes),
-            str(totals.senders),
-            _bytes(keeper.memory_bytes),
-            _seconds(keeper.loop_lag_peak_seconds),
-            _seconds(keeper.flush_peak_seconds),
-            keeper.version,
-        ]
+        written = _rate(
+            totals.flushed_bytes, earlier.totals.flushed_bytes if earlier else None, _seconds_between(each, before)
+        )
+        yield (
+            _worst(keeper.problems) or "green",
+            [
+                str(each.address),
+                str(keeper.id),
+                "draining" if keeper.is_draining else "serving" if keeper.is_ready else "starting",
+                _seconds(overview.at - keeper.started_at),
+                str(totals.timelines),
+                str(totals.written),
+                written,
+                _bytes(totals.behind_bytes),
+                str(totals.senders),
+                _bytes(keeper.memory_bytes),
+                _seconds(keeper.loop_lag_peak_seconds),
+                _seconds(keeper.flush_peak_seconds),
+                keeper.version,
+            ],
+        )
 
 
 def _timeline_rows(now: Round, before: Round | None) -> Iterator[Row]:
@@ -177,7 +182,7 @@ def _timeline_row(name: str, seen: Seen, timeline: Timeline, before: Round | Non
         positions.commit_lsn if positions else "-",
         positions.flush_lsn if positions else "-",
         waiting,
-        _rate(timeline.flushed_bytes, earlier and earlier.flushed_bytes, _seconds_between(seen, before)),
+        _rate(timeline.flushed_bytes, earlier.flushed_bytes if earlier else None, _seconds_between(seen, before)),
         str(timeline.receivers_count),
         str(timeline.senders_count),
     ]
@@ -194,7 +199,9 @@ def _troubles(now: Round) -> Iterator[tuple[str, str, str]]:
         if each.overview is None:
             continue
         number = each.overview.keeper.id
-        found += [(problem.level, f"keeper {number}", _words(problem)) for problem in each.overview.keeper.problems]
+        found += [
+            (problem.level, f"keeper {number}", _words(problem)) for problem in each.overview.keeper.problems
+        ]
         for timeline in each.overview.timelines:
             about = f"{timeline.name} on keeper {number}"
             found += [(problem.level, about, _words(problem)) for problem in timeline.problems]
@@ -233,12 +240,12 @@ def _earlier_seen(seen: Seen, before: Round | None) -> Seen | None:
 
 def _earlier(seen: Seen, before: Round | None) -> Overview | None:
     earlier = _earlier_seen(seen, before)
-    return earlier and earlier.overview
+    return earlier.overview if earlier else None
 
 
 def _earlier_timeline(seen: Seen, name: str, before: Round | None) -> Timeline | None:
     earlier = _earlier_seen(seen, before)
-    return earlier and _timeline(earlier, name)
+    return _timeline(earlier, name) if earlier else None
 
 
 def _timeline(seen: Seen, name: str) -> Timeline | None:
@@ -283,9 +290,7 @@ def _seconds(count: float) -> str:
 def _table(columns: Sequence[Column], rows: Sequence[Row], width: int) -> Iterator[Line]:
     """Columns as wide as they have to be; where there is no room the first one is cut, when others are left out."""
     cells = [[_printable(cell) for cell in row] for _, row in rows]
-    widths = [
-        max(len(column.title), *(len(row[place]) for row in cells)) for place, column in enumerate(columns)
-    ]
+    widths = [max(len(column.title), *(len(row[place]) for row in cells)) for place, column in enumerate(columns)]
     chosen = list(range(len(columns)))
     first_min = min(widths[0], 17)
     while sum(widths[place] + 2 for place in chosen[1:]) + first_min > width:

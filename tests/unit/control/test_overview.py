@@ -150,7 +150,7 @@ def test_commits_that_wait_are_red_after_a_while_and_say_why(seconds: float, lev
 
 
 def every_problem() -> list[diagnosis.Problem]:
-    keeper = {"loop_lag_seconds": 2.0, "flush_seconds": 20.0, "no_sync": True}
+    keeper: dict[str, Any] = {"loop_lag_seconds": 2.0, "flush_seconds": 20.0, "no_sync": True}
     failing = [Check("disk", "no answer")]
     statistics = replace(an_open_timeline(), is_corruption_reported=True)
     sender = a_sender("x")

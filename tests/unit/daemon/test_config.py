@@ -8,6 +8,7 @@ from walkeeper.daemon.config import (
     CommitLsnOptions,
     ListenConfig,
     LogConfig,
+    PeersConfig,
     PlaceConfig,
     ServeConfig,
     StatusOptions,
@@ -35,6 +36,7 @@ def test_the_defaults_are_neons() -> None:
             availability_zone=None,
         ),
         auth=AuthConfig(pg_key_path=None, http_key_path=None, key_reload_seconds=10.0),
+        peers=PeersConfig(http=(), token_path=None),
         log=LogConfig(format="plain"),
         timing=TimingConfig(control_file_save_interval_seconds=300.0, disk_hangs_seconds=120.0, drain_seconds=3.0),
         init=False,
@@ -47,6 +49,7 @@ def test_every_flag_reaches_its_part() -> None:
         "-D", "/wal", "--id", "7", "--init", "-l", "[::]:1", "--listen-http=h:2", "--advertise-pg", "me:3", "-n",
         "--availability-zone", "a", "--dump-control-file", "f", "--log-format", "json",
         "--pg-auth-public-key-path", "/keys", "--http-auth-public-key-path", "/http", "--auth-key-reload-period", "1s",
+        "--peer-http", "k2,k3:1", "--auth-token-path", "/token",
         "--control-file-save-interval", "1m", "--shutdown-timeout", "10s", "--disk-hangs-after", "5s",
     )  # fmt: skip
     assert config == ServeConfig(
@@ -55,6 +58,7 @@ def test_every_flag_reaches_its_part() -> None:
             pg=Address("::", 1), http=Address("h", 2), advertise_pg=Address("me", 3), availability_zone="a"
         ),
         auth=AuthConfig(pg_key_path=Path("/keys"), http_key_path=Path("/http"), key_reload_seconds=1.0),
+        peers=PeersConfig(http=(Address("k2", 7676), Address("k3", 1)), token_path=Path("/token")),
         log=LogConfig(format="json"),
         timing=TimingConfig(control_file_save_interval_seconds=60.0, disk_hangs_seconds=5.0, drain_seconds=10.0),
         init=True,
@@ -85,12 +89,13 @@ def test_names_are_neons_except_for_our_own() -> None:
     neons = {
         "datadir", "id", "init", "listen-pg", "listen-http", "advertise-pg", "availability-zone", "no-sync",
         "dump-control-file", "log-format", "control-file-save-interval",
-        "pg-auth-public-key-path", "http-auth-public-key-path",
+        "pg-auth-public-key-path", "http-auth-public-key-path", "auth-token-path",
     }  # fmt: skip
     assert {each.name for each in options_of(ServeConfig)} == neons | {
         "disk-hangs-after",
         "auth-key-reload-period",
         "max-connections",
+        "peer-http",
         "shutdown-timeout",
         "wal-sender-timeout",
     }

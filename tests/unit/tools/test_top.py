@@ -23,7 +23,7 @@ def keeper(number: int, problems: list[Problem] | None = None) -> Keeper:
 
 def overview(number: int, at: float, flushed_bytes: int, **changes: Any) -> Overview:
     totals = Totals(1, 1, 0, 1, 1, 2, 560, flushed_bytes)
-    timeline = {
+    timeline: dict[str, Any] = {
         "standing": "open", "term": 5, "is_whole": True, "positions": Positions("0/3C429A0", "0/3C42770"),
         "behind_bytes": 560, "flushed_bytes": flushed_bytes, "receivers_count": 1, "senders_count": 2,
     }  # fmt: skip
