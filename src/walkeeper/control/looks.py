@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Annotated, Final
 
 import msgspec
 import trio
@@ -61,6 +61,8 @@ SHARE_MAX: Final = 0.1
 FIND_CHARACTERS_MAX: Final = 65
 """As long as a tenant, a slash and a timeline."""
 
+FindText = Annotated[str, msgspec.Meta(pattern=f"^[0-9a-fA-F/]{{0,{FIND_CHARACTERS_MAX}}}$")]
+
 LOOKS_KEPT_MAX: Final = 4
 """Watchers that look for different things look in turns."""
 
@@ -106,7 +108,9 @@ class Looks:
             "What the status page shows: this keeper, its timelines, other keepers, recent events.",
             OverviewJson,
             parameters=(
-                Parameter("find", str, "only timelines whose tenant/timeline has this in it are told in full"),
+                Parameter(
+                    "find", FindText, "only timelines whose tenant/timeline has this in it are told in full"
+                ),
                 Parameter("alone", bool, "without what other keepers say"),
                 Parameter("watch", bool, "again and again, as server-sent events (text/event-stream)"),
             ),

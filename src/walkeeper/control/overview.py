@@ -13,7 +13,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from heapq import nlargest
 from typing import Any, Final
 
-import msgspec
 import trio
 
 from walkeeper.acceptor.state import AcceptorState
@@ -131,7 +130,7 @@ class TimelineJson(Json, frozen=True):
     is_whole: bool | None = None
     pg_version: int | None = None
     generation: int | None = None
-    members: list[OverviewMemberJson] = msgspec.field(default_factory=list)
+    members: list[OverviewMemberJson] = []  # noqa: RUF012  msgspec gives each its own
     positions: PositionsJson | None = None
     behind_bytes: int = 0
     behind_seconds: float = 0.0
@@ -139,8 +138,8 @@ class TimelineJson(Json, frozen=True):
     flushed_bytes: int = 0
     committed_bytes: int = 0
     fuses_blown: int = 0
-    receivers: list[ReceiverJson] = msgspec.field(default_factory=list)
-    senders: list[SenderJson] = msgspec.field(default_factory=list)
+    receivers: list[ReceiverJson] = []  # noqa: RUF012  msgspec gives each its own
+    senders: list[SenderJson] = []  # noqa: RUF012  msgspec gives each its own
     receivers_count: int = 0
     senders_count: int = 0
 
@@ -182,7 +181,7 @@ class OtherKeeperJson(Json, frozen=True):
     since: float
     problems: list[Problem]
     keeper: KeeperJson | None = None
-    timelines: list[OtherTimelineJson] = msgspec.field(default_factory=list)
+    timelines: list[OtherTimelineJson] = []  # noqa: RUF012  msgspec gives each its own
 
 
 class OverviewJson(Json, frozen=True):
@@ -297,7 +296,7 @@ def describe(statistics: TimelineStatistics, now: float, *, is_closing: bool) ->
             statistics, is_closing=is_closing, behind_bytes=lag_bytes, behind_seconds=lag_seconds
         )
     )
-    senders: list[SenderJson] = msgspec.field(default_factory=list)
+    senders: list[SenderJson] = []
     for sender in statistics.senders[:STREAMS_MAX]:
         senders.append(told := _sender(sender, state))
         if problem := diagnosis.of_sender(sender, told.lag_bytes):
