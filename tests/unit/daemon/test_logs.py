@@ -4,7 +4,7 @@ import io
 import json
 import logging
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import pytest
@@ -112,3 +112,13 @@ def test_every_line_is_counted_by_its_level() -> None:
     structlog.get_logger().debug("not even a line")
     logging.getLogger("library").error("two")
     assert levels == ["info", "error"]
+
+
+def test_whoever_notes_events_is_told_what_is_written_and_nothing_that_is_held_back() -> None:
+    noted: list[Mapping[str, Any]] = []
+    configure_logs("json", io.StringIO(), note=lambda line: noted.append(dict(line)))
+    with structlog.contextvars.bound_contextvars(ttid="t"):
+        for _ in range(2 * LINES_MAX):
+            throttled_logger().warning("too many clients")
+    assert len(noted) == LINES_MAX
+    assert (noted[0]["event"], noted[0]["level"], noted[0]["ttid"]) == ("too many clients", "warning", "t")

@@ -1,6 +1,7 @@
 """What a timeline has done: each stage at most what the one before has."""
 
 import time
+from dataclasses import replace
 
 import pytest
 import trio.testing
@@ -102,3 +103,23 @@ async def test_a_fuse_that_blows_is_counted_once_however_often_the_disk_is_read(
         except StorageError:
             await trio.sleep(1)
         assert timeline.account.fuses_blown == 1
+
+
+async def test_wal_waits_from_when_it_came_or_something_was_committed_last_until_all_of_it_is(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with timelines_on(new_disk()) as timelines:
+        timeline = await timelines.create(TTID, SERVER)
+        leader = Leader(timeline)
+        await leader.be_elected()
+        assert timeline.account.waits_since is None
+        first = (await leader.append()).flush_lsn
+        since = timeline.account.waits_since
+        assert since is not None
+        await leader.append()
+        assert timeline.account.waits_since == since
+        last = (await leader.append(commit=first)).flush_lsn
+        moved = timeline.account.waits_since
+        assert moved is not None and moved >= since and moved == timeline.account.committed_at
+        await timeline.process(replace(leader.next_run(), begin_lsn=last, end_lsn=last, commit_lsn=last, slices=()))
+        assert timeline.account.waits_since is None

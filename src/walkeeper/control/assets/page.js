@@ -280,7 +280,7 @@
 
   function timelineCard(first) {
     const ids = el("div", "ids"), grid = el("div", "line", ids);
-    const [standing, term, committed, speed, waiting, streams] = facts(grid, "standing", "term", "committed up to", "writes", "waiting for majority", "writers / readers");
+    const [standing, term, committed, speed, waiting, streams] = facts(grid, "standing", "term", "committed up to", "writes", "waiting WAL", "writers / readers");
     const svg = document.createElementNS("http://www.w3.org/2000/svg", "svg");
     svg.setAttribute("viewBox", "0 0 120 26");
     svg.setAttribute("preserveAspectRatio", "none");
