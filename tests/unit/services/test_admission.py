@@ -20,6 +20,7 @@ from walkeeper.formats.startup import StartupMessage, encode_options
 from walkeeper.ids import TenantId, TenantTimelineId
 from walkeeper.membership import NO_CONFIGURATION
 from walkeeper.messages import ProposerGreeting
+from walkeeper.services.admission import Gate
 from walkeeper.services.connection import Connection as Service
 from walkeeper.services.listener import Draining
 from walkeeper.services.turnstile import Turnstile
@@ -73,7 +74,7 @@ async def guarded() -> AsyncIterator[Scene]:
     async def serve() -> None:
         client = ServedClient(1, "db1:4711")
         await Service(
-            client, pair.link, timelines, Draining(), Turnstile(), scene.metrics, verify=VERIFIER.verify
+            client, pair.link, timelines, Draining(), Turnstile(), scene.metrics, gate=Gate(VERIFIER.verify)
         ).serve()
         scene.ended.set()
 
