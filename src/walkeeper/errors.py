@@ -407,3 +407,7 @@ class DurabilityLost(StorageError):
 
 class ConfigError(WalkeeperError):
     """Wrong flags or environment: one line that says what and what to do.  Exit code 2."""
+
+
+class NotEncrypted(ConfigError):
+    """TLS to a server does not come about as it is wanted: its certificate is not trusted, or ours cannot be read."""

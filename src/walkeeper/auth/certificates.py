@@ -130,10 +130,10 @@ def _look_at_leaf(path: Path) -> Leaf:
     except (ValueError, UnsupportedAlgorithm) as error:
         raise ConfigError(f"{path} is not a certificate in PEM: {error}") from None
     start, end = leaf.not_valid_before_utc.timestamp(), leaf.not_valid_after_utc.timestamp()
-    return Leaf(subject, start, end, _binding(signature and signature.name, leaf.public_bytes(Encoding.DER)))
+    return Leaf(subject, start, end, _binding("" if signature is None else signature.name, leaf.public_bytes(Encoding.DER)))
 
 
-def _binding(signature_hash: str | None, der: bytes) -> bytes | None:
+def _binding(signature_hash: str, der: bytes) -> bytes | None:
     """RFC 5929: the hash of the signature, but none that is broken."""
     name = "sha256" if signature_hash in ("md5", "sha1") else signature_hash
     return hashlib.new(name, der).digest() if name in hashlib.algorithms_available else None

@@ -11,6 +11,7 @@ from typing import Final
 
 import trio
 
+from walkeeper.errors import TlsFailed
 from walkeeper.links.link import FLOOD_BYTES_MAX, RECEIVE_BYTES_MAX, Link
 from walkeeper.messages import Slice
 
@@ -147,6 +148,29 @@ class TlsLink:
 
     async def aclose(self) -> None:
         await self._plain.aclose()
+
+
+async def accept_tls(
+    plain: Link,
+    context: ssl.SSLContext,
+    *,
+    received: bytes = b"",
+    wait_turn: Callable[[], Awaitable[None]] = _at_once,
+) -> TlsLink:
+    """The server's side: ``plain`` encrypted, as soon as hands are shaken.
+
+    Raises TlsFailed when that does not come about.  Cancellation: then ``plain`` is good for nothing but closing.
+    """
+    link = TlsLink(plain, context, received=received)
+    try:
+        await link.shake_hands(wait_turn)
+    except ssl.SSLCertVerificationError as error:
+        raise TlsFailed(f"the client's certificate is not trusted: {error.verify_message}") from None
+    except ssl.SSLError as error:
+        raise TlsFailed(f"TLS handshake: {error.reason or error}") from None
+    except trio.BrokenResourceError as error:
+        raise TlsFailed(f"TLS handshake: {error}") from None
+    return link
 
 
 def _broken(error: ssl.SSLError) -> trio.BrokenResourceError:

@@ -3,10 +3,6 @@
 Does not know what is meant, and has no time limits: the caller wraps.
 """
 
-import ssl
-
-import trio
-
 from walkeeper.auth.certificates import POSTGRES_ALPN, Certificate
 from walkeeper.errors import TlsFailed
 from walkeeper.formats.backend import BackendMessage
@@ -14,7 +10,7 @@ from walkeeper.formats.frontend import FrontendMessage
 from walkeeper.formats.session import EndOfStream, ServerSession
 from walkeeper.formats.startup import DirectTls, EncryptionAnswer, StartupPacket
 from walkeeper.links.link import Link, send_all
-from walkeeper.links.tls_link import TlsLink
+from walkeeper.links.tls_link import TlsLink, accept_tls
 from walkeeper.services.turnstile import MORSEL_BYTES, Turnstile
 
 
@@ -48,22 +44,13 @@ class Conversation:
 
     async def encrypt_directly(self, certificate: Certificate) -> None:
         """The same for a client that has begun by itself."""
-        tls = await self._shake_hands(certificate, DirectTls.FIRST_BYTE + self.session.take_rest())
-        if tls.selected_alpn_protocol() != POSTGRES_ALPN:
+        link = await self._shake_hands(certificate, DirectTls.FIRST_BYTE + self.session.take_rest())
+        if link.tls.selected_alpn_protocol() != POSTGRES_ALPN:
             # It may believe that it speaks to a server of another kind, and be made to say things to us.
             raise TlsFailed(f"TLS was begun without asking, and not for {POSTGRES_ALPN!r} (ALPN)")
 
-    async def _shake_hands(self, certificate: Certificate, received: bytes) -> ssl.SSLObject:
-        link = TlsLink(self.link, certificate.pg, received=received)
-        try:
-            await link.shake_hands(self._turnstile.go_through)
-        except ssl.SSLCertVerificationError as error:
-            raise TlsFailed(f"the client's certificate is not trusted: {error.verify_message}") from None
-        except (ssl.SSLError, trio.BrokenResourceError) as error:
-            raise TlsFailed(f"TLS handshake: {_reason(error)}") from None
+    async def _shake_hands(self, certificate: Certificate, received: bytes) -> TlsLink:
+        go_through = self._turnstile.go_through
+        link = await accept_tls(self.link, certificate.pg, received=received, wait_turn=go_through)
         self.link, self.certificate = link, certificate
-        return link.tls
-
-
-def _reason(error: ssl.SSLError | trio.BrokenResourceError) -> str:
-    return error.reason if isinstance(error, ssl.SSLError) and error.reason else str(error)
+        return link
