@@ -99,7 +99,10 @@ def test_a_disk_may_be_allowed_to_hang_for_ever() -> None:
 
 
 def test_no_command_takes_what_it_does_not_use() -> None:
-    of_all = {"keepers", "tenant", "timeline", "system-id", "auth-token-path"}
+    of_all = {
+        "keepers", "tenant", "timeline", "system-id", "auth-token-path",
+        "keeper-sslmode", "keeper-sslrootcert", "keeper-sslcert", "keeper-sslkey",
+    }  # fmt: skip
     of_sync = {"pg-version", "wal-segment-size", "log-format", "timeout"}
     assert {each.name for each in options_of(StatusOptions)} == of_all | {"json"}
     assert {each.name for each in options_of(SyncOptions)} == of_all | of_sync
@@ -112,7 +115,8 @@ def test_names_are_neons_except_for_our_own() -> None:
     neons = {
         "datadir", "id", "init", "listen-pg", "listen-http", "advertise-pg", "availability-zone", "no-sync",
         "dump-control-file", "log-format", "control-file-save-interval",
-        "pg-auth-public-key-path", "http-auth-public-key-path",
+        "pg-auth-public-key-path", "http-auth-public-key-path", "listen-https", "enable-tls-wal-service-api",
+        "ssl-cert-file", "ssl-key-file", "ssl-cert-reload-period", "ssl-ca-file",
     }  # fmt: skip
     assert {each.name for each in options_of(ServeConfig)} == neons | {
         "disk-hangs-after",
@@ -120,4 +124,7 @@ def test_names_are_neons_except_for_our_own() -> None:
         "max-connections",
         "shutdown-timeout",
         "wal-sender-timeout",
+        "pg-auth-users-file",
+        "ssl-client-ca-file",
+        "accept-plaintext",
     }
