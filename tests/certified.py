@@ -27,11 +27,11 @@ class Pki:
     directory: Path
 
     @classmethod
-    def begin(cls, directory: Path, **lifetime: datetime) -> Self:
+    def begin(cls, directory: Path, not_before: datetime | None = None, not_after: datetime | None = None) -> Self:
         """With a first certificate."""
         pki = cls(trustme.CA(), directory)
         pki.authority.cert_pem.write_to_path(str(pki.root))
-        pki.issue(**lifetime)
+        pki.issue(not_before=not_before, not_after=not_after)
         return pki
 
     @property
@@ -43,9 +43,9 @@ class Pki:
     def files(self) -> CertificateFiles:
         return CertificateFiles(self.directory / "server.crt", self.directory / "server.key")
 
-    def issue(self, **lifetime: datetime) -> trustme.LeafCert:
+    def issue(self, not_before: datetime | None = None, not_after: datetime | None = None) -> trustme.LeafCert:
         """Put another certificate there, with its key."""
-        leaf = self.authority.issue_cert(HOST, IP, **lifetime)
+        leaf = self.authority.issue_cert(HOST, IP, not_before=not_before, not_after=not_after)
         self.put(chain_of(leaf), leaf.private_key_pem.bytes())
         return leaf
 

@@ -44,9 +44,7 @@ class Encrypted:
         return f"{self.scene.keepers_conninfo(self.scene.keepers[0])} {said}"
 
     def psql(self, query: str, **more: str) -> str:
-        asked = self.scene.primary.run(
-            "psql", "-w", "-d", self.conninfo(**more), "-XAtc", query, check=False
-        )
+        asked = self.scene.primary.run("psql", "-w", "-d", self.conninfo(**more), "-XAtc", query, check=False)
         return asked.stdout.strip() or asked.stderr
 
 
@@ -103,6 +101,7 @@ def test_pg_receivewal_reads_in_tls_with_a_password(encrypted: Encrypted) -> Non
     lsn = scene.wait_everywhere()
     target = scene.directory / "received"
     target.mkdir()
+    scene.primary.account.own(target)
     done = scene.primary.run(
         "pg_receivewal", "-w", "-d", encrypted.conninfo(), "-D", str(target), "--no-loop", f"--endpos={lsn >> 32:X}/{lsn & 0xFFFFFFFF:X}",
     )  # fmt: skip

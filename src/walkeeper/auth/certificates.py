@@ -130,7 +130,9 @@ def _look_at_leaf(path: Path) -> Leaf:
     except (ValueError, UnsupportedAlgorithm) as error:
         raise ConfigError(f"{path} is not a certificate in PEM: {error}") from None
     start, end = leaf.not_valid_before_utc.timestamp(), leaf.not_valid_after_utc.timestamp()
-    return Leaf(subject, start, end, _binding("" if signature is None else signature.name, leaf.public_bytes(Encoding.DER)))
+    return Leaf(
+        subject, start, end, _binding("" if signature is None else signature.name, leaf.public_bytes(Encoding.DER))
+    )
 
 
 def _binding(signature_hash: str, der: bytes) -> bytes | None:

@@ -72,9 +72,13 @@ def warn_of_open_port(sock: socket.socket, flag: str, right: str, *, asks: bool,
     if is_loopback(sock):
         return
     if not asks:
-        log.warning("a port is open to whoever reaches it: nobody is asked for a proof", port=flag, anybody_may=right)
+        log.warning(
+            "a port is open to whoever reaches it: nobody is asked for a proof", port=flag, anybody_may=right
+        )
     elif not encrypts:
-        log.warning("a port does not insist on TLS: who listens on the network learns what is shown there", port=flag)
+        log.warning(
+            "a port does not insist on TLS: who listens on the network learns what is shown there", port=flag
+        )
 
 
 def open_gates(auth: AuthConfig, tls: TlsConfig, directory: Path, metrics: Metrics, *, https: bool) -> Gates:

@@ -36,6 +36,4 @@ def demand_tls(wanted: KeeperTls) -> None:
 def with_keeper_tls(info: ConnectionInfo, tls: KeeperTls | None = None) -> ConnectionInfo:
     """``info``, of a keeper, with what is demanded."""
     tls = tls or keeper_tls.get()
-    return replace(
-        info, sslmode=tls.sslmode, sslrootcert=tls.sslrootcert, sslcert=tls.sslcert, sslkey=tls.sslkey
-    )
+    return replace(info, sslmode=tls.sslmode, sslrootcert=tls.sslrootcert, sslcert=tls.sslcert, sslkey=tls.sslkey)

@@ -44,7 +44,9 @@ def converse(exchange: Exchange, peer: ScramClient) -> None:
 
 
 @pytest.mark.parametrize("binding", [None, BINDING], ids=["plain", "bound"])
-def test_who_knows_the_password_gets_in_and_sees_that_we_know_it_too(secret: Secret, binding: bytes | None) -> None:
+def test_who_knows_the_password_gets_in_and_sees_that_we_know_it_too(
+    secret: Secret, binding: bytes | None
+) -> None:
     exchange = Exchange(secret, binding)
     converse(exchange, client(PASSWORD, binding))
     assert mechanisms(binding)[0] == (UNBOUND if binding is None else BOUND)

@@ -70,7 +70,9 @@ async def test_files_that_are_half_written_or_gone_change_nothing_and_are_told_o
     assert "new" in logs[0]["error"]
 
 
-async def test_users_are_exchanged_and_half_a_file_changes_nothing(tmp_path: Path, autojump_clock: MockClock) -> None:
+async def test_users_are_exchanged_and_half_a_file_changes_nothing(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
     path = tmp_path / "users"
     path.write_text(user_line("old"))
     users = Users(load_users(path))

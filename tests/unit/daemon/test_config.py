@@ -71,7 +71,10 @@ def test_every_flag_reaches_its_part() -> None:
             availability_zone="a",
         ),
         auth=AuthConfig(
-            pg_key_path=Path("/keys"), http_key_path=Path("/http"), users_path=Path("/users"), key_reload_seconds=1.0
+            pg_key_path=Path("/keys"),
+            http_key_path=Path("/http"),
+            users_path=Path("/users"),
+            key_reload_seconds=1.0,
         ),
         tls=TlsConfig(
             is_on_pg=True,

@@ -14,7 +14,8 @@ from walkeeper.daemon.config import AuthConfig, TlsConfig
 from walkeeper.daemon.gates import Gates, open_gates, warn_of_open_port
 from walkeeper.errors import ConfigError
 
-EVERYWHERE = "0.0.0.0"  # noqa: S104 - that is the point
+EVERYWHERE = "0.0.0.0"
+NO_AUTH, NO_TLS = AuthConfig(), TlsConfig()
 
 
 @pytest.fixture
@@ -22,7 +23,7 @@ def pki(tmp_path: Path) -> Pki:
     return Pki.begin(tmp_path)
 
 
-def opened(directory: Path, auth: AuthConfig = AuthConfig(), tls: TlsConfig = TlsConfig(), *, https: bool = False) -> Gates:  # noqa: B008
+def opened(directory: Path, auth: AuthConfig = NO_AUTH, tls: TlsConfig = NO_TLS, *, https: bool = False) -> Gates:
     return open_gates(auth, tls, directory, Metrics("0"), https=https)
 
 

@@ -86,9 +86,7 @@ async def guarded(gate: Gate = Gate(VERIFIER.verify)) -> AsyncIterator[Scene]:  
 
     async def serve() -> None:
         client = ServedClient(1, "db1:4711")
-        await Service(
-            client, pair.link, timelines, Draining(), Turnstile(), scene.metrics, gate=gate
-        ).serve()
+        await Service(client, pair.link, timelines, Draining(), Turnstile(), scene.metrics, gate=gate).serve()
         scene.ended.set()
 
     async with timelines_on(new_disk()) as timelines, trio.open_nursery() as nursery:
@@ -191,14 +189,18 @@ def users(tmp_path: Path) -> Users:
     return Users(load_users(path))
 
 
-async def log_in(scene: Scene, user: str, password: str = PASSWORD, ttid: TenantTimelineId = TTID) -> BackendMessage:
+async def log_in(
+    scene: Scene, user: str, password: str = PASSWORD, ttid: TenantTimelineId = TTID
+) -> BackendMessage:
     """What the keeper says to the proof, or instead of asking for it."""
     await scene.client.send(StartupMessage({"user": user, "options": encode_options(ttid)}))
     asked = await scene.client.next_message()
     if not isinstance(asked, AuthenticationSasl):
         return asked
     peer = ScramClient(list(asked.mechanisms), "ignored", password)
-    await scene.client.send(AuthenticationReply.of_sasl_mechanism(peer.mechanism_name, peer.get_client_first().encode()))
+    await scene.client.send(
+        AuthenticationReply.of_sasl_mechanism(peer.mechanism_name, peer.get_client_first().encode())
+    )
     challenge = await scene.client.next_message()
     assert isinstance(challenge, AuthenticationSaslContinue)
     peer.set_server_first(challenge.data.decode())

@@ -2,14 +2,16 @@
 
 import socket
 import ssl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
 import structlog
 import trio
+import trio.testing
 from trio.testing import MockClock
 
 from certified import HOST, Pki, days
@@ -22,6 +24,7 @@ from walkeeper.links.conninfo import ConnectionInfo, SslMode
 from walkeeper.links.link import Link, SocketLink, send_all
 from walkeeper.links.postgres import Connection
 from walkeeper.links.tls_link import TlsLink
+from walkeeper.messages import Slice
 from walkeeper.services.admission import OPEN, Gate
 from walkeeper.services.connection import LINGER_SECONDS_MAX, STARTUP_SECONDS_MAX
 from walkeeper.services.connection import Connection as Service
@@ -30,6 +33,7 @@ from walkeeper.services.turnstile import Turnstile
 from walkeeper.timeline.registry import Client as ServedClient
 
 STARTUP = StartupMessage({"user": "test", "options": encode_options(TTID)}).encode()
+ALL = 1 << 30
 INFO = ConnectionInfo(HOST, options=encode_options(TTID))
 
 
@@ -61,9 +65,9 @@ class Scene:
 
 
 @asynccontextmanager
-async def serving(gate: Gate) -> AsyncIterator[Scene]:
+async def serving(gate: Gate, link_of: Callable[[socket.socket], Link] = SocketLink) -> AsyncIterator[Scene]:
     here, there = socket.socketpair()
-    scene = Scene(SocketLink(there))
+    scene = Scene(link_of(there))
 
     async def serve() -> None:
         client = ServedClient(1, "db1:4711")
@@ -152,8 +156,8 @@ async def test_connections_live_on_and_new_ones_see_the_new_certificate(pki: Pki
 async def test_who_insists_on_tls_1_1_does_not_get_in(pki: Pki, gate: Gate) -> None:
     context = pki.client_context()
     context.set_ciphers("ALL:@SECLEVEL=0")
-    with pytest.warns(DeprecationWarning):
-        context.minimum_version = ssl.TLSVersion.TLSv1
+    context.minimum_version = ssl.TLSVersion.MINIMUM_SUPPORTED
+    with pytest.warns(DeprecationWarning, match="TLSv1_1"):
         context.maximum_version = ssl.TLSVersion.TLSv1_1
     async with serving(gate) as scene:
         await send_all(scene.link, SslRequest().encode())
@@ -186,12 +190,12 @@ async def test_a_client_shows_a_certificate_where_one_is_asked_for(pki: Pki, tmp
         await scene.connect(replace(verifying(pki), sslcert=str(certificate), sslkey=str(key)))
 
     (tmp_path / "others").mkdir()
-    others = Pki.begin(tmp_path / "others").issue_client()
-    untrusted = {"sslcert": str(others[0]), "sslkey": str(others[1])}
-    for shown in ({}, untrusted):
+    certificate, key = Pki.begin(tmp_path / "others").issue_client()
+    untrusted = replace(verifying(pki), sslcert=str(certificate), sslkey=str(key))
+    for info in (verifying(pki), untrusted):
         async with serving(gate) as scene:
             with pytest.raises(Unreachable):
-                await scene.connect(replace(verifying(pki), **shown))
+                await scene.connect(info)
             await scene.ended.wait()
             assert scene.refusals("TlsFailed") == 1
 
@@ -203,36 +207,34 @@ async def test_a_client_shows_a_certificate_where_one_is_asked_for(pki: Pki, tmp
 async def test_tls_may_begin_without_being_asked_for(cut: int, pki: Pki, gate: Gate) -> None:
     context = pki.client_context()
     context.set_alpn_protocols(["postgresql"])
-    async with serving(gate) as scene:
-        link = TlsLink(Torn(scene.link, cut), context, HOST)
+    async with serving(gate, partial(Torn, cut)) as scene:
+        link = TlsLink(scene.link, context, HOST)
         await link.shake_hands()
         connection = Connection("keeper", link)
         await connection.log_in(INFO, {})
         assert await connection.query("SHOW wal_segment_size") == [("1MB",)]
 
 
-class Torn:
-    """A link whose first bytes travel apart from the rest."""
+class Torn(SocketLink):
+    """Its first bytes travel apart from the rest."""
 
-    def __init__(self, link: Link, cut: int) -> None:
-        self._link = link
+    def __init__(self, cut: int, sock: socket.socket) -> None:
+        super().__init__(sock)
         self._cut = cut
+        self._rest = b""
 
-    def __getattr__(self, name: str) -> object:
-        return getattr(self._link, name)
-
-    def send_soon(self, *pieces: bytes) -> None:
+    def send_soon(self, *pieces: Slice) -> None:
         data = b"".join(pieces)
-        self._link.send_soon(data[: self._cut])
-        self._rest = data[self._cut :]
-        self._cut = len(data) + 1_000_000
+        self._rest += data[self._cut :]
+        super().send_soon(data[: self._cut])
+        self._cut = ALL
 
     async def wait_sent(self) -> None:
-        await self._link.wait_sent()
+        await super().wait_sent()
         await trio.testing.wait_all_tasks_blocked()
         rest, self._rest = self._rest, b""
-        self._link.send_soon(rest)
-        await self._link.wait_sent()
+        super().send_soon(rest)
+        await super().wait_sent()
 
 
 @pytest.mark.parametrize("protocols", [[], ["http/1.1"]], ids=["none", "another"])
