@@ -1,6 +1,8 @@
 """SCRAM-SHA-256, the server's side, against a client that others have written."""
 
 from base64 import b64encode
+from hashlib import pbkdf2_hmac, sha256
+from hmac import digest
 from pathlib import Path
 
 import pytest
@@ -86,6 +88,18 @@ def test_an_answer_is_of_no_use_twice(secret: Secret) -> None:
     again.answer_first(UNBOUND, first)
     with pytest.raises(LoginFailed):
         again.answer_final(proof)
+
+
+def test_who_knows_the_password_but_answers_another_question_does_not_get_in(secret: Secret) -> None:
+    exchange = Exchange(secret, None)
+    answer = exchange.answer_first(UNBOUND, b"n,,n=,r=abc")
+    salted = pbkdf2_hmac("sha256", PASSWORD.encode(), secret.salt, secret.iterations)
+    client_key = digest(salted, b"Client Key", "sha256")
+    bare = b"c=biws,r=abcd"
+    signature = digest(sha256(client_key).digest(), b"n=,r=abc," + answer + b"," + bare, "sha256")
+    proof = bytes(a ^ b for a, b in zip(client_key, signature, strict=True))
+    with pytest.raises(LoginFailed):
+        exchange.answer_final(bare + b",p=" + b64encode(proof))
 
 
 @pytest.mark.parametrize(
