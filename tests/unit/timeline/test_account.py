@@ -121,5 +121,7 @@ async def test_wal_waits_from_when_it_came_or_something_was_committed_last_until
         last = (await leader.append(commit=first)).flush_lsn
         moved = timeline.account.waits_since
         assert moved is not None and moved >= since and moved == timeline.account.committed_at
-        await timeline.process(replace(leader.next_run(), begin_lsn=last, end_lsn=last, commit_lsn=last, slices=()))
+        await timeline.process(
+            replace(leader.next_run(), begin_lsn=last, end_lsn=last, commit_lsn=last, slices=())
+        )
         assert timeline.account.waits_since is None
