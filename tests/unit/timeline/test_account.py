@@ -126,4 +126,5 @@ async def test_wal_waits_from_when_it_came_or_something_was_committed_last_until
         none, since, still, moved, committed, caught_up = moments
         assert none is caught_up is None
         assert since is not None and moved is not None
-        assert since == still <= moved == committed
+        assert (still, committed) == (since, moved)
+        assert since <= moved
