@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Generic, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar
 
 import walkeeper
 from walkeeper.daemon import exits
@@ -26,18 +26,24 @@ from walkeeper.daemon.config import (
     ServeConfig,
     StatusOptions,
     SyncOptions,
+    WhyBlockedOptions,
 )
 from walkeeper.daemon.options import FlagParser, add_flags, options_of, read_environment, read_flags, settle
 from walkeeper.errors import ConfigError, Corrupt
 from walkeeper.formats.segments import WAL_SEG_SIZE_MIN, is_beside_wal, parse_segment_name
 from walkeeper.lsn import Lsn, format_lsn
+from walkeeper.sidecar.name import DEFAULT_NAME
+
+if TYPE_CHECKING:
+    from walkeeper.links.conninfo import ConnectionInfo
 
 Config = TypeVar("Config")
 
 
 @dataclass(frozen=True, slots=True)
 class Command(Generic[Config]):
-    """A subcommand: ``shape`` is the dataclass that declares its options; ``run`` raises WalkeeperError.
+    """A subcommand: ``shape`` is the dataclass that declares its options; ``run`` raises WalkeeperError, or returns an
+    exit code where what was found is no error of the command; None is 0.
 
     ``report`` says what went wrong, be it with the options, and which exit code that is.
     """
@@ -45,7 +51,7 @@ class Command(Generic[Config]):
     name: str
     summary: str
     shape: type[Config]
-    run: Callable[[Config], None]
+    run: Callable[[Config], int | None]
     report: Callable[[BaseException], int] = exits.report
 
 
@@ -59,15 +65,12 @@ def serve(config: ServeConfig) -> None:
 
 
 def propose(options: ProposeOptions) -> None:
-    import getpass
-
     import structlog
     import trio
 
     from walkeeper.daemon import memory
     from walkeeper.daemon.logs import configure_logs
     from walkeeper.daemon.stop import until_stopped
-    from walkeeper.links.conninfo import parse_conninfo
     from walkeeper.links.token import show_token
     from walkeeper.sidecar.config import ProposeConfig
     from walkeeper.sidecar.run import run_sidecar
@@ -76,7 +79,7 @@ def propose(options: ProposeOptions) -> None:
     memory.settle()
     show_token(options.quorum.token_path)
     config = ProposeConfig(
-        primary=parse_conninfo(options.primary, os.environ, login=getpass.getuser()),
+        primary=_primary(options.primary),
         keepers=options.quorum.keepers,
         tenant_id=options.quorum.tenant_id,
         timeline_id=options.quorum.timeline_id,
@@ -159,6 +162,36 @@ def status(options: StatusOptions) -> None:
     found.require_majority()
 
 
+def why_blocked(options: WhyBlockedOptions) -> int:
+    import trio
+
+    from walkeeper.links.token import show_token
+    from walkeeper.tools.diagnosis import diagnose, is_blocked
+    from walkeeper.tools.diagnosis_report import as_json, as_text
+    from walkeeper.tools.why_blocked import WhyConfig, ask_everybody, ask_whose_wal
+
+    show_token(options.wal.quorum.token_path)
+    primary = None if options.primary is None else _primary(options.primary)
+    sidecar = (primary and primary.application_name) or DEFAULT_NAME
+    config = WhyConfig(options.wal.quorum.keepers, primary, sidecar, options.slot_name)
+    system_id = None
+    if primary is not None and not options.wal.says_whose:
+        system_id = trio.run(ask_whose_wal, primary)
+    facts = trio.run(ask_everybody, config, options.wal.ttid(system_id))
+    findings = diagnose(facts)
+    _print(as_json(facts, findings) if options.as_json else as_text(facts, findings))
+    return 1 if is_blocked(findings) else 0
+
+
+def _primary(conninfo: str) -> "ConnectionInfo":
+    """The variables that libpq knows count, too.  Raises ConfigError."""
+    import getpass
+
+    from walkeeper.links.conninfo import parse_conninfo
+
+    return parse_conninfo(conninfo, os.environ, login=getpass.getuser())
+
+
 def inspect(options: InspectOptions) -> None:
     from walkeeper.tools.inspect import Wanted, inspect_directory
     from walkeeper.tools.inspect_report import ProgressLine, as_json, as_text
@@ -196,6 +229,12 @@ COMMANDS: Sequence[Command[Any]] = (
         "status", "show the keepers, how far they are, and who streams to and from them", StatusOptions, status
     ),
     Command(
+        "why-blocked",
+        "say why commits wait: who has not acknowledged, since when, and what can be done",
+        WhyBlockedOptions,
+        why_blocked,
+    ),
+    Command(
         "inspect", "look at a data directory: what is there, and is every record whole", InspectOptions, inspect
     ),
 )
@@ -213,12 +252,11 @@ def run_command(
     report = _reporter(arguments, commands)
     try:
         command, config = read_command(arguments, environment, commands)
-        command.run(config)
+        return command.run(config) or 0
     except KeyboardInterrupt:
         return exits.INTERRUPTED
     except (Exception, BaseExceptionGroup) as error:  # noqa: BLE001  the boundary of a restore_command
         return report(error)
-    return 0
 
 
 def _reporter(arguments: Sequence[str], commands: Sequence[Command[Any]]) -> Callable[[BaseException], int]:

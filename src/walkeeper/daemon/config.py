@@ -195,11 +195,19 @@ class KeptWalConfig:
         help="the system identifier that tenant and timeline are named after; pg_controldata tells it",
     )  # fmt: skip
 
-    def ttid(self) -> TenantTimelineId:
-        """Which WAL is meant.  Raises ConfigError when that was not said."""
+    @property
+    def says_whose(self) -> bool:
+        """Whether it was said which WAL is meant."""
+        return self.system_id is not None or None not in (self.quorum.tenant_id, self.quorum.timeline_id)
+
+    def ttid(self, system_id: int | None = None) -> TenantTimelineId:
+        """Which WAL is meant; ``system_id`` is what the server itself says, and counts where nothing else was said.
+
+        Raises ConfigError when nobody says it.
+        """
         tenant_id, timeline_id = self.quorum.tenant_id, self.quorum.timeline_id
-        if self.system_id is not None:
-            derived = TenantTimelineId.of_system(self.system_id)
+        if (named_after := self.system_id or system_id) is not None:
+            derived = TenantTimelineId.of_system(named_after)
             tenant_id, timeline_id = tenant_id or derived.tenant_id, timeline_id or derived.timeline_id
         if tenant_id is None or timeline_id is None:
             raise ConfigError("say whose WAL: --system-id (pg_controldata tells it), or --tenant and --timeline")
@@ -285,6 +293,21 @@ class StatusOptions:
     """Everything ``walkeeper status`` can be told."""
 
     wal: KeptWalConfig
+    as_json: bool = switch("json", help="print JSON")
+
+
+@dataclass(frozen=True, slots=True)
+class WhyBlockedOptions:
+    """Everything ``walkeeper why-blocked`` can be told."""
+
+    wal: KeptWalConfig
+    primary: str | None = option(
+        "primary", parse_text, metavar="CONNINFO",
+        help="how to reach PostgreSQL, as libpq has it; if not said, it is not asked. Its application_name is the sidecar's",
+    )  # fmt: skip
+    slot_name: str = option(
+        "slot", parse_text, default=DEFAULT_NAME, metavar="NAME", help="the sidecar's replication slot"
+    )
     as_json: bool = switch("json", help="print JSON")
 
 
