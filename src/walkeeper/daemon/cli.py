@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar
 import walkeeper
 from walkeeper.daemon import exits
 from walkeeper.daemon.config import (
+    CheckOptions,
     CommitLsnOptions,
     FencingConfig,
     FetchOptions,
@@ -183,6 +184,36 @@ def why_blocked(options: WhyBlockedOptions) -> int:
     return 1 if is_blocked(findings) else 0
 
 
+def check(options: CheckOptions) -> int:
+    import trio
+
+    from walkeeper.ids import TenantTimelineId
+    from walkeeper.links.token import show_token
+    from walkeeper.storage.disk import OsDisk
+    from walkeeper.tools.check_disk import check_disk
+    from walkeeper.tools.check_keepers import check_keepers
+    from walkeeper.tools.check_primary import check_primary
+    from walkeeper.tools.verdicts import Grade, Verdict, as_json, as_text, graded
+
+    options.require_something()
+    show_token(options.token_path)
+    verdicts: list[Verdict] = []
+    system_id = options.system_id
+    if options.path is not None:
+        verdicts += check_disk(OsDisk(), options.path)
+    if options.primary is not None:
+        primary = _primary(options.primary)
+        found, told_id = trio.run(check_primary, primary, primary.application_name or DEFAULT_NAME)
+        verdicts += found
+        system_id = system_id or told_id
+    if options.keepers is not None:
+        ttid = None if system_id is None else TenantTimelineId.of_system(system_id)
+        verdicts += trio.run(check_keepers, options.keepers, ttid, system_id, walkeeper.__version__)
+    _print(as_json(verdicts) if options.as_json else as_text(verdicts))
+    is_bad = graded(Grade.FAIL, verdicts) or (options.is_strict and graded(Grade.WARN, verdicts))
+    return 1 if is_bad else 0
+
+
 def _primary(conninfo: str) -> "ConnectionInfo":
     """The variables that libpq knows count, too.  Raises ConfigError."""
     import getpass
@@ -233,6 +264,12 @@ COMMANDS: Sequence[Command[Any]] = (
         "say why commits wait: who has not acknowledged, since when, and what can be done",
         WhyBlockedOptions,
         why_blocked,
+    ),
+    Command(
+        "check",
+        "look, before it matters: at a directory and its disk, a primary's settings, keepers",
+        CheckOptions,
+        check,
     ),
     Command(
         "inspect", "look at a data directory: what is there, and is every record whole", InspectOptions, inspect

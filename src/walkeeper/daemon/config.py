@@ -312,6 +312,42 @@ class WhyBlockedOptions:
 
 
 @dataclass(frozen=True, slots=True)
+class CheckOptions:
+    """Everything ``walkeeper check`` can be told."""
+
+    path: Path | None = option(
+        "datadir",
+        parse_path,
+        short="-D",
+        metavar="DIR",
+        help="check this directory, and the disk it is on, for a keeper",
+    )
+    primary: str | None = option(
+        "primary", parse_text, metavar="CONNINFO",
+        help="check this PostgreSQL, as libpq has it. Its application_name is the sidecar's",
+    )  # fmt: skip
+    keepers: tuple[Address, ...] | None = option(
+        "keepers", parse_keepers, metavar="HOST:PORT,...", help="check these keepers"
+    )
+    system_id: int | None = option(
+        "system-id", parse_positive, metavar="N",
+        help="of the keepers: whether they have this server's WAL; if not said, that of --primary",
+    )  # fmt: skip
+    token_path: Path | None = option(
+        "auth-token-path", parse_path, metavar="FILE", help="a token (JWT) for keepers that ask for one"
+    )
+    is_strict: bool = switch("strict", help="take a warning for a failure")
+    as_json: bool = switch("json", help="print JSON")
+
+    def require_something(self) -> None:
+        """Raises ConfigError if there is nothing to check."""
+        if self.path is None and self.primary is None and self.keepers is None:
+            raise ConfigError(
+                "say what to check: -D DIR, --primary CONNINFO, --keepers HOST:PORT,..., or several of them"
+            )
+
+
+@dataclass(frozen=True, slots=True)
 class InspectOptions:
     """Everything ``walkeeper inspect`` can be told."""
 

@@ -38,9 +38,9 @@ _NOT_FOUND: Final = "was not found"
 
 
 def connect_keeper(
-    address: Address, ttid: TenantTimelineId, application_name: str
+    address: Address, ttid: TenantTimelineId | None, application_name: str
 ) -> AbstractAsyncContextManager[Connection]:
-    """A connection for ``ttid``.  Raises as ``connect`` does, and Unreachable while there is no token to be read."""
+    """A connection for ``ttid``; None: for what is asked of the keeper itself.  Raises as ``connect`` does, and Unreachable while there is no token to be read."""
     try:
         token = read_token()
     except ConfigError as error:  # there was one at the start: somebody is about to replace it
@@ -52,7 +52,7 @@ def connect_keeper(
         password=token,
         dbname="replication",
         application_name=application_name,
-        options=encode_options(ttid),
+        options="" if ttid is None else encode_options(ttid),
     )
     return connect(info, f"keeper {address}")
 

@@ -1,4 +1,6 @@
-"""What a keeper tells of a timeline in answer to ``SHOW walkeeper_status``: one JSON object, for ``walkeeper status``.
+"""What a keeper tells of a timeline in answer to ``SHOW walkeeper_status``, and of itself to ``SHOW walkeeper_about``.
+
+One JSON object each, for ``walkeeper status`` and its kin.
 
 LSNs are text as PostgreSQL prints them, moments are RFC 3339 by this keeper's clock, which is told, too.  Fields may be
 added, and none changes its meaning.
@@ -18,13 +20,16 @@ from walkeeper.timeline.registry import Client, Receiver, Sender
 from walkeeper.timeline.timeline import TimelineStatistics
 
 
+def describe_keeper(node_id: NodeId) -> str:
+    return json.dumps({"node_id": node_id, "version": __version__, "now": _moment(time.time())})
+
+
 def describe_timeline(node_id: NodeId, statistics: TimelineStatistics, state: AcceptorState) -> str:
     """``state``: that of ``statistics``, which must have one."""
     account = statistics.account
     return json.dumps(
         {
             "node_id": node_id,
-            "version": __version__,
             "now": _moment(time.time()),
             "generation": state.kept.configuration.generation,
             "term": state.term,

@@ -71,7 +71,6 @@ class KeeperStatus(msgspec.Struct, frozen=True):
     is_whole: bool | None = None
     timeline_start_lsn: LsnText | None = None
     local_start_lsn: LsnText | None = None
-    version: str | None = None
     now: Moment | None = None
     generation: int | None = None
     flushed_at: Moment | None = None

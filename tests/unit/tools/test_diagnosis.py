@@ -47,7 +47,7 @@ VOTING = [ReceiverStatus(1, "10.0.0.1:4711", "walkeeper", "Voting")]
 ADDRESSES = [Address(f"k{number}", 5454) for number in (1, 2, 3)]
 
 WELL = KeeperStatus(
-    END, END, term=5, last_log_term=5, is_whole=True, version="1", now=THEIRS, generation=0, flushed_at=JUST_NOW,
+    END, END, term=5, last_log_term=5, is_whole=True, now=THEIRS, generation=0, flushed_at=JUST_NOW,
     committed_at=JUST_NOW, receivers=STREAMING,
 )  # fmt: skip
 PRIMARY = PrimaryFacts(
