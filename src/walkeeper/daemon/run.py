@@ -36,8 +36,9 @@ from walkeeper.control.server import serving_http
 from walkeeper.daemon import files, memory
 from walkeeper.daemon.config import ServeConfig, TimingConfig
 from walkeeper.daemon.logs import configure_logs
-from walkeeper.daemon.notify import READY, STOPPING, notify
+from walkeeper.daemon.notify import READY, STOPPING, notify, reporting
 from walkeeper.daemon.pulse import keeping_pulse
+from walkeeper.daemon.signals import answering_signals, ignore_until_answered
 from walkeeper.daemon.sockets import bind, bound_address, is_loopback
 from walkeeper.daemon.stop import wait_for_stop
 from walkeeper.daemon.watch import WatchedOffload
@@ -79,6 +80,7 @@ def dump_control_file(path: Path) -> str:
 
 def run_keeper(config: ServeConfig) -> None:
     """Run until a signal ends it.  Raises ConfigError before anything was served, StorageError, DurabilityLost."""
+    ignore_until_answered()
     metrics = Metrics(walkeeper.__version__, config.listen.availability_zone)
     configure_logs(config.log.format, sys.stdout, metrics.log_event)
     disk = OsDisk(sync=not config.place.no_sync)
@@ -137,6 +139,14 @@ def _accepting_at(
     return accepting(SocketListener(sock), timelines, connections, metrics, limits, verify)
 
 
+def _describe(readiness: Readiness, metrics: Metrics) -> str:
+    """One line for the service manager."""
+    if readiness.is_draining:
+        return "draining"
+    missing = [f"{each.name}: {each.problem}" for each in readiness.checks() if each.problem]
+    return f"starting, {'; '.join(missing)}" if missing else f"serving {metrics.timelines_shown} timelines"
+
+
 async def serve(
     directory: DataDirectory,
     timing: TimingConfig,
@@ -170,6 +180,9 @@ async def serve(
         app = create_app([*health_routes(offload.checks, readiness), metrics.route(), *api.routes()])
         serving = serving_http(app, http, metrics.http_connection_begins)
         async with serving, keeping_pulse(metrics), AsyncExitStack() as beside:
+            await beside.enter_async_context(answering_signals())
+            describe = partial(_describe, readiness, metrics)
+            await beside.enter_async_context(reporting(os.environ, offload.checks, describe))
             for keep in keeping:
                 await beside.enter_async_context(keep(offload))
             async with open_timelines(
