@@ -54,7 +54,7 @@ def _marks(task: trio.lowlevel.Task) -> dict[str, str]:
     """Not by running in its context: that of a task that runs is entered already."""
     return {
         variable.name.removeprefix(_MARKS): str(value)
-        for variable, value in task.context.items()
+        for variable, value in sorted(task.context.items(), key=lambda item: item[0].name)
         if variable.name.startswith(_MARKS) and isinstance(value, str | int)
     }
 

@@ -19,6 +19,7 @@ from walkeeper.daemon import exits
 from walkeeper.daemon.config import (
     CheckOptions,
     CommitLsnOptions,
+    ConfigOptions,
     FencingConfig,
     FetchOptions,
     InspectOptions,
@@ -29,7 +30,16 @@ from walkeeper.daemon.config import (
     SyncOptions,
     WhyBlockedOptions,
 )
-from walkeeper.daemon.options import FlagParser, add_flags, options_of, read_environment, read_flags, settle
+from walkeeper.daemon.options import (
+    FlagParser,
+    Source,
+    add_flags,
+    effective,
+    options_of,
+    read_environment,
+    read_flags,
+    settle,
+)
 from walkeeper.errors import ConfigError, Corrupt
 from walkeeper.formats.segments import WAL_SEG_SIZE_MIN, is_beside_wal, parse_segment_name
 from walkeeper.lsn import Lsn, format_lsn
@@ -214,6 +224,15 @@ def check(options: CheckOptions) -> int:
     return 1 if is_bad else 0
 
 
+def config(options: ConfigOptions) -> None:
+    from walkeeper.daemon.show import as_json, as_toml, read_wish
+
+    wish = read_wish(options.words)
+    command, flags, variables = read_sources(wish.arguments, os.environ, COMMANDS)
+    settled = list(effective(command.shape, flags, variables))
+    _print(as_json(command.name, settled) if wish.as_json else as_toml(settled))
+
+
 def _primary(conninfo: str) -> "ConnectionInfo":
     """The variables that libpq knows count, too.  Raises ConfigError."""
     import getpass
@@ -266,6 +285,9 @@ COMMANDS: Sequence[Command[Any]] = (
         why_blocked,
     ),
     Command(
+        "config", "show what a command would run with, and where each value comes from", ConfigOptions, config
+    ),
+    Command(
         "check",
         "look, before it matters: at a directory and its disk, a primary's settings, keepers",
         CheckOptions,
@@ -314,6 +336,14 @@ def read_command(
     arguments: Sequence[str], environment: Mapping[str, str], commands: Sequence[Command[Any]]
 ) -> tuple[Command[Any], Any]:
     """The command and its options.  Raises ConfigError; leaves by SystemExit after ``--help`` and ``--version``."""
+    command, flags, variables = read_sources(arguments, environment, commands)
+    return command, settle(command.shape, flags, variables)
+
+
+def read_sources(
+    arguments: Sequence[str], environment: Mapping[str, str], commands: Sequence[Command[Any]]
+) -> tuple[Command[Any], Source, Source]:
+    """The command, and what command line and environment say.  As ``read_command``."""
     parser = FlagParser(prog="walkeeper", description="Keeps PostgreSQL WAL safe on a quorum of machines.")
     parser.add_argument("-V", "--version", action="version", version=f"walkeeper {walkeeper.__version__}")
     parsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
@@ -323,4 +353,4 @@ def read_command(
     said = parser.parse_args(arguments)
     command = next(each for each in commands if each.name == said.command)
     variables = read_environment(environment, (option for each in commands for option in options_of(each.shape)))
-    return command, settle(command.shape, read_flags(said, options_of(command.shape)), variables)
+    return command, read_flags(said, options_of(command.shape)), variables

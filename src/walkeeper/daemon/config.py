@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from walkeeper.daemon.options import argument, option, part, switch
+from walkeeper.daemon.options import argument, option, part, rest_of_line, switch
 from walkeeper.daemon.values import (
     one_of,
     parse_duration_seconds,
@@ -309,6 +309,16 @@ class WhyBlockedOptions:
         "slot", parse_text, default=DEFAULT_NAME, metavar="NAME", help="the sidecar's replication slot"
     )
     as_json: bool = switch("json", help="print JSON")
+
+
+@dataclass(frozen=True, slots=True)
+class ConfigOptions:
+    """Everything ``walkeeper config`` can be told."""
+
+    words: tuple[str, ...] = rest_of_line(
+        "WORDS",
+        help="show [serve|propose] [its flags] [--json]: what it would run with, and where each value comes from",
+    )
 
 
 @dataclass(frozen=True, slots=True)

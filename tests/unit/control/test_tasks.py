@@ -1,6 +1,6 @@
 """Every task, and where it waits."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 
 import structlog
@@ -22,7 +22,7 @@ async def wait_deep(event: trio.Event, password: str, depth: int) -> None:
     assert password
 
 
-async def ticks(event: trio.Event) -> AsyncIterator[int]:
+async def ticks(event: trio.Event) -> AsyncGenerator[int]:
     await event.wait()
     yield 1
 
