@@ -8,18 +8,18 @@ import pytest
 
 from fix_keepers import NewKeeper
 from minted import Mint
-from programs import Keeper, ProgramFailed
+from programs import PROGRAM, Keeper, Program, ProgramFailed
 from replicated import LOOKS_MAX
 
 SECONDS = 20.0
 
 
-def wait_log(keeper: Keeper, words: str) -> str:
+def wait_log(program: Program, words: str) -> str:
     for _ in range(LOOKS_MAX):
-        if words in keeper.log:
-            return keeper.log
-        keeper.pause()
-    raise ProgramFailed(f"{words} was never logged\n{keeper.log}")
+        if words in program.log:
+            return program.log
+        program.pause()
+    raise ProgramFailed(f"{words} was never logged\n{program.log}")
 
 
 def test_sigusr1_and_the_api_show_what_every_task_waits_for(keeper: Keeper) -> None:
@@ -30,6 +30,16 @@ def test_sigusr1_and_the_api_show_what_every_task_waits_for(keeper: Keeper) -> N
     found = keeper.ask("/v1/debug/tasks")
     assert {"dump tasks", "reload", "turn peaks"} <= {each["name"] for each in found["tasks"]}
     assert keeper.stop() == 0
+
+
+def test_a_sidecar_that_looks_for_its_primary_shows_its_tasks_too(work_directory: Path) -> None:
+    command = [PROGRAM, "propose", "--primary", "host=127.0.0.1 port=1 user=u", "--keepers", "127.0.0.1:1"]
+    with Program("sidecar", command, work_directory / "sidecar.log") as sidecar:
+        sidecar.start()
+        wait_log(sidecar, "127.0.0.1:1")
+        sidecar.signal(signal.SIGUSR1)
+        assert "wait_for_stop" in wait_log(sidecar, "dump tasks")
+        assert sidecar.stop() == 0
 
 
 def test_a_service_manager_hears_of_the_start_a_reload_life_and_the_end(
