@@ -34,20 +34,17 @@ def ignore_until_answered() -> None:
 @asynccontextmanager
 async def answering_signals() -> AsyncIterator[None]:
     """Answer for as long as the block runs.  A reload that waits for the disk keeps nobody from seeing the tasks."""
-    async with trio.open_nursery() as nursery:
-        await nursery.start(_answer, DUMP, dump_tasks, name="dump tasks")
-        await nursery.start(_answer, RELOAD, reload, name="reload")
-        yield
-        nursery.cancel_scope.cancel(reason="shutdown")
+    with trio.open_signal_receiver(DUMP) as dumps, trio.open_signal_receiver(RELOAD) as reloads:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_answer, dumps, dump_tasks, name="dump tasks")
+            nursery.start_soon(_answer, reloads, reload, name="reload")
+            yield
+            nursery.cancel_scope.cancel(reason="shutdown")
 
 
-async def _answer(
-    number: signal.Signals, act: Callable[[], Awaitable[None]], *, task_status: trio.TaskStatus[None]
-) -> None:
-    with trio.open_signal_receiver(number) as signals:
-        task_status.started()
-        async for _ in signals:
-            await act()
+async def _answer(signals: AsyncIterator[int], act: Callable[[], Awaitable[None]]) -> None:
+    async for _ in signals:
+        await act()
 
 
 async def dump_tasks() -> None:

@@ -46,7 +46,8 @@ REQUEST = {
 @pytest.fixture(autouse=True)
 def _restored_process() -> Iterator[None]:
     """Signal handlers and loggers as they were."""
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
+    handlers = {number: signal.getsignal(number) for number in numbers}
     root = logging.getLogger()
     loggers, level = root.handlers[:], root.level
     yield
@@ -331,3 +332,8 @@ def test_a_port_that_anybody_can_reach_is_warned_of_unless_tokens_are_asked_for(
         sock.bind((host, 0))
         warn_of_open_port(sock, verify, "--listen-it", "do it")
     assert len(logs) == warns
+
+
+def test_a_reload_that_comes_while_a_keeper_starts_does_not_end_it(tmp_path: Path) -> None:
+    assert run_command(["serve", "-D", str(tmp_path), "--id", "1", "--init"], {}) == 0
+    assert {signal.getsignal(number) for number in (signal.SIGHUP, signal.SIGUSR1)} == {signal.SIG_IGN}
