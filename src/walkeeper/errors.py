@@ -353,6 +353,27 @@ class DiskFull(StorageError):
     """No space left; what had been begun was undone, so the timeline goes on as it was."""
 
 
+class DiskLimit(DiskFull):
+    """WAL that was refused while the disk still has room: nothing was begun, and everything but WAL goes on."""
+
+
+class FileSystemLimit(DiskLimit):
+    """What is free is kept for control files."""
+
+    def __init__(self, free_bytes: int, reserve_bytes: int) -> None:
+        super().__init__(
+            f"Global disk usage exceeded limit: {free_bytes} bytes are free, WAL is taken when there are clearly more than"
+            f" {reserve_bytes}"
+        )
+
+
+class TimelineLimit(DiskLimit):
+    """The segments of one timeline take as much as they may."""
+
+    def __init__(self, bytes_max: int) -> None:
+        super().__init__(f"WAL storage utilization exceeds configured limit of {bytes_max} bytes")
+
+
 class OutOfFiles(StorageError):
     """No descriptor left to open a file with, here or in the whole system; it says nothing of the disk."""
 
