@@ -21,7 +21,7 @@ RENAMES = {"storage/durable.py", "storage/disk.py"}
 SYNCS = {"storage/disk.py"}
 # One connection, one HTTP request, one command, and one that cannot be loaded: a restore_command must not end with the
 # exit code of a traceback.
-BOUNDARIES = {"services/connection.py", "control/app.py", "daemon/cli.py", "__main__.py"}
+BOUNDARIES = {"services/connection.py", "control/app.py", "control/http1.py", "daemon/cli.py", "__main__.py"}
 NOT_COLLECTED = {"integration", "demo", "bench"}  # sessions of their own
 
 LIMITED_SCOPES = {"move_on_after", "move_on_at", "fail_after", "fail_at"}

@@ -2,7 +2,7 @@
 
 Who a line is about (tenant, timeline, connection, request) is bound once, in the task that knows, as a context
 variable (``structlog.contextvars``); child tasks and worker threads inherit it.  The standard library's loggers,
-which hypercorn writes to, come out the same way.  An error of ours is one line, since its text says everything;
+which other libraries write to, come out the same way.  An error of ours is one line, since its text says everything;
 an exception that nobody expected brings its traceback.
 
 Levels follow Neon's: error needs a person, warning was handled, info is a change of state.
@@ -26,9 +26,6 @@ CountEvent = Callable[[str], None]
 
 JSON_TRACEBACKS: Final = structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
 """Local variables stay out: they may be WAL, or passwords."""
-
-QUIET_LOGGERS: Final = ("hypercorn.error", "hypercorn.access", "asyncio")
-"""Loggers of libraries whose information is ours to give: only their warnings are wanted."""
 
 
 def configure_logs(log_format: str, stream: TextIO, count: CountEvent | None = None) -> None:
@@ -95,5 +92,3 @@ def _adopt_standard_loggers(shared: list[Processor], renderers: list[Processor],
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(logging.INFO)
-    for name in QUIET_LOGGERS:
-        logging.getLogger(name).setLevel(logging.WARNING)

@@ -14,7 +14,8 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from walkeeper.control import server
-from walkeeper.control.server import GRACE_SECONDS, SEND_SECONDS_MAX, limit_sends, serving_http
+from walkeeper.control.http1 import GRACE_SECONDS
+from walkeeper.control.server import serving_http
 
 
 async def hello(_request: Request) -> Response:
@@ -188,12 +189,3 @@ async def test_nobody_is_offered_http_2_and_whoever_asked_for_it_is_gone_when_go
                 assert (await client.receive_some()).startswith(b"HTTP/1.1 ")
         async with await client_of(sock) as client:
             await ask(client)
-
-
-def test_a_client_that_stops_reading_is_cut_off_by_the_kernel(sock: socket.socket) -> None:
-    limit_sends(sock)
-    with socket.create_connection(sock.getsockname()):
-        accepted, _ = sock.accept()
-        with accepted:
-            limit = accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT)
-    assert limit == SEND_SECONDS_MAX * 1000

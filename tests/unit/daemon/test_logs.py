@@ -66,14 +66,6 @@ def test_the_standard_librarys_lines_come_out_the_same_way() -> None:
     assert (line["event"], line["level"]) == ("1 of 2", "warning")
 
 
-def test_what_hypercorn_merely_tells_is_left_out() -> None:
-    stream = io.StringIO()
-    configure_logs("json", stream)
-    logging.getLogger("hypercorn.error").info("Running on ...")
-    logging.getLogger("hypercorn.error").warning("kept")
-    assert [line["event"] for line in json_lines(stream)] == ["kept"]
-
-
 @pytest.mark.parametrize("log_format", ["plain", "json"])
 def test_a_named_error_is_one_line_without_traceback(log_format: str) -> None:
     stream = io.StringIO()
