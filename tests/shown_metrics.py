@@ -19,6 +19,7 @@ from walkeeper.storage.store import FAILED, StoreStatistics
 from walkeeper.storage.wal import REMOVE_SEGMENT
 from walkeeper.timeline.account import Account
 from walkeeper.timeline.registry import Client, Receiver, Registry, Sender, Waiting
+from walkeeper.timeline.room import Room
 from walkeeper.timeline.timeline import TimelineStatistics
 from walkeeper.timeline.timelines import Timelines
 
@@ -55,6 +56,7 @@ def an_open_timeline(*, readers: Sequence[str | None] = (), waiting: Waiting = W
         PageserverFeedback(last_received_lsn=Lsn(0x900), reply_time=1_500_000),
         3,
         is_corruption_reported=True,
+        disk_usage_bytes=32,
     )
 
 
@@ -79,6 +81,8 @@ class ShownTimelines:
     def __init__(self, *statistics: TimelineStatistics, shut: int = 0) -> None:
         self.shown = [Shown(each) for each in statistics]
         self._shut = shut
+        self.room = Room()
+        self.room.free_bytes = 7
 
     def all(self) -> list[Shown]:
         return self.shown

@@ -71,6 +71,17 @@ STORAGE: Final = (
         "Any is worth a look at the log and at the disk.",
         is_alert=True,
     ),
+    Declared(
+        "safekeeper_wal_storage_limit_errors", "unknown", "messages",
+        "Messages refused since the segments of their timeline take `--max-timeline-disk-usage-bytes`",
+        "`walkeeper_timeline_over_limit` says of which timeline: remove segments, or allow more.",
+        is_alert=True,
+    ),
+    Declared(
+        "safekeeper_global_disk_utilization_check_seconds", "histogram", "seconds",
+        "Time of a look at how much of the file system is free",
+        "A disk or a network file system that takes long for that takes long for everything.",
+    ),
 )  # fmt: skip
 
 CONNECTIONS: Final = (
@@ -238,6 +249,12 @@ TIMELINES: Final = (
         "safekeeper_flushed_wal_seconds_total", "gauge", "seconds",
         "Time spent in fsyncs of WAL since this keeper was started",
         "Its rate is the part of the time in which this timeline waits for its disk; near 1 the disk is the limit.",
+        TIMELINE,
+    ),
+    Declared(
+        "safekeeper_disk_usage_bytes", "gauge", "bytes",
+        "What the segments take, from the first one to the one that is written; absent while there are none",
+        "Grows until somebody removes segments; of those that were removed by hand it hears with the next segment.",
         TIMELINE,
     ),
     Declared(
@@ -409,6 +426,29 @@ OURS: Final = (
         "Timelines whose files could not be read at the start",
         "Look with `walkeeper inspect`; the others are served.",
         is_alert=True,
+    ),
+    Declared(
+        "walkeeper_timeline_over_limit", "gauge", "0 or 1",
+        "1 while WAL is refused since the segments take `--max-timeline-disk-usage-bytes`",
+        "Commits wait once that is so on a majority: remove segments that nobody needs, or allow more.",
+        TIMELINE, is_alert=True,
+    ),
+    Declared(
+        "walkeeper_disk_refuses_wal", "gauge", "0 or 1",
+        "1 while WAL is refused since the file system is nearly full",
+        "Commits wait once that is so on a majority: make room; it goes on by itself then.",
+        is_alert=True,
+    ),
+    Declared(
+        "walkeeper_disk_free_bytes", "gauge", "bytes",
+        "Free in the file system, when it was looked at last",
+        "Compare with `walkeeper_disk_reserve_bytes`: alert while there is still time, at some times that.",
+        is_alert=True,
+    ),
+    Declared(
+        "walkeeper_disk_reserve_bytes", "gauge", "bytes",
+        "With less free than that WAL is refused; with a quarter more it is taken again",
+        "Follows from `--max-global-disk-usage-ratio`.",
     ),
     Declared(
         "walkeeper_refusals_total", "counter", "requests",

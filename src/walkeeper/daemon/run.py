@@ -47,6 +47,7 @@ from walkeeper.services.listener import Limits, SocketListener, accepting
 from walkeeper.storage.data_directory import DataDirectory, claim
 from walkeeper.storage.disk import OsDisk
 from walkeeper.storage.offload import Offload, ThreadOffload
+from walkeeper.timeline.room import DiskLimits
 from walkeeper.timeline.timelines import Timelines, open_timelines
 
 TIMELINES: Final = "timelines read from disk"
@@ -102,7 +103,13 @@ def run_keeper(config: ServeConfig) -> None:
             limits = Limits(config.timing.wal_sender_timeout_seconds, connections_max)
             letting_in = partial(_accepting_at, metrics, limits, verify)
             keeper = partial(
-                serve, keeping=(keeping, keeping_http), verify=verify_http, no_sync=config.place.no_sync
+                serve,
+                keeping=(keeping, keeping_http),
+                verify=verify_http,
+                no_sync=config.place.no_sync,
+                limits=DiskLimits(
+                    config.limits.usage_ratio_max, config.limits.timeline_bytes_max, config.limits.check_seconds
+                ),
             )
             trio.run(keeper, directory, config.timing, metrics, pg, http, letting_in)
     log.info("stopped")
@@ -148,6 +155,7 @@ async def serve(
     keeping: Sequence[Keeping] = (),
     verify: Verify | None = None,
     no_sync: bool = False,
+    limits: DiskLimits | None = None,
 ) -> None:
     """Serve until a signal comes, then drain.  With ``verify`` operators must show a token.
 
@@ -177,6 +185,7 @@ async def serve(
                 offload,
                 save_seconds=timing.control_file_save_interval_seconds,
                 observe=metrics.storage_operation,
+                limits=limits,
             ) as timelines:
                 api.begin(timelines)
                 metrics.watch(timelines)

@@ -6,6 +6,7 @@ from pathlib import Path
 from walkeeper.daemon.config import (
     AuthConfig,
     CommitLsnOptions,
+    LimitsConfig,
     ListenConfig,
     LogConfig,
     PlaceConfig,
@@ -37,6 +38,7 @@ def test_the_defaults_are_neons() -> None:
         auth=AuthConfig(pg_key_path=None, http_key_path=None, key_reload_seconds=10.0),
         log=LogConfig(format="plain"),
         timing=TimingConfig(control_file_save_interval_seconds=300.0, disk_hangs_seconds=120.0, drain_seconds=3.0),
+        limits=LimitsConfig(usage_ratio_max=0.98, check_seconds=10.0, timeline_bytes_max=0, memory_bytes_max=None),
         init=False,
         dump_control_file=None,
     )
@@ -57,6 +59,7 @@ def test_every_flag_reaches_its_part() -> None:
         auth=AuthConfig(pg_key_path=Path("/keys"), http_key_path=Path("/http"), key_reload_seconds=1.0),
         log=LogConfig(format="json"),
         timing=TimingConfig(control_file_save_interval_seconds=60.0, disk_hangs_seconds=5.0, drain_seconds=10.0),
+        limits=LimitsConfig(),
         init=True,
         dump_control_file=Path("f"),
     )
