@@ -238,6 +238,13 @@ class TooManyClients(Refused):
         super().__init__("sorry, too many clients already")
 
 
+class TooManyStrangers(Refused):
+    """A client that had not said who it is had to make room for another."""
+
+    def __init__(self) -> None:
+        super().__init__("too many clients that do not say who they are")
+
+
 class Fenced(WalkeeperError):
     """Another writer has taken over in a higher term (invariant 35): this one must end, and not come back by itself.
 

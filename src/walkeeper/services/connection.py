@@ -90,6 +90,7 @@ from walkeeper.services.instruments import Instruments
 from walkeeper.services.receive_wal import read_greeting, serve_proposer
 from walkeeper.services.send_wal import RECOVERY_APPLICATION_NAME, send_wal
 from walkeeper.services.sqlstate import FEATURE_NOT_SUPPORTED, SUCCESSFUL_COMPLETION, error_response
+from walkeeper.services.strangers import Strangers
 from walkeeper.services.turnstile import MORSEL_BYTES, Turnstile
 from walkeeper.timeline.registry import Client
 from walkeeper.timeline.timeline import Timeline
@@ -146,6 +147,7 @@ class Connection:
         timelines: Timelines,
         draining: Serving,
         turnstile: Turnstile,
+        strangers: Strangers,
         instruments: Instruments,
         reader_seconds_max: float = SILENCE_SECONDS_MAX,
         verify: Verify | None = None,
@@ -157,6 +159,7 @@ class Connection:
         self._draining = draining
         self._turnstile = turnstile
         self._instruments = instruments
+        self._strangers = strangers
         self._session = ServerSession()
         self._options = ConnectionOptions()
         self._verify = verify
@@ -173,8 +176,8 @@ class Connection:
         with structlog.contextvars.bound_contextvars(connection=self._client.connection):
             self._instruments.connection_begins(self._link)
             try:
-                await self._serve(is_welcome)
-                await self._linger()
+                if await self._serve(is_welcome):
+                    await self._linger()
             except trio.BrokenResourceError:
                 log.info("connection lost")
             except Exception:  # the boundary of a connection
@@ -187,21 +190,29 @@ class Connection:
         """End it without a word.  Cancellation: at any time."""
         await self._link.aclose()
 
-    async def _serve(self, is_welcome: bool) -> None:
+    async def _serve(self, is_welcome: bool) -> bool:
+        """False if nobody is waited for any more: its place was needed before it said who it is."""
         startup_seconds_max = STARTUP_SECONDS_MAX if is_welcome else TURNED_AWAY_SECONDS_MAX
         try:
-            with trio.move_on_after(startup_seconds_max) as limit, self._draining.while_serving():
+            with (
+                trio.move_on_after(startup_seconds_max) as limit,
+                self._strangers.being_one() as place,
+                self._draining.while_serving(),
+            ):
                 if not await self._start_up(is_welcome):
-                    return
+                    return True
+            if place.cancelled_caught:
+                return False
             if limit.cancelled_caught or self._session.state is not ServerState.READY:
                 log.info("connection ended before it began")
-                return
+                return True
             with structlog.contextvars.bound_contextvars(
                 ttid=str(self._options.ttid), application=self._client.application_name
             ):
                 await self._answer_queries()
         except WalkeeperError as error:
             await self._say_last(error)
+        return True
 
     # -- startup ----------------------------------------------------------------------------------------------
 

@@ -23,6 +23,7 @@ from walkeeper.links.link import Link, SocketLink
 from walkeeper.links.throttle import throttled_logger
 from walkeeper.services.connection import Connection
 from walkeeper.services.instruments import Instruments
+from walkeeper.services.strangers import Strangers
 from walkeeper.services.turnstile import Turnstile
 from walkeeper.timeline.registry import Client
 from walkeeper.timeline.timelines import Timelines
@@ -32,6 +33,9 @@ VANISHED_SECONDS: Final = 60.0
 
 TURNED_AWAY_MAX: Final = 16
 """How many beyond those there is room for are told so at once, each for some seconds; the rest hears nothing."""
+
+STRANGERS_SHARE: Final = 2
+"""One in so many seats is for those that have not said who they are: all writers come at once after a restart."""
 
 log = throttled_logger()
 
@@ -119,6 +123,7 @@ async def accept_connections(
 ) -> None:
     """Start a task for every client, until cancelled."""
     turnstile = Turnstile()
+    strangers = Strangers(max(1, limits.connections_max // STRANGERS_SHARE), instruments)
     reception = Reception(limits.connections_max, instruments)
     for number in itertools.count(1):
         link, peer = await listener.accept()
@@ -129,6 +134,7 @@ async def accept_connections(
             timelines,
             draining,
             turnstile,
+            strangers,
             instruments,
             limits.reader_seconds_max,
             verify,

@@ -89,11 +89,13 @@ def test_names_are_neons_except_for_our_own() -> None:
         "datadir", "id", "init", "listen-pg", "listen-http", "advertise-pg", "availability-zone", "no-sync",
         "dump-control-file", "log-format", "control-file-save-interval",
         "pg-auth-public-key-path", "http-auth-public-key-path",
+        "max-global-disk-usage-ratio", "global-disk-check-interval", "max-timeline-disk-usage-bytes",
     }  # fmt: skip
     assert {each.name for each in options_of(ServeConfig)} == neons | {
         "disk-hangs-after",
         "auth-key-reload-period",
         "max-connections",
+        "max-memory",
         "shutdown-timeout",
         "wal-sender-timeout",
     }

@@ -22,6 +22,7 @@ from walkeeper.membership import NO_CONFIGURATION
 from walkeeper.messages import ProposerGreeting
 from walkeeper.services.connection import Connection as Service
 from walkeeper.services.listener import Draining
+from walkeeper.services.strangers import Strangers
 from walkeeper.services.turnstile import Turnstile
 from walkeeper.timeline.registry import Client as ServedClient
 from walkeeper.timeline.timelines import Timelines
@@ -73,7 +74,14 @@ async def guarded() -> AsyncIterator[Scene]:
     async def serve() -> None:
         client = ServedClient(1, "db1:4711")
         await Service(
-            client, pair.link, timelines, Draining(), Turnstile(), scene.metrics, verify=VERIFIER.verify
+            client,
+            pair.link,
+            timelines,
+            Draining(),
+            Turnstile(),
+            Strangers(9, scene.metrics),
+            scene.metrics,
+            verify=VERIFIER.verify,
         ).serve()
         scene.ended.set()
 
