@@ -8,7 +8,7 @@ import trio
 from prometheus_client.core import Metric
 
 from walkeeper.acceptor.state import AcceptorState, new_control_file
-from walkeeper.control.collectors import DiskJobs
+from walkeeper.control.collectors import DiskJobs, MemoryUse
 from walkeeper.control.metrics import Metrics
 from walkeeper.errors import Malformed
 from walkeeper.ids import NO_TLI, TenantId, TenantTimelineId, TimelineId
@@ -111,6 +111,7 @@ def everything_shown() -> list[Metric]:
     for operation in ("write_wal", "flush_wal", "persist_control_file", "truncate_wal", REMOVE_SEGMENT, FAILED):
         metrics.storage_operation(operation, 0.001, 1)
     metrics.watch_disk(lambda: DiskJobs(0, 0.0))
+    metrics.watch_memory(lambda: MemoryUse(1, 2, 3))
     peer = Peer()
     metrics.connection_begins(peer)
     metrics.connection_identified(peer, "walreceiver", None)

@@ -238,6 +238,13 @@ class TooManyClients(Refused):
         super().__init__("sorry, too many clients already")
 
 
+class OutOfMemory(Refused):
+    """A reader for which the memory of all connections has no room."""
+
+    def __init__(self) -> None:
+        super().__init__("sorry, the memory for readers is used up")
+
+
 class TooManyStrangers(Refused):
     """A client that had not said who it is had to make room for another."""
 

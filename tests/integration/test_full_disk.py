@@ -172,7 +172,7 @@ def test_wal_is_refused_before_the_disk_is_full_and_taken_again_when_there_is_ro
         with Client(careful.pg_port) as client:
             vote = writer.win(client)
             writer.lead(client, vote, vote.flush_lsn)
-            writer.append(client, 1000)
+            writer.append(client, 50_000)
             with pytest.raises(Refused) as refused:
                 writer.hear_all(client)
         assert refused.value.sqlstate == DISK_FULL

@@ -451,6 +451,18 @@ OURS: Final = (
         "Follows from `--max-global-disk-usage-ratio`.",
     ),
     Declared(
+        "walkeeper_memory_bytes", "gauge", "bytes",
+        "What connections hold: `queued` waits for the disk, `reading` is what readers are being sent",
+        "Near `walkeeper_memory_limit_bytes` writers are read from only as the disk catches up, and at half of it readers are"
+        " refused.",
+        ("stage",), is_alert=True,
+    ),
+    Declared(
+        "walkeeper_memory_limit_bytes", "gauge", "bytes",
+        "How much that may be",
+        "`--max-memory`, or what follows from the machine.",
+    ),
+    Declared(
         "walkeeper_refusals_total", "counter", "requests",
         "Requests on the PostgreSQL port that ended in an error, by its name",
         "The log says to whom and why; NotElected and WalGap now and then are a writer that was fenced.",

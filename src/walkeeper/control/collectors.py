@@ -170,6 +170,30 @@ class DiskCollector(Collector):
         yield one_value("walkeeper_disk_oldest_job_seconds", jobs.oldest_seconds)
 
 
+@dataclass(frozen=True, slots=True)
+class MemoryUse:
+    """What connections hold: WAL that waits for the disk, and that readers are sent; and how much it may be."""
+
+    queued_bytes: int
+    reading_bytes: int
+    bytes_max: float
+
+
+class MemoryCollector(Collector):
+    """What connections hold now, as ``look`` sees it."""
+
+    def __init__(self, look: Callable[[], MemoryUse]) -> None:
+        self._look = look
+
+    def collect(self) -> Iterator[Metric]:
+        use = self._look()
+        metric = family("walkeeper_memory_bytes")
+        metric.add_sample(metric.name, {"stage": "queued"}, use.queued_bytes)
+        metric.add_sample(metric.name, {"stage": "reading"}, use.reading_bytes)
+        yield metric
+        yield one_value("walkeeper_memory_limit_bytes", use.bytes_max)
+
+
 class BuildInfo(Collector):
     """A gauge that is always 1 and says in its labels what is running."""
 

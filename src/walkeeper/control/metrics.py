@@ -22,7 +22,15 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from walkeeper.control.collectors import BuildInfo, DiskCollector, DiskJobs, ProcessUsage, TimelineCollector
+from walkeeper.control.collectors import (
+    BuildInfo,
+    DiskCollector,
+    DiskJobs,
+    MemoryCollector,
+    MemoryUse,
+    ProcessUsage,
+    TimelineCollector,
+)
 from walkeeper.control.instruments import Counts, Distribution, Distributions, Peak, PgIo, Traffic
 from walkeeper.errors import TimelineLimit
 from walkeeper.storage.store import FAILED
@@ -181,6 +189,10 @@ class Metrics:
     def watch_disk(self, look: Callable[[], DiskJobs]) -> None:
         """Show what is with the disk from now on."""
         self.registry.register(DiskCollector(look))
+
+    def watch_memory(self, look: Callable[[], MemoryUse]) -> None:
+        """Show what connections hold from now on."""
+        self.registry.register(MemoryCollector(look))
 
     def watch(self, timelines: Timelines) -> None:
         """Show these timelines from now on."""

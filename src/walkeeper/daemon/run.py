@@ -29,6 +29,7 @@ import walkeeper
 from walkeeper.auth.claims import Verify
 from walkeeper.control.api import ManagementApi
 from walkeeper.control.app import create_app
+from walkeeper.control.collectors import MemoryUse
 from walkeeper.control.dump import KeeperConfig
 from walkeeper.control.health import Readiness, health_routes
 from walkeeper.control.metrics import Metrics
@@ -43,6 +44,7 @@ from walkeeper.daemon.stop import wait_for_stop
 from walkeeper.daemon.watch import WatchedOffload
 from walkeeper.errors import ConfigError, Malformed
 from walkeeper.formats.control_file import control_file_as_json, parse_control_file
+from walkeeper.services.budget import Budget
 from walkeeper.services.listener import Limits, SocketListener, accepting
 from walkeeper.storage.data_directory import DataDirectory, claim
 from walkeeper.storage.disk import OsDisk
@@ -101,7 +103,10 @@ def run_keeper(config: ServeConfig) -> None:
             warn_of_open_port(pg, verify, "--listen-pg", "read and write WAL")
             warn_of_open_port(http, verify_http, "--listen-http", "delete timelines")
             limits = Limits(config.timing.wal_sender_timeout_seconds, connections_max)
-            letting_in = partial(_accepting_at, metrics, limits, verify)
+            budget = Budget(memory.settle_bytes_max(config.limits.memory_bytes_max))
+            log.info("memory for writers and readers", bytes_max=budget.bytes_max)
+            metrics.watch_memory(lambda: MemoryUse(budget.queued_bytes, budget.reading_bytes, budget.bytes_max))
+            letting_in = partial(_accepting_at, metrics, limits, verify, budget)
             keeper = partial(
                 serve,
                 keeping=(keeping, keeping_http),
@@ -137,11 +142,12 @@ def _accepting_at(
     metrics: Metrics,
     limits: Limits,
     verify: Verify | None,
+    budget: Budget,
     sock: socket.socket,
     timelines: Timelines,
     connections: trio.Nursery,
 ) -> AbstractAsyncContextManager[None]:
-    return accepting(SocketListener(sock), timelines, connections, metrics, limits, verify)
+    return accepting(SocketListener(sock), timelines, connections, metrics, limits, verify, budget)
 
 
 async def serve(

@@ -10,7 +10,7 @@ Does not know keys and has no TLS.  Source: PostgreSQL, "Message Flow"; Neon's s
 """
 
 from collections.abc import Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import Final, Protocol, assert_never
 
@@ -84,11 +84,12 @@ from walkeeper.links.throttle import throttled_logger
 from walkeeper.lsn import Lsn, format_lsn
 from walkeeper.messages import ProposerGreeting
 from walkeeper.services import status
+from walkeeper.services.budget import Budget
 from walkeeper.services.copy_in import SILENCE_SECONDS_MAX, CopyEnd, CopyReader
 from walkeeper.services.goodbye import GOODBYE_SECONDS_MAX, CaughtUp, Goodbye
 from walkeeper.services.instruments import Instruments
 from walkeeper.services.receive_wal import read_greeting, serve_proposer
-from walkeeper.services.send_wal import RECOVERY_APPLICATION_NAME, send_wal
+from walkeeper.services.send_wal import RECOVERY_APPLICATION_NAME, STRETCH_BYTES_MAX, send_wal
 from walkeeper.services.sqlstate import FEATURE_NOT_SUPPORTED, SUCCESSFUL_COMPLETION, error_response
 from walkeeper.services.strangers import Strangers
 from walkeeper.services.turnstile import MORSEL_BYTES, Turnstile
@@ -151,7 +152,9 @@ class Connection:
         instruments: Instruments,
         reader_seconds_max: float = SILENCE_SECONDS_MAX,
         verify: Verify | None = None,
+        budget: Budget | None = None,
     ) -> None:
+        self._budget = budget or Budget()
         self._client = client
         self._reader_seconds_max = reader_seconds_max
         self._link = link
@@ -196,7 +199,7 @@ class Connection:
         try:
             with (
                 trio.move_on_after(startup_seconds_max) as limit,
-                self._strangers.being_one() as place,
+                self._strangers.being_one() if is_welcome else nullcontext(trio.CancelScope()) as place,
                 self._draining.while_serving(),
             ):
                 if not await self._start_up(is_welcome):
@@ -397,6 +400,7 @@ class Connection:
             encode_goodbye=self._encode_goodbye,
             while_serving=self._draining.while_serving,
             instruments=self._instruments,
+            budget=self._budget,
         )
         if said and isinstance(said.reason, WalkeeperError):
             self._note(said.reason)
@@ -410,18 +414,19 @@ class Connection:
                 'interpreted WAL is not served: connect with protocol={"type":"vanilla"} in the options'
             )
         timeline = self._timeline()
-        await self._send(CopyBothResponse())
-        # A standby that pauses has no room for more: the kernel must not give it up before its time.
-        self._link.give_up_after(self._reader_seconds_max)
-        source = CopyReader(self._link, self._session, self._reader_seconds_max, self._turnstile)
-        said = Goodbye(CopyEnd.GONE)
-        with self._draining.while_serving():
-            said = await send_wal(
-                self._link, source, timeline, command, self._client, self._reader_seconds_max, self._instruments
-            )
-        if isinstance(said.reason, WalkeeperError):
-            self._note(said.reason)
-        await self._say_goodbye(said)
+        with self._budget.reading(STRETCH_BYTES_MAX):
+            await self._send(CopyBothResponse())
+            # A standby that pauses has no room for more: the kernel must not give it up before its time.
+            self._link.give_up_after(self._reader_seconds_max)
+            source = CopyReader(self._link, self._session, self._reader_seconds_max, self._turnstile)
+            said = Goodbye(CopyEnd.GONE)
+            with self._draining.while_serving():
+                said = await send_wal(
+                    self._link, source, timeline, command, self._client, self._reader_seconds_max, self._instruments
+                )
+            if isinstance(said.reason, WalkeeperError):
+                self._note(said.reason)
+            await self._say_goodbye(said)
         return False
 
     async def _say_goodbye(self, goodbye: Goodbye) -> None:

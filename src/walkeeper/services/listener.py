@@ -21,6 +21,7 @@ from walkeeper.errors import TooManyClients
 from walkeeper.links.accept import accept_client
 from walkeeper.links.link import Link, SocketLink
 from walkeeper.links.throttle import throttled_logger
+from walkeeper.services.budget import Budget
 from walkeeper.services.connection import Connection
 from walkeeper.services.instruments import Instruments
 from walkeeper.services.strangers import Strangers
@@ -94,17 +95,18 @@ async def accepting(
     instruments: Instruments,
     limits: Limits,
     verify: Verify | None = None,
+    budget: Budget | None = None,
 ) -> AsyncIterator[None]:
     """Let clients in at ``listener`` for as long as the block runs; connections end in ``connections``.
 
     When the block ends ``listener`` is closed, so that nobody waits in its queue for a keeper that is leaving,
     readers stop reading and senders stop sending; what has been received is still kept and answered.
-    With ``verify`` clients must show a token.
+    With ``verify`` clients must show a token.  ``budget``: the memory that they share.
     """
     draining = Draining()
     async with trio.open_nursery() as nursery:
         nursery.start_soon(
-            accept_connections, listener, timelines, connections, draining, instruments, limits, verify
+            accept_connections, listener, timelines, connections, draining, instruments, limits, verify, budget
         )
         yield
         nursery.cancel_scope.cancel(reason="shutdown")
@@ -120,9 +122,10 @@ async def accept_connections(
     instruments: Instruments,
     limits: Limits,
     verify: Verify | None,
+    budget: Budget | None,
 ) -> None:
     """Start a task for every client, until cancelled."""
-    turnstile = Turnstile()
+    turnstile, budget = Turnstile(), budget or Budget()
     strangers = Strangers(max(1, limits.connections_max // STRANGERS_SHARE), instruments)
     reception = Reception(limits.connections_max, instruments)
     for number in itertools.count(1):
@@ -138,6 +141,7 @@ async def accept_connections(
             instruments,
             limits.reader_seconds_max,
             verify,
+            budget,
         )
         connections.start_soon(reception.receive, connection, name=f"connection {number}")
 

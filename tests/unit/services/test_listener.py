@@ -86,9 +86,11 @@ async def test_one_too_many_is_told_so_as_postgresql_does_and_there_is_room_when
 
 
 async def test_a_crowd_is_told_of_in_some_lines_and_costs_little(clock: MockClock) -> None:
-    crowd = ROOM + TURNED_AWAY_MAX + 30
+    crowd = TURNED_AWAY_MAX + 30
     with structlog.testing.capture_logs([Throttle()]) as lines:
-        async with port() as keeper, trio.open_nursery() as nursery:
+        async with port() as keeper, keeper.client() as one, keeper.client() as other, trio.open_nursery() as nursery:
+            for seated in (one, other):
+                assert isinstance(await last_of_startup(seated), ReadyForQuery)
             ended, endings = trio.open_memory_channel[None](crowd)
 
             async def come() -> None:
@@ -98,9 +100,9 @@ async def test_a_crowd_is_told_of_in_some_lines_and_costs_little(clock: MockCloc
 
             for _ in range(crowd):
                 nursery.start_soon(come)
-            for _ in range(crowd - ROOM - TURNED_AWAY_MAX):
+            for _ in range(crowd - TURNED_AWAY_MAX):
                 await endings.receive()  # at once: the clock stands still
-            assert keeper.refusals == crowd - ROOM
+            assert keeper.refusals == crowd
             clock.jump(TURNED_AWAY_SECONDS_MAX)
             for _ in range(TURNED_AWAY_MAX):
                 await endings.receive()
