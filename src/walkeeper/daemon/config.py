@@ -1,7 +1,8 @@
 """What the daemon can be told, in parts: each room is handed its part, or the two numbers it needs.
 
 Names and defaults of the flags are Neon's safekeeper's wherever both have the option, so that its tooling starts
-a keeper unchanged.  Ours alone: ``--config``, ``--max-connections``, ``--disk-hangs-after``, ``--auth-key-reload-period`` and
+a keeper unchanged; only the disk is limited here if nothing is said.  Ours alone: ``--config``, ``--max-connections``,
+``--max-memory``, ``--disk-hangs-after``, ``--auth-key-reload-period`` and
 ``--shutdown-timeout``, and everything of the sidecar and the tools.
 
 Does not read anything: ``options`` does.
