@@ -35,6 +35,10 @@ that catches up 1 GiB; one, and ten, that have everything and follow what the pr
   left says nothing, and may even be negative.  Catching up, where nothing is subtracted, is what to look at.
 It takes eight GB of disk for its time.
 
+**Scraping** (scraping.py).  A keeper of a thousand timelines is scraped, which should take less than a second, while
+writers append as in ``sync16``.
+- *p99 scraped / alone*: what that does to those who commit, of one round; 1 is nothing.
+
 What cannot be run says so, and the exit code is 1 then.
 """
 
@@ -55,7 +59,8 @@ import programs
 from bench.commits import measure_commits
 from bench.load import ServerFailed, run_load
 from bench.machine import describe
-from bench.report import commits_table, figures_table, ratios_table, serving_table
+from bench.report import commits_table, figures_table, ratios_table, scraping_table, serving_table
+from bench.scraping import measure_scraping
 from bench.servers import MeasuredKeeper
 from bench.serving import measure_serving
 from bench.side_by_side import compare, in_child
@@ -64,7 +69,8 @@ from bench.workloads import WORKLOADS, Frames, bulk_frames, small_frames
 WORKLOAD_NAMES: Final = tuple(workload.name for workload in WORKLOADS)
 COMMITS: Final = "commits"
 SERVING: Final = "serving"
-NAMES: Final = (*WORKLOAD_NAMES, COMMITS, SERVING)
+SCRAPING: Final = "scraping"
+NAMES: Final = (*WORKLOAD_NAMES, COMMITS, SERVING, SCRAPING)
 
 FAILURES: Final = (
     ServerFailed, programs.ProgramFailed, postgres.PostgresFailed, postgres.PostgresNotFound,
@@ -84,6 +90,7 @@ class Options:
     commit_rounds: int
     commit_seconds: int
     serving_rounds: int
+    scraping_rounds: int
     directory: Path | None
     profile: str | None
 
@@ -96,6 +103,7 @@ def parse_arguments() -> Options:
     parser.add_argument("--commit-rounds", type=int, default=4, help="of the commits (4)")
     parser.add_argument("--commit-seconds", type=int, default=3, help="of each pgbench run (3)")
     parser.add_argument("--serving-rounds", type=int, default=3, help="of each way of serving (3)")
+    parser.add_argument("--scraping-rounds", type=int, default=3, help="with and without scrapes (3)")
     parser.add_argument("--directory", type=Path, help="on the disk to measure (the temporary directory)")
     parser.add_argument(
         "--profile", choices=WORKLOAD_NAMES, metavar="NAME", help="only explain where a keeper's time goes"
@@ -159,6 +167,14 @@ def run_serving(options: Options, scratch: Path) -> None:
     print(f"\nServing WAL, medians of {options.serving_rounds} rounds\n\n{serving_table(contests)}\n", flush=True)
 
 
+def run_scraping(options: Options, scratch: Path) -> None:
+    """Scrapes beside commits; prints its table."""
+    frames = AllFrames().of(is_bulk=False)
+    say(SCRAPING)
+    scraping = measure_scraping(frames, scratch, rounds=options.scraping_rounds)
+    print(f"\nScraping, {options.scraping_rounds} rounds\n\n{scraping_table(scraping)}\n", flush=True)
+
+
 def run_profile(options: Options, scratch: Path) -> None:
     """One run against a keeper under a profiler; prints where its event loop's time went."""
     workload = next(each for each in WORKLOADS if each.name == options.profile)
@@ -185,6 +201,8 @@ def parts_of(options: Options) -> Sequence[Part]:
         parts.append(("committing", run_commits))
     if SERVING in options.only:
         parts.append(("serving WAL", run_serving))
+    if SCRAPING in options.only:
+        parts.append(("scraping", run_scraping))
     return parts
 
 

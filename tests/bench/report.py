@@ -4,9 +4,11 @@ Does not measure.
 """
 
 from collections.abc import Iterable, Sequence
+from statistics import median
 
 from bench import serving
 from bench.commits import Standings
+from bench.scraping import P99_AIM, SCRAPE_SECONDS_AIM, TIMELINES, Scraping
 from bench.serving import Contest, Served
 from bench.side_by_side import BLOCKING, DISK, KEEPER, Comparison
 from bench.stage import ALONE, CONTENDERS, RECEIVEWAL, SIDECAR_1
@@ -40,6 +42,27 @@ def _figures(one: Comparison) -> tuple[str, ...]:
         *(rate(one, contender) for contender in (KEEPER, BLOCKING, DISK)),
         *(_latencies(one, contender) for contender in (KEEPER, BLOCKING)),
         *(_cpu(one, contender) for contender in (KEEPER, BLOCKING)),
+    )
+
+
+def scraping_table(scraping: Scraping) -> str:
+    """How long scrapes took, and what they did to commits."""
+    seconds, ratio = scraping.scrape_seconds, scraping.p99_ratio
+    return table(
+        [
+            ("timelines", "a scrape", "longest", "aim", "", "p99 scraped / alone", "of all rounds", "aim", ""),
+            (
+                str(TIMELINES),
+                f"{median(seconds):.2f} s, {scraping.answer_bytes / 1e6:.1f} MB",
+                f"{max(seconds):.2f} s",
+                f"{SCRAPE_SECONDS_AIM:.1f} s",
+                verdict(max(seconds) <= SCRAPE_SECONDS_AIM),
+                f"{ratio:.2f}",
+                spread([each.p99_ratio for each in scraping.rounds]),
+                f"{P99_AIM:.1f}",
+                verdict(ratio <= P99_AIM),
+            ),
+        ]
     )
 
 

@@ -25,7 +25,8 @@ PROTOCOL: Final = 3
 TERM: Final = Term(1)
 TLI: Final = TimelineNumber(1)
 SEGMENT_BYTES: Final = 16 << 20
-SERVER: Final = ServerInfo(pg_version=150000, system_id=7241562384010203040, wal_seg_size=SEGMENT_BYTES)
+PG_VERSION: Final = 150000
+SERVER: Final = ServerInfo(pg_version=PG_VERSION, system_id=7241562384010203040, wal_seg_size=SEGMENT_BYTES)
 
 WAL_START: Final = Lsn(SEGMENT_BYTES)
 """At a segment start, as a sidecar begins: the first page header says the PostgreSQL timeline id."""

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 import httpx2
 import pytest
 import trio
+from prometheus_client import generate_latest
+from prometheus_client.parser import text_string_to_metric_families
 from starlette.applications import Starlette
 
 from shown_metrics import LABELS, Peer, ShownTimelines, a_shut_timeline, an_open_timeline, watching
@@ -117,7 +119,7 @@ async def test_what_the_process_uses_is_shown() -> None:
 async def test_what_pageservers_report_and_what_the_disk_took_is_shown_for_each_timeline() -> None:
     lines = await scraped(watching(ShownTimelines(an_open_timeline())))
     assert f"safekeeper_ps_last_received_lsn{LABELS} 2304.0" in lines
-    assert f"safekeeper_feedback_last_time_seconds{LABELS} 9.466848015e+08" in lines
+    assert f"safekeeper_feedback_last_time_seconds{LABELS} 946684801.5" in lines
     assert f"safekeeper_ps_feedback_count_total{LABELS} 3.0" in lines
     assert f"safekeeper_ps_corruption_detected{LABELS} 1.0" in lines
     assert f"safekeeper_written_wal_bytes_total{LABELS} 8192.0" in lines
@@ -128,7 +130,7 @@ async def test_what_pageservers_report_and_what_the_disk_took_is_shown_for_each_
 async def test_a_timeline_without_pageservers_shows_that_there_was_no_report() -> None:
     lines = await scraped(watching(ShownTimelines(a_shut_timeline())))
     assert f"safekeeper_ps_last_received_lsn{LABELS} 0.0" in lines
-    assert f"safekeeper_feedback_last_time_seconds{LABELS} 9.466848e+08" in lines
+    assert f"safekeeper_feedback_last_time_seconds{LABELS} 946684800.0" in lines
 
 
 async def test_what_waits_for_the_disk_is_added_up_over_all_writers() -> None:
@@ -273,6 +275,24 @@ async def test_many_samples_are_one_metric_though_rendered_in_turns() -> None:
     lines = await scraped(watching(ShownTimelines(*[an_open_timeline()] * count)))
     assert lines.count("# TYPE safekeeper_commit_lsn gauge") == 1
     assert lines.count(f"safekeeper_commit_lsn{LABELS} 4096.0") == count
+
+
+async def test_what_is_rendered_here_reads_as_what_prometheus_client_renders() -> None:
+    metrics = watching(ShownTimelines(an_open_timeline()))
+    metrics.acknowledged(0.3)
+    traffic = Peer()
+    metrics.connection_begins(traffic)
+    metrics.connection_identified(traffic, 'a "quoted" \\ name\nin two lines', None)
+    ours, theirs = (
+        {
+            (sample.name, *sorted(sample.labels.items())): sample.value
+            for metric in text_string_to_metric_families(text.decode())
+            for sample in metric.samples
+            if not sample.name.startswith(("process_", "safekeeper_collect_"))
+        }
+        for text in (await render(metrics.registry), generate_latest(metrics.registry))
+    )
+    assert ours == theirs
 
 
 async def test_other_tasks_run_during_a_scrape() -> None:
