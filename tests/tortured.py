@@ -191,7 +191,13 @@ class Keeper:
         while True:
             link, peer = await listener.accept()
             connection = Connection(
-                Client(1, peer), link, self.timelines, Draining(), Turnstile(), Strangers(9, Uncounted()), Uncounted()
+                Client(1, peer),
+                link,
+                self.timelines,
+                Draining(),
+                Turnstile(),
+                Strangers(9, Uncounted()),
+                Uncounted(),
             )
             self.connections.start_soon(self._serve, connection)
 

@@ -422,7 +422,13 @@ class Connection:
             said = Goodbye(CopyEnd.GONE)
             with self._draining.while_serving():
                 said = await send_wal(
-                    self._link, source, timeline, command, self._client, self._reader_seconds_max, self._instruments
+                    self._link,
+                    source,
+                    timeline,
+                    command,
+                    self._client,
+                    self._reader_seconds_max,
+                    self._instruments,
                 )
             if isinstance(said.reason, WalkeeperError):
                 self._note(said.reason)

@@ -214,7 +214,9 @@ class Timeline:
             if not self.is_over_limit:
                 self.is_over_limit = True
                 bytes_max = self._room.timeline_bytes_max
-                log.error("a timeline takes what it may: its WAL is refused", ttid=str(self.ttid), bytes_max=bytes_max)
+                log.error(
+                    "a timeline takes what it may: its WAL is refused", ttid=str(self.ttid), bytes_max=bytes_max
+                )
                 self._attention.set()  # upkeep looks whether somebody makes room
             raise
 
@@ -402,7 +404,9 @@ class Timeline:
         usage_bytes = self.statistics().disk_usage_bytes or 0
         if self.is_over_limit and usage_bytes + self._segment_bytes <= self._room.timeline_bytes_max:
             self.is_over_limit = False
-            log.warning("a timeline has room again: its WAL is taken", ttid=str(self.ttid), usage_bytes=usage_bytes)
+            log.warning(
+                "a timeline has room again: its WAL is taken", ttid=str(self.ttid), usage_bytes=usage_bytes
+            )
 
     def _may_prepare_spare(self) -> bool:
         is_wanted = self._store.wants_spare and trio.current_time() >= self._no_spare_before

@@ -1,5 +1,7 @@
 """Room for WAL: refused while the disk still has some, taken again when there is clearly more."""
 
+from contextlib import AbstractAsyncContextManager
+
 import pytest
 import trio
 from trio.testing import MockClock
@@ -23,9 +25,9 @@ CHECK_SECONDS = 60.0
 LIMITS = DiskLimits(0.98, 0, CHECK_SECONDS)
 
 
-def limited(disk: MemoryDisk, limits: DiskLimits = LIMITS) -> "trio.abc.AsyncResource":
+def limited(disk: MemoryDisk, limits: DiskLimits = LIMITS) -> AbstractAsyncContextManager[Timelines]:
     disk.total_bytes = disk.free_bytes = TOTAL
-    return open_timelines(claim(disk, DATA, NodeId(3)), InlineOffload(), save_seconds=300.0, limits=limits)  # type: ignore[return-value]
+    return open_timelines(claim(disk, DATA, NodeId(3)), InlineOffload(), save_seconds=300.0, limits=limits)
 
 
 async def led(timelines: Timelines) -> Leader:
