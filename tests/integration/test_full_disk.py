@@ -6,6 +6,7 @@ and needs no privilege beyond what the kernel gives everybody.  From outside it 
 
 import os
 import urllib.request
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -79,10 +80,13 @@ def write_until_refused(keeper: Keeper, writer: Writer, append_bytes: int) -> No
     assert refused.value.sqlstate == DISK_FULL
 
 
-def write(client: Client, writer: Writer, wal_bytes: int, append_bytes: int) -> None:
+def write(
+    client: Client, writer: Writer, wal_bytes: int, append_bytes: int, rest: Callable[[], None] = lambda: None
+) -> None:
     for _ in range(wal_bytes // append_bytes):
         writer.append(client, append_bytes)
         writer.hear_all(client)
+        rest()
 
 
 def assert_has_what_it_promised(keeper: Keeper, writer: Writer) -> None:
@@ -153,10 +157,7 @@ def free_when_refused(keeper: Keeper, writer: Writer) -> int:
         vote = writer.win(client)
         writer.lead(client, vote, vote.flush_lsn or START)
         with pytest.raises(Refused, match="Global disk usage exceeded limit") as refused:
-            for _ in range(DISK_BYTES // 10_000):
-                writer.append(client, 10_000)
-                writer.hear_all(client)
-                keeper.pause(0.002)
+            write(client, writer, DISK_BYTES, 10_000, lambda: keeper.pause(0.002))
     assert refused.value.sqlstate == DISK_FULL
     return free_bytes(keeper)
 
