@@ -23,6 +23,7 @@ from walkeeper.daemon.config import (
     InspectOptions,
     KeptWalConfig,
     ProposeOptions,
+    QuorumConfig,
     ServeConfig,
     StatusOptions,
     SyncOptions,
@@ -58,6 +59,15 @@ def serve(config: ServeConfig) -> None:
         run_keeper(config)
 
 
+def approach(quorum: QuorumConfig) -> None:
+    """Have connections to keepers be as was said.  Raises ConfigError for files that cannot be used."""
+    from walkeeper.links.keeper_tls import KeeperTls, demand_tls
+    from walkeeper.links.token import show_token
+
+    show_token(quorum.token_path)
+    demand_tls(KeeperTls(quorum.sslmode, quorum.sslrootcert or "", quorum.sslcert or "", quorum.sslkey or ""))
+
+
 def propose(options: ProposeOptions) -> None:
     import getpass
 
@@ -68,13 +78,12 @@ def propose(options: ProposeOptions) -> None:
     from walkeeper.daemon.logs import configure_logs
     from walkeeper.daemon.stop import until_stopped
     from walkeeper.links.conninfo import parse_conninfo
-    from walkeeper.links.token import show_token
     from walkeeper.sidecar.config import ProposeConfig
     from walkeeper.sidecar.run import run_sidecar
 
     configure_logs(options.log.format, sys.stdout)
     memory.settle()
-    show_token(options.quorum.token_path)
+    approach(options.quorum)
     config = ProposeConfig(
         primary=parse_conninfo(options.primary, os.environ, login=getpass.getuser()),
         keepers=options.quorum.keepers,
@@ -95,11 +104,10 @@ def _synced_lsn(wal: KeptWalConfig, fencing: FencingConfig) -> Lsn:
     import trio
 
     from walkeeper.daemon.logs import configure_logs
-    from walkeeper.links.token import show_token
     from walkeeper.tools.sync import SyncConfig, sync_keepers
 
     configure_logs(fencing.log.format, sys.stderr)
-    show_token(wal.quorum.token_path)
+    approach(wal.quorum)
     server = fencing.server.info(wal.system_id)
     config = SyncConfig(wal.quorum.keepers, wal.ttid(), fencing.timeout_seconds, server)
     lsn = trio.run(partial(sync_keepers, config, log=structlog.get_logger()))
@@ -113,25 +121,23 @@ def _synced_lsn(wal: KeptWalConfig, fencing: FencingConfig) -> Lsn:
 def commit_lsn(options: CommitLsnOptions) -> None:
     import trio
 
-    from walkeeper.links.token import show_token
     from walkeeper.tools.commit_lsn import read_commit_lsn
 
     wal = options.wal
     if options.is_exact:
         lsn = _synced_lsn(wal, options.fencing)
     else:
-        show_token(wal.quorum.token_path)
+        approach(wal.quorum)
         lsn = trio.run(read_commit_lsn, wal.quorum.keepers, wal.ttid())
     print(format_lsn(lsn))
 
 
 def fetch(options: FetchOptions) -> None:
-    from walkeeper.links.token import show_token
     from walkeeper.tools.fetch import fetch as fetch_file
     from walkeeper.tools.fetch_config import FetchConfig
 
     wal = options.wal
-    show_token(wal.quorum.token_path)
+    approach(wal.quorum)
     config = FetchConfig(
         keepers=wal.quorum.keepers,
         ttid=wal.ttid(),
@@ -149,11 +155,10 @@ def fetch(options: FetchOptions) -> None:
 def status(options: StatusOptions) -> None:
     import trio
 
-    from walkeeper.links.token import show_token
     from walkeeper.tools.status import ask_status
     from walkeeper.tools.status_report import as_json, as_text
 
-    show_token(options.wal.quorum.token_path)
+    approach(options.wal.quorum)
     found = trio.run(ask_status, options.wal.quorum.keepers, options.wal.ttid())
     _print(as_json(found) if options.as_json else as_text(found))
     found.require_majority()

@@ -16,11 +16,11 @@ from typing import Final, Protocol
 
 import trio
 
-from walkeeper.auth.claims import Verify
 from walkeeper.errors import TooManyClients
 from walkeeper.links.accept import accept_client
 from walkeeper.links.link import Link, SocketLink
 from walkeeper.links.throttle import throttled_logger
+from walkeeper.services.admission import OPEN, Gate
 from walkeeper.services.budget import Budget
 from walkeeper.services.connection import Connection
 from walkeeper.services.instruments import Instruments
@@ -94,19 +94,19 @@ async def accepting(
     connections: trio.Nursery,
     instruments: Instruments,
     limits: Limits,
-    verify: Verify | None = None,
+    gate: Gate = OPEN,
     budget: Budget | None = None,
 ) -> AsyncIterator[None]:
     """Let clients in at ``listener`` for as long as the block runs; connections end in ``connections``.
 
     When the block ends ``listener`` is closed, so that nobody waits in its queue for a keeper that is leaving,
     readers stop reading and senders stop sending; what has been received is still kept and answered.
-    With ``verify`` clients must show a token.  ``budget``: the memory that they share.
+    ``gate``: what is asked of them before they are let in; ``budget``: the memory that they share.
     """
     draining = Draining()
     async with trio.open_nursery() as nursery:
         nursery.start_soon(
-            accept_connections, listener, timelines, connections, draining, instruments, limits, verify, budget
+            accept_connections, listener, timelines, connections, draining, instruments, limits, gate, budget
         )
         yield
         nursery.cancel_scope.cancel(reason="shutdown")
@@ -121,7 +121,7 @@ async def accept_connections(
     draining: Draining,
     instruments: Instruments,
     limits: Limits,
-    verify: Verify | None,
+    gate: Gate,
     budget: Budget | None,
 ) -> None:
     """Start a task for every client, until cancelled."""
@@ -140,7 +140,7 @@ async def accept_connections(
             strangers,
             instruments,
             limits.reader_seconds_max,
-            verify,
+            gate,
             budget,
         )
         connections.start_soon(reception.receive, connection, name=f"connection {number}")
