@@ -413,6 +413,12 @@ OURS: Final = (
         is_alert=True,
     ),
     Declared(
+        "walkeeper_slow_steps_total", "counter", "steps",
+        "Times that one task kept all others from running for more than 0.2 s",
+        "The log names the task: `a step of the event loop was slow`.",
+        is_alert=True,
+    ),
+    Declared(
         "walkeeper_disk_jobs", "gauge", "jobs",
         "Jobs that the disk has been given and has not answered yet",
         "More than the 8 threads for longer than a moment: some wait for a thread, and the disk is too slow.",

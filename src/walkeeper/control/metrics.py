@@ -88,6 +88,7 @@ class Metrics:
         self._lag_seconds = self._add(Distribution("walkeeper_loop_lag_seconds", LAG_SECONDS))
         self._flush_peak = self._add(Peak("walkeeper_flush_peak_seconds"))
         self._lag_peak = self._add(Peak("walkeeper_loop_lag_peak_seconds"))
+        self._slow_steps = self._add(Counts("walkeeper_slow_steps_total"))
         self._refusals = self._add(Counts("walkeeper_refusals_total"))
         self._scrapes = self._add(Counts("libmetrics_metric_handler_requests_total"))
         self._log_lines = self._add(Counts("libmetrics_tracing_event_count", "error", "warn", "info", "debug"))
@@ -175,6 +176,10 @@ class Metrics:
         self._lag_seconds.observe(seconds)
         self._lag_peak.note(seconds)
 
+    def step_was_slow(self) -> None:
+        """A task has kept all others from running for too long."""
+        self._slow_steps.count()
+
     def turn_peaks(self) -> None:
         """To be called every minute: a peak is what was highest since the last time, or before that."""
         self._flush_peak.turn()
@@ -201,6 +206,11 @@ class Metrics:
         """Show these timelines from now on."""
         self._timelines = timelines
         self.registry.register(TimelineCollector(timelines))
+
+    @property
+    def timelines_shown(self) -> int:
+        """How many there are."""
+        return 0 if self._timelines is None else len(self._timelines.ttids())
 
     def route(self) -> Route:
         async def scrape(_request: Request) -> Response:

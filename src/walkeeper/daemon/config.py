@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from walkeeper.daemon.options import argument, option, part, switch
+from walkeeper.daemon.options import argument, option, part, rest_of_line, switch
 from walkeeper.daemon.values import (
     one_of,
     parse_duration_seconds,
@@ -187,20 +187,9 @@ class ServeConfig:
 
 
 @dataclass(frozen=True, slots=True)
-class QuorumConfig:
-    """The keepers, and which WAL of theirs is meant."""
+class ApproachConfig:
+    """What we show to keepers, and what we want to see of them."""
 
-    keepers: tuple[Address, ...] = option(
-        "keepers", parse_keepers, metavar="HOST:PORT,...", required=True,
-        help="every keeper of the quorum; a majority of them must be up",
-    )  # fmt: skip
-    tenant_id: TenantId | None = option(
-        "tenant", TenantId.parse, metavar="ID", help="the tenant; if not said, PostgreSQL's system identifier"
-    )
-    timeline_id: TimelineId | None = option(
-        "timeline", TimelineId.parse, metavar="ID",
-        help="the timeline; if not said, PostgreSQL's system identifier",
-    )  # fmt: skip
     token_path: Path | None = option(
         "auth-token-path", parse_path, metavar="FILE",
         help="a token (JWT) for keepers that ask for one; read again for each connection",
@@ -218,6 +207,24 @@ class QuorumConfig:
         "keeper-sslcert", parse_text, metavar="FILE", help="a certificate to show to keepers that ask for one"
     )
     sslkey: str | None = option("keeper-sslkey", parse_text, metavar="FILE", help="its key")
+
+
+@dataclass(frozen=True, slots=True)
+class QuorumConfig:
+    """The keepers, and which WAL of theirs is meant."""
+
+    approach: ApproachConfig
+    keepers: tuple[Address, ...] = option(
+        "keepers", parse_keepers, metavar="HOST:PORT,...", required=True,
+        help="every keeper of the quorum; a majority of them must be up",
+    )  # fmt: skip
+    tenant_id: TenantId | None = option(
+        "tenant", TenantId.parse, metavar="ID", help="the tenant; if not said, PostgreSQL's system identifier"
+    )
+    timeline_id: TimelineId | None = option(
+        "timeline", TimelineId.parse, metavar="ID",
+        help="the timeline; if not said, PostgreSQL's system identifier",
+    )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -252,11 +259,19 @@ class KeptWalConfig:
         help="the system identifier that tenant and timeline are named after; pg_controldata tells it",
     )  # fmt: skip
 
-    def ttid(self) -> TenantTimelineId:
-        """Which WAL is meant.  Raises ConfigError when that was not said."""
+    @property
+    def says_whose(self) -> bool:
+        """Whether it was said which WAL is meant."""
+        return self.system_id is not None or None not in (self.quorum.tenant_id, self.quorum.timeline_id)
+
+    def ttid(self, system_id: int | None = None) -> TenantTimelineId:
+        """Which WAL is meant; ``system_id`` is what the server itself says, and counts where nothing else was said.
+
+        Raises ConfigError when nobody says it.
+        """
         tenant_id, timeline_id = self.quorum.tenant_id, self.quorum.timeline_id
-        if self.system_id is not None:
-            derived = TenantTimelineId.of_system(self.system_id)
+        if (named_after := self.system_id or system_id) is not None:
+            derived = TenantTimelineId.of_system(named_after)
             tenant_id, timeline_id = tenant_id or derived.tenant_id, timeline_id or derived.timeline_id
         if tenant_id is None or timeline_id is None:
             raise ConfigError("say whose WAL: --system-id (pg_controldata tells it), or --tenant and --timeline")
@@ -343,6 +358,65 @@ class StatusOptions:
 
     wal: KeptWalConfig
     as_json: bool = switch("json", help="print JSON")
+
+
+@dataclass(frozen=True, slots=True)
+class WhyBlockedOptions:
+    """Everything ``walkeeper why-blocked`` can be told."""
+
+    wal: KeptWalConfig
+    primary: str | None = option(
+        "primary", parse_text, metavar="CONNINFO",
+        help="how to reach PostgreSQL, as libpq has it; if not said, it is not asked. Its application_name is the sidecar's",
+    )  # fmt: skip
+    slot_name: str = option(
+        "slot", parse_text, default=DEFAULT_NAME, metavar="NAME", help="the sidecar's replication slot"
+    )
+    as_json: bool = switch("json", help="print JSON")
+
+
+@dataclass(frozen=True, slots=True)
+class ConfigOptions:
+    """Everything ``walkeeper config`` can be told."""
+
+    words: tuple[str, ...] = rest_of_line(
+        "WORDS",
+        help="show [serve|propose] [its flags] [--json]: what it would run with, and where each value comes from",
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class CheckOptions:
+    """Everything ``walkeeper check`` can be told."""
+
+    approach: ApproachConfig
+    path: Path | None = option(
+        "datadir",
+        parse_path,
+        short="-D",
+        metavar="DIR",
+        help="check this directory, and the disk it is on, for a keeper",
+    )
+    primary: str | None = option(
+        "primary", parse_text, metavar="CONNINFO",
+        help="check this PostgreSQL, as libpq has it. Its application_name is the sidecar's",
+    )  # fmt: skip
+    keepers: tuple[Address, ...] | None = option(
+        "keepers", parse_keepers, metavar="HOST:PORT,...", help="check these keepers"
+    )
+    system_id: int | None = option(
+        "system-id", parse_positive, metavar="N",
+        help="of the keepers: whether they have this server's WAL; if not said, that of --primary",
+    )  # fmt: skip
+    is_strict: bool = switch("strict", help="take a warning for a failure")
+    as_json: bool = switch("json", help="print JSON")
+
+    def require_something(self) -> None:
+        """Raises ConfigError if there is nothing to check."""
+        if self.path is None and self.primary is None and self.keepers is None:
+            raise ConfigError(
+                "say what to check: -D DIR, --primary CONNINFO, --keepers HOST:PORT,..., or several of them"
+            )
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,8 +36,9 @@ from walkeeper.daemon import files, memory
 from walkeeper.daemon.config import ServeConfig, TimingConfig
 from walkeeper.daemon.gates import OPEN_GATES, Gates, open_gates
 from walkeeper.daemon.logs import configure_logs
-from walkeeper.daemon.notify import READY, STOPPING, notify
+from walkeeper.daemon.notify import READY, STOPPING, notify, reporting
 from walkeeper.daemon.pulse import keeping_pulse
+from walkeeper.daemon.signals import answering_signals, ignore_until_answered
 from walkeeper.daemon.sockets import bind, bound_address
 from walkeeper.daemon.stop import wait_for_stop
 from walkeeper.daemon.watch import WatchedOffload
@@ -77,6 +78,7 @@ def dump_control_file(path: Path) -> str:
 
 def run_keeper(config: ServeConfig) -> None:
     """Run until a signal ends it.  Raises ConfigError before anything was served, StorageError, DurabilityLost."""
+    ignore_until_answered()
     metrics = Metrics(walkeeper.__version__, config.listen.availability_zone)
     configure_logs(config.log.format, sys.stdout, metrics.log_event)
     disk = OsDisk(sync=not config.place.no_sync)
@@ -133,6 +135,14 @@ def _serving_https(
     return serving_http(app, sock, partial(metrics.http_connection_begins, "https"), gates.encrypt)
 
 
+def _describe(readiness: Readiness, metrics: Metrics) -> str:
+    """One line for the service manager."""
+    if readiness.is_draining:
+        return "draining"
+    missing = [f"{each.name}: {each.problem}" for each in readiness.checks() if each.problem]
+    return f"starting, {'; '.join(missing)}" if missing else f"serving {metrics.timelines_shown} timelines"
+
+
 async def serve(
     directory: DataDirectory,
     timing: TimingConfig,
@@ -168,6 +178,8 @@ async def serve(
             serving_http(app, http, metrics.http_connection_begins),
             _serving_https(app, https, metrics, gates),
             keeping_pulse(metrics),
+            answering_signals(),
+            reporting(os.environ, offload.checks, partial(_describe, readiness, metrics)),
             AsyncExitStack() as beside,
         ):
             for keep in gates.keeping:

@@ -42,6 +42,7 @@ from walkeeper.formats.backend import (
     RowDescription,
 )
 from walkeeper.formats.commands import (
+    ABOUT,
     INCOMPLETE,
     NODE_ID,
     STANDING,
@@ -320,6 +321,8 @@ class Connection:
         """Settings of the server whose WAL this is, as that server would show them, and how its timeline is here."""
         if name == NODE_ID:
             return _one_value(name, str(self._timelines.node_id))
+        if name == ABOUT:
+            return _one_value(name, status.describe_keeper(self._timelines.node_id))
         timeline = self._timeline()
         state = timeline.require_state()
         server = state.kept.server

@@ -273,6 +273,7 @@ class Acceptance:
                 reply = await self._timeline.process(message)
         except WalkeeperError as error:
             self._instruments.message_processed(is_accepted=False)
+            self._timeline.account.refuse(error)
             return Goodbye(error)
         self._instruments.message_processed(is_accepted=True)
         if isinstance(message, AppendRun) and message.slices:

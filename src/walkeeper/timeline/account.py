@@ -13,14 +13,24 @@ from walkeeper.acceptor.state import AcceptorState
 from walkeeper.lsn import INVALID_LSN, Lsn
 
 
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why a writer was sent away, and when, in seconds since 1970."""
+
+    why: str
+    at: float
+
+
 @dataclass(slots=True)
 class Account:
-    """``committed_at``: when the commit_lsn moved last, in seconds since 1970; None if it has not."""
+    """``committed_at``, ``flushed_at``: when that LSN moved last, in seconds since 1970; None if it has not."""
 
     received_bytes: int = 0
     flushed_bytes: int = 0
     committed_bytes: int = 0
+    flushed_at: float | None = None
     committed_at: float | None = None
+    refused: Refusal | None = None
     fuses_blown: int = 0
     _counted_from: Lsn = INVALID_LSN
     _has_opened: bool = False
@@ -39,7 +49,13 @@ class Account:
     def advance(self, before: AcceptorState, after: AcceptorState) -> None:
         """Something was kept that has not truncated anything."""
         self.flushed_bytes += after.wal.write_lsn - before.wal.write_lsn
+        if after.wal.flush_lsn > before.wal.flush_lsn:
+            self.flushed_at = time.time()
         commit_lsn = after.ahead.commit_lsn
         if commit_lsn > before.ahead.commit_lsn:
             self.committed_bytes += max(0, commit_lsn - max(before.ahead.commit_lsn, self._counted_from))
             self.committed_at = time.time()
+
+    def refuse(self, error: Exception) -> None:
+        """A writer was sent away; the last one is remembered."""
+        self.refused = Refusal(str(error), time.time())
