@@ -40,11 +40,11 @@ from walkeeper.links.link import FLOOD_BYTES_MAX
 from walkeeper.links.login import Login
 from walkeeper.links.passfile import _search
 from walkeeper.links.postgres import Connection
+from walkeeper.links.primary import Primary, examine, first_lsn_to_keep, flaw_of_standby_names, warn_if_useless
 from walkeeper.links.wal_stream import WalStream
 from walkeeper.lsn import Lsn, parse_lsn
 from walkeeper.membership import NO_CONFIGURATION, Configuration, Generation, Member
 from walkeeper.messages import ProposerGreeting, ServerInfo, Slice
-from walkeeper.sidecar.primary import Primary, examine, first_lsn_to_keep, flaw_of_standby_names, warn_if_useless
 from walkeeper.sidecar.slot import Slot
 from walkeeper.terms import Term, TermHistory
 from walkeeper.tools.status import _ask_keeper

@@ -3,7 +3,7 @@
 Files that cannot be read, or are half written, change nothing: what was there before stays, and the log says so once.
 """
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,6 +13,7 @@ import structlog
 import trio
 
 from walkeeper.auth.certificates import Certificate, CertificateFiles, Certificates, Leaf, load_certificate
+from walkeeper.auth.reload import Look, reloadable
 from walkeeper.auth.tokens import TokenVerifier, load_keys
 from walkeeper.auth.users import Users, load_users
 from walkeeper.errors import ConfigError
@@ -38,7 +39,7 @@ class CertificateInstruments(Protocol):
 async def keeping_keys(
     verifier: TokenVerifier, path: Path, period_seconds: float, offload: Offload
 ) -> AsyncIterator[None]:
-    """A block during which the keys at ``path`` are read again every ``period_seconds``; infinity: never."""
+    """A block during which the keys at ``path`` are read again every ``period_seconds``; infinity: only when asked."""
 
     async def look() -> None:
         keys = await offload(load_keys, path)
@@ -46,7 +47,9 @@ async def keeping_keys(
             verifier.keys = keys
             log.info("keys reloaded", path=str(path), keys=[key.name for key in keys])
 
-    async with _repeating(look, period_seconds, "keys not reloaded, those of before are still valid"):
+    async with _repeating(
+        f"keys of {path}", look, period_seconds, "keys not reloaded, those of before are still valid"
+    ):
         yield
 
 
@@ -60,7 +63,9 @@ async def keeping_users(users: Users, path: Path, period_seconds: float, offload
             users.known = known
             log.info("users reloaded", path=str(path), users=len(known))
 
-    async with _repeating(look, period_seconds, "users not reloaded, those of before are still let in"):
+    async with _repeating(
+        f"users of {path}", look, period_seconds, "users not reloaded, those of before are still let in"
+    ):
         yield
 
 
@@ -91,7 +96,9 @@ async def keeping_certificate(
         remind()
 
     remind()
-    async with _repeating(look, period_seconds, "certificate not reloaded, the one of before is still shown"):
+    async with _repeating(
+        "certificate", look, period_seconds, "certificate not reloaded, the one of before is still shown"
+    ):
         yield
 
 
@@ -135,16 +142,15 @@ class _Reminder:
 
 
 @asynccontextmanager
-async def _repeating(
-    look: Callable[[], Awaitable[None]], period_seconds: float, failure: str
-) -> AsyncIterator[None]:
+async def _repeating(what: str, look: Look, period_seconds: float, failure: str) -> AsyncIterator[None]:
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(_repeat, look, period_seconds, failure)
-        yield
+        nursery.start_soon(_repeat, look, period_seconds, failure, name=f"keep {what}")
+        with reloadable(what, look):
+            yield
         nursery.cancel_scope.cancel(reason="shutdown")
 
 
-async def _repeat(look: Callable[[], Awaitable[None]], period_seconds: float, failure: str) -> None:
+async def _repeat(look: Look, period_seconds: float, failure: str) -> None:
     complaint = ""
     while True:
         await trio.sleep(period_seconds)

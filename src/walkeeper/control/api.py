@@ -35,6 +35,7 @@ from walkeeper.control.endpoints import (
 )
 from walkeeper.control.looks import Looks, Surroundings
 from walkeeper.control.openapi import openapi_text
+from walkeeper.control.tasks import describe_tasks
 from walkeeper.errors import Blown
 from walkeeper.ids import TenantId, TimelineId
 from walkeeper.lsn import parse_lsn
@@ -129,6 +130,14 @@ class ManagementApi:
             ),
             Endpoint(
                 "GET",
+                "/v1/debug/tasks",
+                self.show_tasks,
+                "Every task of this process, and where it waits.",
+                models.TasksJson,
+                whose=whole_keeper,
+            ),
+            Endpoint(
+                "GET",
                 "/v1/tenant/timeline",
                 self.list_timelines,
                 "All timelines that can be used.",
@@ -143,6 +152,9 @@ class ManagementApi:
 
     async def show_utilization(self, _request: Request, _body: None) -> models.Answer:
         return models.Utilization(timeline_count=len(self._timelines().ttids()))
+
+    async def show_tasks(self, _request: Request, _body: None) -> models.Answer:
+        return describe_tasks()  # also while timelines are being loaded: then most of all
 
     async def list_timelines(self, _request: Request, _body: None) -> models.Answer:
         return [models.timeline_name(ttid) for ttid in self._timelines().ttids()]

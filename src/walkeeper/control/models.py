@@ -135,6 +135,23 @@ class Utilization(Json, frozen=True):
     timeline_count: int
 
 
+class TaskJson(Json, frozen=True):
+    """One task.  ``depth``: how many started each other above it; ``marks``: those of its log lines; ``frames``: where it
+    waits, innermost last."""
+
+    name: str
+    depth: int
+    marks: dict[str, str]
+    frames: list[str]
+
+
+class TasksJson(Json, frozen=True):
+    """``is_cut``: there are more."""
+
+    tasks: list[TaskJson]
+    is_cut: bool
+
+
 class Digest(Json, frozen=True):
     sha256: str
 

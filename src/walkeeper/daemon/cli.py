@@ -18,24 +18,38 @@ from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar
 import walkeeper
 from walkeeper.daemon import exits
 from walkeeper.daemon.config import (
+    ApproachConfig,
+    CheckOptions,
     CommitLsnOptions,
+    ConfigOptions,
     FencingConfig,
     FetchOptions,
     InspectOptions,
     KeptWalConfig,
     ProposeOptions,
-    QuorumConfig,
     ServeConfig,
     StatusOptions,
     SyncOptions,
     TopOptions,
+    WhyBlockedOptions,
 )
-from walkeeper.daemon.options import FlagParser, add_flags, options_of, read_environment, read_flags, settle
+from walkeeper.daemon.options import (
+    FlagParser,
+    Source,
+    add_flags,
+    effective,
+    options_of,
+    read_environment,
+    read_flags,
+    settle,
+)
 from walkeeper.errors import ConfigError, Corrupt
 from walkeeper.formats.segments import WAL_SEG_SIZE_MIN, is_beside_wal, parse_segment_name
 from walkeeper.lsn import Lsn, format_lsn
+from walkeeper.sidecar.name import DEFAULT_NAME
 
 if TYPE_CHECKING:
+    from walkeeper.links.conninfo import ConnectionInfo
     from walkeeper.tools.top import Round
 
 Config = TypeVar("Config")
@@ -43,7 +57,8 @@ Config = TypeVar("Config")
 
 @dataclass(frozen=True, slots=True)
 class Command(Generic[Config]):
-    """A subcommand: ``shape`` is the dataclass that declares its options; ``run`` raises WalkeeperError.
+    """A subcommand: ``shape`` is the dataclass that declares its options; ``run`` raises WalkeeperError, or returns an
+    exit code where what was found is no error of the command; None is 0.
 
     ``report`` says what went wrong, be it with the options, and which exit code that is.
     """
@@ -51,7 +66,7 @@ class Command(Generic[Config]):
     name: str
     summary: str
     shape: type[Config]
-    run: Callable[[Config], None]
+    run: Callable[[Config], int | None]
     report: Callable[[BaseException], int] = exits.report
 
 
@@ -64,33 +79,30 @@ def serve(config: ServeConfig) -> None:
         run_keeper(config)
 
 
-def approach(quorum: QuorumConfig) -> None:
+def approach(config: ApproachConfig) -> None:
     """Have connections to keepers be as was said.  Raises ConfigError for files that cannot be used."""
     from walkeeper.links.keeper_tls import KeeperTls, demand_tls
     from walkeeper.links.token import show_token
 
-    show_token(quorum.token_path)
-    demand_tls(KeeperTls(quorum.sslmode, quorum.sslrootcert or "", quorum.sslcert or "", quorum.sslkey or ""))
+    show_token(config.token_path)
+    demand_tls(KeeperTls(config.sslmode, config.sslrootcert or "", config.sslcert or "", config.sslkey or ""))
 
 
 def propose(options: ProposeOptions) -> None:
-    import getpass
-
     import structlog
     import trio
 
     from walkeeper.daemon import memory
     from walkeeper.daemon.logs import configure_logs
     from walkeeper.daemon.stop import until_stopped
-    from walkeeper.links.conninfo import parse_conninfo
     from walkeeper.sidecar.config import ProposeConfig
     from walkeeper.sidecar.run import run_sidecar
 
     configure_logs(options.log.format, sys.stdout)
     memory.settle()
-    approach(options.quorum)
+    approach(options.quorum.approach)
     config = ProposeConfig(
-        primary=parse_conninfo(options.primary, os.environ, login=getpass.getuser()),
+        primary=_primary(options.primary),
         keepers=options.quorum.keepers,
         tenant_id=options.quorum.tenant_id,
         timeline_id=options.quorum.timeline_id,
@@ -112,7 +124,7 @@ def _synced_lsn(wal: KeptWalConfig, fencing: FencingConfig) -> Lsn:
     from walkeeper.tools.sync import SyncConfig, sync_keepers
 
     configure_logs(fencing.log.format, sys.stderr)
-    approach(wal.quorum)
+    approach(wal.quorum.approach)
     server = fencing.server.info(wal.system_id)
     config = SyncConfig(wal.quorum.keepers, wal.ttid(), fencing.timeout_seconds, server)
     lsn = trio.run(partial(sync_keepers, config, log=structlog.get_logger()))
@@ -132,7 +144,7 @@ def commit_lsn(options: CommitLsnOptions) -> None:
     if options.is_exact:
         lsn = _synced_lsn(wal, options.fencing)
     else:
-        approach(wal.quorum)
+        approach(wal.quorum.approach)
         lsn = trio.run(read_commit_lsn, wal.quorum.keepers, wal.ttid())
     print(format_lsn(lsn))
 
@@ -142,7 +154,7 @@ def fetch(options: FetchOptions) -> None:
     from walkeeper.tools.fetch_config import FetchConfig
 
     wal = options.wal
-    approach(wal.quorum)
+    approach(wal.quorum.approach)
     config = FetchConfig(
         keepers=wal.quorum.keepers,
         ttid=wal.ttid(),
@@ -163,7 +175,7 @@ def status(options: StatusOptions) -> None:
     from walkeeper.tools.status import ask_status
     from walkeeper.tools.status_report import as_json, as_text
 
-    approach(options.wal.quorum)
+    approach(options.wal.quorum.approach)
     found = trio.run(ask_status, options.wal.quorum.keepers, options.wal.ttid())
     _print(as_json(found) if options.as_json else as_text(found))
     found.require_majority()
@@ -192,6 +204,73 @@ def top(options: TopOptions) -> None:
             raise SystemExit(0)
 
     trio.run(watch_overviews, options.keepers, options.find, options.interval_seconds, show)
+
+
+def why_blocked(options: WhyBlockedOptions) -> int:
+    import trio
+
+    from walkeeper.tools.diagnosis import diagnose, is_blocked
+    from walkeeper.tools.diagnosis_report import as_json, as_text
+    from walkeeper.tools.why_blocked import WhyConfig, ask_everybody, ask_whose_wal
+
+    approach(options.wal.quorum.approach)
+    primary = None if options.primary is None else _primary(options.primary)
+    sidecar = (primary and primary.application_name) or DEFAULT_NAME
+    config = WhyConfig(options.wal.quorum.keepers, primary, sidecar, options.slot_name)
+    system_id = None
+    if primary is not None and not options.wal.says_whose:
+        system_id = trio.run(ask_whose_wal, primary)
+    facts = trio.run(ask_everybody, config, options.wal.ttid(system_id))
+    findings = diagnose(facts)
+    _print(as_json(facts, findings) if options.as_json else as_text(facts, findings))
+    return 1 if is_blocked(findings) else 0
+
+
+def check(options: CheckOptions) -> int:
+    import trio
+
+    from walkeeper.ids import TenantTimelineId
+    from walkeeper.storage.disk import OsDisk
+    from walkeeper.tools.check_disk import check_disk
+    from walkeeper.tools.check_keepers import check_keepers
+    from walkeeper.tools.check_primary import check_primary
+    from walkeeper.tools.verdicts import Grade, Verdict, as_json, as_text, graded
+
+    options.require_something()
+    approach(options.approach)
+    verdicts: list[Verdict] = []
+    system_id = options.system_id
+    if options.path is not None:
+        verdicts += check_disk(OsDisk(), options.path)
+    if options.primary is not None:
+        primary = _primary(options.primary)
+        found, told_id = trio.run(check_primary, primary, primary.application_name or DEFAULT_NAME)
+        verdicts += found
+        system_id = system_id or told_id
+    if options.keepers is not None:
+        ttid = None if system_id is None else TenantTimelineId.of_system(system_id)
+        verdicts += trio.run(check_keepers, options.keepers, ttid, system_id, walkeeper.__version__)
+    _print(as_json(verdicts) if options.as_json else as_text(verdicts))
+    is_bad = graded(Grade.FAIL, verdicts) or (options.is_strict and graded(Grade.WARN, verdicts))
+    return 1 if is_bad else 0
+
+
+def config(options: ConfigOptions) -> None:
+    from walkeeper.daemon.show import as_json, as_toml, read_wish
+
+    wish = read_wish(options.words)
+    command, flags, variables = read_sources(wish.arguments, os.environ, COMMANDS)
+    settled = list(effective(command.shape, flags, variables))
+    _print(as_json(command.name, settled) if wish.as_json else as_toml(settled))
+
+
+def _primary(conninfo: str) -> "ConnectionInfo":
+    """The variables that libpq knows count, too.  Raises ConfigError."""
+    import getpass
+
+    from walkeeper.links.conninfo import parse_conninfo
+
+    return parse_conninfo(conninfo, os.environ, login=getpass.getuser())
 
 
 def inspect(options: InspectOptions) -> None:
@@ -237,6 +316,21 @@ COMMANDS: Sequence[Command[Any]] = (
     ),
     Command("top", "show keepers again and again: timelines, lags, and what is wrong with them", TopOptions, top),
     Command(
+        "why-blocked",
+        "say why commits wait: who has not acknowledged, since when, and what can be done",
+        WhyBlockedOptions,
+        why_blocked,
+    ),
+    Command(
+        "config", "show what a command would run with, and where each value comes from", ConfigOptions, config
+    ),
+    Command(
+        "check",
+        "look, before it matters: at a directory and its disk, a primary's settings, keepers",
+        CheckOptions,
+        check,
+    ),
+    Command(
         "inspect", "look at a data directory: what is there, and is every record whole", InspectOptions, inspect
     ),
 )
@@ -254,12 +348,11 @@ def run_command(
     report = _reporter(arguments, commands)
     try:
         command, config = read_command(arguments, environment, commands)
-        command.run(config)
+        return command.run(config) or 0
     except KeyboardInterrupt:
         return exits.INTERRUPTED
     except (Exception, BaseExceptionGroup) as error:  # noqa: BLE001  the boundary of a restore_command
         return report(error)
-    return 0
 
 
 def _reporter(arguments: Sequence[str], commands: Sequence[Command[Any]]) -> Callable[[BaseException], int]:
@@ -280,6 +373,14 @@ def read_command(
     arguments: Sequence[str], environment: Mapping[str, str], commands: Sequence[Command[Any]]
 ) -> tuple[Command[Any], Any]:
     """The command and its options.  Raises ConfigError; leaves by SystemExit after ``--help`` and ``--version``."""
+    command, flags, variables = read_sources(arguments, environment, commands)
+    return command, settle(command.shape, flags, variables)
+
+
+def read_sources(
+    arguments: Sequence[str], environment: Mapping[str, str], commands: Sequence[Command[Any]]
+) -> tuple[Command[Any], Source, Source]:
+    """The command, and what command line and environment say.  As ``read_command``."""
     parser = FlagParser(prog="walkeeper", description="Keeps PostgreSQL WAL safe on a quorum of machines.")
     parser.add_argument("-V", "--version", action="version", version=f"walkeeper {walkeeper.__version__}")
     parsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
@@ -289,4 +390,4 @@ def read_command(
     said = parser.parse_args(arguments)
     command = next(each for each in commands if each.name == said.command)
     variables = read_environment(environment, (option for each in commands for option in options_of(each.shape)))
-    return command, settle(command.shape, read_flags(said, options_of(command.shape)), variables)
+    return command, read_flags(said, options_of(command.shape)), variables

@@ -1,8 +1,9 @@
 """What the daemon can be told, in parts: each room is handed its part, or the two numbers it needs.
 
 Names and defaults of the flags are Neon's safekeeper's wherever both have the option, so that its tooling starts
-a keeper unchanged.  Ours alone: ``--config``, ``--max-connections``, ``--peer-http``, ``--disk-hangs-after``,
-``--auth-key-reload-period``, ``--pg-auth-users-file``, ``--ssl-client-ca-file``, ``--accept-plaintext`` and ``--shutdown-timeout``, and everything of the
+a keeper unchanged; only the disk is limited here if nothing is said.  Ours alone: ``--config``, ``--max-connections``, ``--peer-http``,
+``--max-memory``, ``--disk-hangs-after``, ``--auth-key-reload-period``,
+``--pg-auth-users-file``, ``--ssl-client-ca-file``, ``--accept-plaintext`` and ``--shutdown-timeout``, and everything of the
 sidecar and the tools.
 
 Does not read anything: ``options`` does.
@@ -12,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from walkeeper.daemon.options import argument, option, part, switch
+from walkeeper.daemon.options import argument, option, part, rest_of_line, switch
 from walkeeper.daemon.values import (
     one_of,
     parse_duration_seconds,
@@ -21,6 +22,7 @@ from walkeeper.daemon.values import (
     parse_node_id,
     parse_path,
     parse_positive,
+    parse_ratio,
     parse_size_bytes,
     parse_sslmode,
     parse_text,
@@ -187,6 +189,29 @@ class TimingConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class LimitsConfig:
+    """What WAL may take of the disk, and connections of the memory."""
+
+    usage_ratio_max: float = option(
+        "max-global-disk-usage-ratio", parse_ratio, default="0.98", metavar="RATIO",
+        help="WAL is refused while more of the file system than that is used, by whomever; 0: until it is full",
+    )  # fmt: skip
+    check_seconds: float = option(
+        "global-disk-check-interval", parse_duration_seconds, default="10s", metavar="DURATION",
+        help="how often the file system is looked at, at least: after much WAL that is sooner",
+    )  # fmt: skip
+    timeline_bytes_max: int = option(
+        "max-timeline-disk-usage-bytes", parse_size_bytes, default="0", metavar="SIZE",
+        help="WAL is refused to a timeline whose segments take so much; 0: never",
+    )  # fmt: skip
+    memory_bytes_max: int | None = option(
+        "max-memory", parse_size_bytes, metavar="SIZE",
+        help="what all writers and readers together may hold in memory, such as 1GB; if not said, a quarter of what the"
+        " machine, or this process's control group, has",
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
 class ServeConfig:
     """Everything ``walkeeper serve`` can be told."""
 
@@ -197,6 +222,7 @@ class ServeConfig:
     peers: PeersConfig
     log: LogConfig
     timing: TimingConfig
+    limits: LimitsConfig
     init: bool = switch("init", help="write or check the id file of the data directory, then exit")
     dump_control_file: Path | None = option(
         "dump-control-file", parse_path, metavar="FILE", help="print this control file as JSON, then exit"
@@ -204,20 +230,9 @@ class ServeConfig:
 
 
 @dataclass(frozen=True, slots=True)
-class QuorumConfig:
-    """The keepers, and which WAL of theirs is meant."""
+class ApproachConfig:
+    """What we show to keepers, and what we want to see of them."""
 
-    keepers: tuple[Address, ...] = option(
-        "keepers", parse_keepers, metavar="HOST:PORT,...", required=True,
-        help="every keeper of the quorum; a majority of them must be up",
-    )  # fmt: skip
-    tenant_id: TenantId | None = option(
-        "tenant", TenantId.parse, metavar="ID", help="the tenant; if not said, PostgreSQL's system identifier"
-    )
-    timeline_id: TimelineId | None = option(
-        "timeline", TimelineId.parse, metavar="ID",
-        help="the timeline; if not said, PostgreSQL's system identifier",
-    )  # fmt: skip
     token_path: Path | None = option(
         "auth-token-path", parse_path, metavar="FILE",
         help="a token (JWT) for keepers that ask for one; read again for each connection",
@@ -235,6 +250,24 @@ class QuorumConfig:
         "keeper-sslcert", parse_text, metavar="FILE", help="a certificate to show to keepers that ask for one"
     )
     sslkey: str | None = option("keeper-sslkey", parse_text, metavar="FILE", help="its key")
+
+
+@dataclass(frozen=True, slots=True)
+class QuorumConfig:
+    """The keepers, and which WAL of theirs is meant."""
+
+    approach: ApproachConfig
+    keepers: tuple[Address, ...] = option(
+        "keepers", parse_keepers, metavar="HOST:PORT,...", required=True,
+        help="every keeper of the quorum; a majority of them must be up",
+    )  # fmt: skip
+    tenant_id: TenantId | None = option(
+        "tenant", TenantId.parse, metavar="ID", help="the tenant; if not said, PostgreSQL's system identifier"
+    )
+    timeline_id: TimelineId | None = option(
+        "timeline", TimelineId.parse, metavar="ID",
+        help="the timeline; if not said, PostgreSQL's system identifier",
+    )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -269,11 +302,19 @@ class KeptWalConfig:
         help="the system identifier that tenant and timeline are named after; pg_controldata tells it",
     )  # fmt: skip
 
-    def ttid(self) -> TenantTimelineId:
-        """Which WAL is meant.  Raises ConfigError when that was not said."""
+    @property
+    def says_whose(self) -> bool:
+        """Whether it was said which WAL is meant."""
+        return self.system_id is not None or None not in (self.quorum.tenant_id, self.quorum.timeline_id)
+
+    def ttid(self, system_id: int | None = None) -> TenantTimelineId:
+        """Which WAL is meant; ``system_id`` is what the server itself says, and counts where nothing else was said.
+
+        Raises ConfigError when nobody says it.
+        """
         tenant_id, timeline_id = self.quorum.tenant_id, self.quorum.timeline_id
-        if self.system_id is not None:
-            derived = TenantTimelineId.of_system(self.system_id)
+        if (named_after := self.system_id or system_id) is not None:
+            derived = TenantTimelineId.of_system(named_after)
             tenant_id, timeline_id = tenant_id or derived.tenant_id, timeline_id or derived.timeline_id
         if tenant_id is None or timeline_id is None:
             raise ConfigError("say whose WAL: --system-id (pg_controldata tells it), or --tenant and --timeline")
@@ -381,6 +422,65 @@ class TopOptions:
     )
     once: bool = switch("once", help="show it once; exit code 1 when something is red")
     as_json: bool = switch("json", help="print JSON, once; exit code as with --once")
+
+
+@dataclass(frozen=True, slots=True)
+class WhyBlockedOptions:
+    """Everything ``walkeeper why-blocked`` can be told."""
+
+    wal: KeptWalConfig
+    primary: str | None = option(
+        "primary", parse_text, metavar="CONNINFO",
+        help="how to reach PostgreSQL, as libpq has it; if not said, it is not asked. Its application_name is the sidecar's",
+    )  # fmt: skip
+    slot_name: str = option(
+        "slot", parse_text, default=DEFAULT_NAME, metavar="NAME", help="the sidecar's replication slot"
+    )
+    as_json: bool = switch("json", help="print JSON")
+
+
+@dataclass(frozen=True, slots=True)
+class ConfigOptions:
+    """Everything ``walkeeper config`` can be told."""
+
+    words: tuple[str, ...] = rest_of_line(
+        "WORDS",
+        help="show [serve|propose] [its flags] [--json]: what it would run with, and where each value comes from",
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class CheckOptions:
+    """Everything ``walkeeper check`` can be told."""
+
+    approach: ApproachConfig
+    path: Path | None = option(
+        "datadir",
+        parse_path,
+        short="-D",
+        metavar="DIR",
+        help="check this directory, and the disk it is on, for a keeper",
+    )
+    primary: str | None = option(
+        "primary", parse_text, metavar="CONNINFO",
+        help="check this PostgreSQL, as libpq has it. Its application_name is the sidecar's",
+    )  # fmt: skip
+    keepers: tuple[Address, ...] | None = option(
+        "keepers", parse_keepers, metavar="HOST:PORT,...", help="check these keepers"
+    )
+    system_id: int | None = option(
+        "system-id", parse_positive, metavar="N",
+        help="of the keepers: whether they have this server's WAL; if not said, that of --primary",
+    )  # fmt: skip
+    is_strict: bool = switch("strict", help="take a warning for a failure")
+    as_json: bool = switch("json", help="print JSON")
+
+    def require_something(self) -> None:
+        """Raises ConfigError if there is nothing to check."""
+        if self.path is None and self.primary is None and self.keepers is None:
+            raise ConfigError(
+                "say what to check: -D DIR, --primary CONNINFO, --keepers HOST:PORT,..., or several of them"
+            )
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
 """Errors as last words and exit codes: for people and their scripts, and for PostgreSQL's recovery.
 
-Exit codes: 0 done, 1 failed, 2 wrong options or environment, 3 fenced by a newer term, 4 durability lost, 127 no such
-command.  A restore_command has codes of its own: PostgreSQL takes 1 to 125 for *there is no such file*, which ends its
+Exit codes: 0 done, 1 failed (of a command that looks: something is wrong with what it saw), 2 wrong options or
+environment, 3 fenced by a newer term, 4 durability lost, 127 no such command.  A restore_command has codes of its own: PostgreSQL takes 1 to 125 for *there is no such file*, which ends its
 recovery, and stops at anything above.  A misspelt one is not known for a restore_command, hence the 127; one that names
 another command is known by the file that it is asked for.
 

@@ -13,6 +13,7 @@ Does not know which options exist: ``config`` does.
 
 import argparse
 import difflib
+import shlex
 from collections import ChainMap
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass, replace
@@ -34,7 +35,7 @@ CONDITION: Final = "condition"
 class Option:
     """The declaration of one option.  ``default`` is text, as an operator would write it; None: not set.
 
-    ``is_positional``: its place says what it is, not a flag.
+    ``is_positional``: its place says what it is, not a flag; ``is_rest``: so are all words behind it, flags or not.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Option:
     metavar: str | None = None
     required: bool = False
     is_positional: bool = False
+    is_rest: bool = False
 
     @property
     def flag(self) -> str:
@@ -113,6 +115,16 @@ def argument(name: str, parse: Callable[[str], T], *, help: str) -> T:
     return cast("T", field(metadata={Option: declared}, kw_only=True))
 
 
+def rest_of_line(name: str, *, help: str) -> tuple[str, ...]:
+    """A dataclass field that has all words that are left on the command line, which are another command's."""
+    declared = Option(name, _parse_words, help, is_positional=True, is_rest=True)
+    return cast("tuple[str, ...]", field(default=(), metadata={Option: declared}, kw_only=True))
+
+
+def _parse_words(text: str) -> tuple[str, ...]:
+    return tuple(shlex.split(text))
+
+
 def switch(name: str, *, help: str, short: str | None = None) -> bool:
     """A dataclass field that is False until the flag is given (as a variable or TOML key: ``true`` or ``false``)."""
     return option(name, parse_switch, default="false", help=help, short=short)
@@ -150,10 +162,26 @@ def settle(shape: type[T], flags: Source, environment: Source) -> T:
     Raises ConfigError for a value that does not parse, a required option that is missing, and whatever is wrong
     with the file.
     """
+    return _build(shape, _gather(shape, flags, environment))
+
+
+def effective(shape: type[object], flags: Source, environment: Source) -> Iterator[tuple[Option, Given | None]]:
+    """Every option with what counts, and where that was said; None if nothing was, and there is no default.
+
+    Raises ConfigError as ``settle`` does.
+    """
+    given = _gather(shape, flags, environment)
+    _build(shape, given)
+    for each in options_of(shape):
+        default = None if each.default is None else Given(each.default, "default")
+        yield each, given.get(each.name, default)
+
+
+def _gather(shape: type[object], flags: Source, environment: Source) -> Source:
     given = ChainMap(dict(flags), dict(environment))
     if CONFIG_FILE.name in given:
         given.maps.append(dict(read_toml(Path(given[CONFIG_FILE.name].text), options_of(shape))))
-    return _build(shape, given)
+    return given
 
 
 def _build(shape: type[T], given: Source) -> T:
@@ -214,10 +242,10 @@ def _text_of(value: object, key: str, path: Path) -> str:
     match value:
         case bool():
             return str(value).lower()
-        case str() | int():
+        case str() | int() | float():
             return str(value)
         case _:
-            raise ConfigError(f"{key} in {path}: expected a string, a whole number, true or false")
+            raise ConfigError(f"{key} in {path}: expected a string, a number, true or false")
 
 
 def _suggestion(name: str, known: Iterable[str]) -> str:
@@ -243,7 +271,9 @@ def add_flags(parser: argparse.ArgumentParser, options: Iterable[Option]) -> Non
     for each in (*options, CONFIG_FILE):
         names = [each.flag] if each.short is None else [each.short, each.flag]
         settings: dict[str, Any] = {"dest": each.name, "default": argparse.SUPPRESS, "help": _help(each)}
-        if each.is_positional:
+        if each.is_rest:
+            parser.add_argument(each.name, nargs=argparse.REMAINDER, help=_help(each))
+        elif each.is_positional:
             parser.add_argument(each.name, help=_help(each))
         elif each.is_switch:
             parser.add_argument(*names, action="store_const", const="true", **settings)
@@ -262,4 +292,12 @@ def _help(declared: Option) -> str:
 def read_flags(arguments: argparse.Namespace, options: Iterable[Option]) -> Source:
     """What the command line says."""
     said = vars(arguments)
-    return {each.name: Given(said[each.name], each.flag) for each in (*options, CONFIG_FILE) if each.name in said}
+    return {
+        each.name: Given(_words(said[each.name]), each.flag)
+        for each in (*options, CONFIG_FILE)
+        if each.name in said
+    }
+
+
+def _words(said: str | list[str]) -> str:
+    return said if isinstance(said, str) else shlex.join(said)

@@ -1,4 +1,4 @@
-"""What has to be looked at while nobody asks: whether the event loop keeps up, and how many messages wait for the disk.
+"""What has to be looked at while nobody asks: whether the event loop keeps up, which of its steps are slow, and how many messages wait for the disk.
 
 Does not decide anything.
 """
@@ -10,6 +10,7 @@ from typing import Final
 import trio
 
 from walkeeper.control.metrics import Metrics
+from walkeeper.daemon.steps import watching_steps
 
 BEAT_SECONDS: Final = 0.1
 """A loop that stands still longer is always noticed; so few turns cost nothing."""
@@ -25,10 +26,11 @@ PEAK_SECONDS: Final = 60.0
 async def keeping_pulse(metrics: Metrics) -> AsyncIterator[None]:
     """Look for as long as the block runs."""
     async with trio.open_nursery() as nursery:
+        nursery.start_soon(_repeat, QUEUES_SECONDS, metrics.look_at_queues, name="look at queues")
+        nursery.start_soon(_repeat, PEAK_SECONDS, metrics.turn_peaks, name="turn peaks")
         nursery.start_soon(_beat, metrics.loop_lagged)
-        nursery.start_soon(_repeat, QUEUES_SECONDS, metrics.look_at_queues)
-        nursery.start_soon(_repeat, PEAK_SECONDS, metrics.turn_peaks)
-        yield
+        with watching_steps(metrics.step_was_slow):
+            yield
         nursery.cancel_scope.cancel(reason="shutdown")
 
 

@@ -29,6 +29,7 @@ from starlette.types import ASGIApp
 import walkeeper
 from walkeeper.control.api import ManagementApi
 from walkeeper.control.app import create_app
+from walkeeper.control.collectors import MemoryUse
 from walkeeper.control.dump import KeeperConfig
 from walkeeper.control.events import Events
 from walkeeper.control.health import Readiness, health_routes
@@ -38,11 +39,12 @@ from walkeeper.control.page import page_route
 from walkeeper.control.peers import Peers
 from walkeeper.control.server import serving_http
 from walkeeper.daemon import files, memory
-from walkeeper.daemon.config import ServeConfig, TimingConfig
+from walkeeper.daemon.config import LimitsConfig, ServeConfig, TimingConfig
 from walkeeper.daemon.gates import OPEN_GATES, Gates, open_gates
 from walkeeper.daemon.logs import configure_logs
-from walkeeper.daemon.notify import READY, STOPPING, notify
+from walkeeper.daemon.notify import READY, STOPPING, notify, reporting
 from walkeeper.daemon.pulse import keeping_pulse
+from walkeeper.daemon.signals import answering_signals, ignore_until_answered
 from walkeeper.daemon.sockets import bind, bound_address
 from walkeeper.daemon.stop import wait_for_stop
 from walkeeper.daemon.watch import WatchedOffload
@@ -51,10 +53,12 @@ from walkeeper.formats.control_file import control_file_as_json, parse_control_f
 from walkeeper.links.address import Address
 from walkeeper.links.token import show_token
 from walkeeper.services.admission import Gate
+from walkeeper.services.budget import Budget
 from walkeeper.services.listener import Limits, SocketListener, accepting
 from walkeeper.storage.data_directory import DataDirectory, claim
 from walkeeper.storage.disk import OsDisk
 from walkeeper.storage.offload import ThreadOffload
+from walkeeper.timeline.room import DiskLimits
 from walkeeper.timeline.timelines import Timelines, open_timelines
 
 TIMELINES: Final = "timelines read from disk"
@@ -83,6 +87,7 @@ def dump_control_file(path: Path) -> str:
 
 def run_keeper(config: ServeConfig) -> None:
     """Run until a signal ends it.  Raises ConfigError before anything was served, StorageError, DurabilityLost."""
+    ignore_until_answered()
     metrics = Metrics(walkeeper.__version__, config.listen.availability_zone)
     events = Events()
     configure_logs(config.log.format, sys.stdout, metrics.log_event, events.note)
@@ -107,12 +112,16 @@ def run_keeper(config: ServeConfig) -> None:
             log.info("room for writers and readers", connections_max=connections_max)
             gates.warn(pg, http, https)
             limits = Limits(config.timing.wal_sender_timeout_seconds, connections_max)
-            letting_in = partial(_accepting_at, metrics, limits, gates.pg)
+            budget = Budget(memory.settle_bytes_max(config.limits.memory_bytes_max))
+            log.info("memory for writers and readers", bytes_max=budget.bytes_max)
+            metrics.watch_memory(lambda: MemoryUse(budget.queued_bytes, budget.reading_bytes, budget.bytes_max))
+            letting_in = partial(_accepting_at, metrics, limits, gates.pg, budget)
             keeper = partial(
                 serve,
                 https=https,
                 gates=gates,
                 no_sync=config.place.no_sync,
+                limits=_disk_limits(config.limits),
                 events=events,
                 peers=config.peers.http,
             )
@@ -132,11 +141,12 @@ def _accepting_at(
     metrics: Metrics,
     limits: Limits,
     gate: Gate,
+    budget: Budget,
     sock: socket.socket,
     timelines: Timelines,
     connections: trio.Nursery,
 ) -> AbstractAsyncContextManager[None]:
-    return accepting(SocketListener(sock), timelines, connections, metrics, limits, gate)
+    return accepting(SocketListener(sock), timelines, connections, metrics, limits, gate, budget)
 
 
 def _serving_https(
@@ -146,6 +156,18 @@ def _serving_https(
         return nullcontext()
     assert gates.encrypt is not None, "a port for HTTPS has a certificate"
     return serving_http(app, sock, partial(metrics.http_connection_begins, "https"), gates.encrypt)
+
+
+def _describe(readiness: Readiness, metrics: Metrics) -> str:
+    """One line for the service manager."""
+    if readiness.is_draining:
+        return "draining"
+    missing = [f"{each.name}: {each.problem}" for each in readiness.checks() if each.problem]
+    return f"starting, {'; '.join(missing)}" if missing else f"serving {metrics.timelines_shown} timelines"
+
+
+def _disk_limits(config: LimitsConfig) -> DiskLimits:
+    return DiskLimits(config.usage_ratio_max, config.timeline_bytes_max, config.check_seconds)
 
 
 async def serve(
@@ -159,6 +181,7 @@ async def serve(
     https: socket.socket | None = None,
     gates: Gates = OPEN_GATES,
     no_sync: bool = False,
+    limits: DiskLimits | None = None,
     events: Events | None = None,
     peers: Sequence[Address] = (),
 ) -> None:
@@ -177,14 +200,9 @@ async def serve(
     async with ThreadOffload() as threads:
         offload = WatchedOffload(threads, timing.disk_hangs_seconds)
         metrics.watch_disk(offload.jobs)
+        others = Peers(peers, keeper.id)
         around = Surroundings(
-            keeper,
-            readiness,
-            offload.checks,
-            offload.jobs,
-            metrics.peaks,
-            events or Events(),
-            Peers(peers, keeper.id),
+            keeper, readiness, offload.checks, offload.jobs, metrics.peaks, events or Events(), others
         )
         api = ManagementApi(keeper, gates.verify_http, Looks(around))
         health = health_routes(offload.checks, readiness)
@@ -193,6 +211,8 @@ async def serve(
             serving_http(app, http, metrics.http_connection_begins),
             _serving_https(app, https, metrics, gates),
             keeping_pulse(metrics),
+            answering_signals(),
+            reporting(os.environ, offload.checks, partial(_describe, readiness, metrics)),
             AsyncExitStack() as beside,
         ):
             for keep in gates.keeping:
@@ -202,6 +222,7 @@ async def serve(
                 offload,
                 save_seconds=timing.control_file_save_interval_seconds,
                 observe=metrics.storage_operation,
+                limits=limits,
             ) as timelines:
                 api.begin(timelines)
                 metrics.watch(timelines)

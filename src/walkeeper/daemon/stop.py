@@ -10,6 +10,8 @@ from typing import Final
 import structlog
 import trio
 
+from walkeeper.daemon.signals import answering_signals
+
 STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 
 log = structlog.stdlib.get_logger()
@@ -32,7 +34,7 @@ async def until_stopped(work: Callable[[], Awaitable[None]]) -> None:
 
     Cancellation: ends ``work``.
     """
-    async with trio.open_nursery() as nursery:
+    async with answering_signals(), trio.open_nursery() as nursery:
         nursery.start_soon(work)
         await wait_for_stop()
         nursery.cancel_scope.cancel(reason="a signal to stop")

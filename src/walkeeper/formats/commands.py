@@ -35,6 +35,9 @@ STANDING: Final = "walkeeper_standing"
 NODE_ID: Final = "walkeeper_node_id"
 """The setting, shown by SHOW, that tells two keepers from one with two addresses."""
 
+ABOUT: Final = "walkeeper_about"
+"""The setting, shown by SHOW, that tells an operator of the keeper itself, as JSON: of no timeline."""
+
 WHOLE: Final = "whole"
 INCOMPLETE: Final = "incomplete"
 

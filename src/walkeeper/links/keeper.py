@@ -41,9 +41,11 @@ _NOT_FOUND: Final = "was not found"
 
 @asynccontextmanager
 async def connect_keeper(
-    address: Address, ttid: TenantTimelineId, application_name: str
+    address: Address, ttid: TenantTimelineId | None, application_name: str
 ) -> AsyncIterator[Connection]:
-    """A connection for ``ttid``.  Raises as ``connect`` does, but Unreachable while there is no token to be read or no TLS.
+    """A connection for ``ttid``; None: for what is asked of the keeper itself.
+
+    Raises as ``connect`` does, but Unreachable while there is no token to be read or no TLS.
 
     Certificates are exchanged meanwhile, here and there, and one keeper's must not end what others could go on with.
     """
@@ -59,7 +61,7 @@ async def connect_keeper(
         password=token,
         dbname="replication",
         application_name=application_name,
-        options=encode_options(ttid),
+        options="" if ttid is None else encode_options(ttid),
     )
     try:
         async with connect(with_keeper_tls(info), name) as connection:

@@ -1,12 +1,18 @@
-"""What a keeper tells of a timeline in answer to ``SHOW walkeeper_status``: one JSON object, for ``walkeeper status``.
+"""What a keeper tells of a timeline in answer to ``SHOW walkeeper_status``, and of itself to ``SHOW walkeeper_about``.
 
-LSNs are text as PostgreSQL prints them.  Fields may be added, and none changes its meaning.
+One JSON object each, for ``walkeeper status`` and its kin.
+
+LSNs are text as PostgreSQL prints them, moments are RFC 3339 by this keeper's clock, which is told, too.  Fields may be
+added, and none changes its meaning.
 Does not know HTTP, whose JSON is Neon's.
 """
 
 import json
+import time
+from datetime import UTC, datetime
 from typing import Any
 
+from walkeeper import __version__
 from walkeeper.acceptor.state import AcceptorState
 from walkeeper.ids import NodeId
 from walkeeper.lsn import Lsn, format_lsn
@@ -14,11 +20,18 @@ from walkeeper.timeline.registry import Client, Receiver, Sender
 from walkeeper.timeline.timeline import TimelineStatistics
 
 
+def describe_keeper(node_id: NodeId) -> str:
+    return json.dumps({"node_id": node_id, "version": __version__, "now": _moment(time.time())})
+
+
 def describe_timeline(node_id: NodeId, statistics: TimelineStatistics, state: AcceptorState) -> str:
     """``state``: that of ``statistics``, which must have one."""
+    account = statistics.account
     return json.dumps(
         {
             "node_id": node_id,
+            "now": _moment(time.time()),
+            "generation": state.kept.configuration.generation,
             "term": state.term,
             "last_log_term": state.last_log_term,
             "is_whole": state.is_whole,
@@ -26,10 +39,17 @@ def describe_timeline(node_id: NodeId, statistics: TimelineStatistics, state: Ac
             "local_start_lsn": format_lsn(state.kept.local_start_lsn),
             "flush_lsn": format_lsn(state.wal.flush_lsn),
             "commit_lsn": format_lsn(state.ahead.commit_lsn),
+            "flushed_at": _moment(account.flushed_at),
+            "committed_at": _moment(account.committed_at),
+            "refused": account.refused and {"why": account.refused.why, "at": _moment(account.refused.at)},
             "receivers": [_describe_receiver(each) for each in statistics.receivers],
             "senders": [_describe_sender(each) for each in statistics.senders],
         }
     )
+
+
+def _moment(seconds: float | None) -> str | None:
+    return None if seconds is None else datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")
 
 
 def _describe_client(client: Client) -> dict[str, Any]:

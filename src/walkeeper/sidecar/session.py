@@ -28,6 +28,15 @@ from walkeeper.links.keeper import KeptTimeline
 from walkeeper.links.keeper_link import Introduction
 from walkeeper.links.log import Log
 from walkeeper.links.postgres import Connection, time_limit
+from walkeeper.links.primary import (
+    Primary,
+    ask_flush_lsn,
+    connect_primary,
+    describe,
+    examine,
+    first_lsn_to_keep,
+    warn_if_useless,
+)
 from walkeeper.links.wal_stream import WalStream
 from walkeeper.links.window import Window
 from walkeeper.lsn import Lsn, format_lsn
@@ -38,15 +47,6 @@ from walkeeper.proposer.proposer import Proposer, Stage
 from walkeeper.sidecar.config import ProposeConfig
 from walkeeper.sidecar.junction import Junction, Proof, fetch_junction
 from walkeeper.sidecar.majority import watch_majority
-from walkeeper.sidecar.primary import (
-    Primary,
-    ask_flush_lsn,
-    connect_primary,
-    describe,
-    examine,
-    first_lsn_to_keep,
-    warn_if_useless,
-)
 from walkeeper.sidecar.reports import Reports
 from walkeeper.sidecar.slot import Slot
 from walkeeper.sidecar.survey import ask_commit_lsn

@@ -2,6 +2,7 @@
 
     safekeeper.pid             locked by the daemon that runs here, and says its process id; never removed
     safekeeper.id              the keeper's number in decimal digits, no newline
+    walkeeper-check.tmp        what walkeeper check writes while it measures the disk
     tmp/                       timelines being made or removed; emptied at start
     <tenant>/<timeline>/       one timeline each, named by two ids of 32 lower-case hexadecimal digits
 
@@ -23,7 +24,7 @@ from typing import Final
 from walkeeper.errors import ConfigError, DurabilityLost, Exists, FileMissing, StorageError
 from walkeeper.formats.control_file import ControlFile
 from walkeeper.ids import NodeId, TenantId, TenantTimelineId, TimelineId
-from walkeeper.storage.disk import Disk, File
+from walkeeper.storage.disk import Disk, File, ReadableDisk, Space
 from walkeeper.storage.durable import remove_tree, rename_synced, replace_file
 from walkeeper.storage.store import TimelineStore, write_new_timeline
 from walkeeper.storage.wal import Observe, unobserved
@@ -36,8 +37,11 @@ ID_FILE_BYTES_MAX: Final = 64
 
 STAGING: Final = "tmp"
 
+TRIAL_FILE: Final = "walkeeper-check.tmp"
+"""What ``walkeeper check`` writes to measure the disk, and removes; one that was killed has left it."""
+
 _OWN_NAMES: Final = re.compile(
-    rf"{re.escape(LOCK_FILE)}|{re.escape(ID_FILE)}(\.partial)?|{STAGING}|lost\+found|server\.(key|crt)|[0-9a-f]{{32}}"
+    rf"{re.escape(LOCK_FILE)}|{re.escape(ID_FILE)}(\.partial)?|{STAGING}|{re.escape(TRIAL_FILE)}|lost\+found|server\.(key|crt)|[0-9a-f]{{32}}"
 )
 """What may be in a directory before it has a keeper's number; anything else says that it is somebody else's."""
 
@@ -72,6 +76,10 @@ class DataDirectory:
     def store(self, ttid: TenantTimelineId, observe: Observe = unobserved) -> TimelineStore:
         """The store of a timeline that is here; nothing is read yet."""
         return TimelineStore(self._disk, self.directory_of(ttid), observe=observe)
+
+    def space(self) -> Space:
+        """How much of the file system there is, and is free.  Raises StorageError."""
+        return self._disk.space(self.path)
 
     def create(self, control_file: ControlFile) -> None:
         """Make the directory of a timeline with its first control file, durably.
@@ -159,7 +167,7 @@ def claim(disk: Disk, path: Path, node_id: NodeId | None) -> DataDirectory:
     Raises ConfigError where a person has to act, or DurabilityLost.
     """
     with _for_a_person_to_act(path):
-        _require_own(disk, path)
+        require_own(disk, path)
         lock = _lock(disk, path)
         try:
             node_id = _settle_id(disk, path, node_id)
@@ -184,8 +192,8 @@ def _for_a_person_to_act(path: Path) -> Iterator[None]:
         raise ConfigError(f"data directory {path} cannot be used: {error}") from error
 
 
-def _require_own(disk: Disk, path: Path) -> None:
-    """Refuse a directory that holds other things and has never been a keeper's."""
+def require_own(disk: ReadableDisk, path: Path) -> None:
+    """Raises ConfigError for a directory that holds other things and has never been a keeper's."""
     names = disk.names(path)
     foreign = [name for name in names if not _OWN_NAMES.fullmatch(name)]
     if foreign and ID_FILE not in names:

@@ -8,6 +8,7 @@ Rules: a keeper that does not answer is a row with its trouble.  Changes nothing
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Annotated, Final
 
 import msgspec
@@ -23,6 +24,8 @@ from walkeeper.lsn import parse_lsn
 APPLICATION_NAME: Final = "walkeeper_status"
 
 LsnText = Annotated[str, msgspec.Meta(pattern="^[0-9A-Fa-f]{1,8}/[0-9A-Fa-f]{1,8}$")]
+
+Moment = Annotated[datetime, msgspec.Meta(tz=True)]
 
 
 class ReceiverStatus(msgspec.Struct, frozen=True):
@@ -46,8 +49,19 @@ class SenderStatus(msgspec.Struct, frozen=True):
     apply_lsn: LsnText | None
 
 
+class RefusalStatus(msgspec.Struct, frozen=True):
+    """Why a keeper has sent a writer away, and when by the keeper's clock."""
+
+    why: str
+    at: Moment
+
+
 class KeeperStatus(msgspec.Struct, frozen=True):
-    """One keeper; None and nobody is what it does not tell."""
+    """One keeper; None and nobody is what it does not tell.
+
+    ``now`` is its clock; ``flushed_at`` and ``committed_at``: when that LSN moved last, None if not since its start;
+    ``refused``: the last writer that it has sent away since then.
+    """
 
     flush_lsn: LsnText
     commit_lsn: LsnText
@@ -57,6 +71,11 @@ class KeeperStatus(msgspec.Struct, frozen=True):
     is_whole: bool | None = None
     timeline_start_lsn: LsnText | None = None
     local_start_lsn: LsnText | None = None
+    now: Moment | None = None
+    generation: int | None = None
+    flushed_at: Moment | None = None
+    committed_at: Moment | None = None
+    refused: RefusalStatus | None = None
     receivers: list[ReceiverStatus] = []
     senders: list[SenderStatus] = []
 

@@ -120,5 +120,9 @@ def _table(columns: Row, rows: Sequence[Row]) -> list[str]:
 
 
 def _cell(value: object) -> str:
-    text = "-" if value is None else str(value)
+    return printable("-" if value is None else str(value))
+
+
+def printable(text: str) -> str:
+    """In the place of everything that could do something to a terminal stands a question mark."""
     return "".join(character if character.isprintable() else "?" for character in text)

@@ -36,6 +36,7 @@ NOBODY = {"/v1/status"}
 WHOLE_KEEPER = {
     "GET /v1/utilization",
     "GET /v1/tenant/timeline",
+    "GET /v1/debug/tasks",
     "POST /v1/pull_timeline",
     "POST /v1/tenant/{tenant_id}/timeline/{timeline_id}/copy",
     "PATCH /v1/tenant/{tenant_id}/timeline/{timeline_id}/control_file",

@@ -45,7 +45,8 @@ REQUEST = {
 @pytest.fixture(autouse=True)
 def _restored_process() -> Iterator[None]:
     """Signal handlers and loggers as they were."""
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
+    handlers = {number: signal.getsignal(number) for number in numbers}
     root = logging.getLogger()
     loggers, level = root.handlers[:], root.level
     yield
@@ -317,3 +318,8 @@ def test_a_control_file_is_dumped_as_one_line_of_json(tmp_path: Path, capsys: py
     printed = capsys.readouterr().out
     assert "\n" not in printed
     assert json.loads(printed) == control_file_as_json(control_file)
+
+
+def test_a_reload_that_comes_while_a_keeper_starts_does_not_end_it(tmp_path: Path) -> None:
+    assert run_command(["serve", "-D", str(tmp_path), "--id", "1", "--init"], {}) == 0
+    assert {signal.getsignal(number) for number in (signal.SIGHUP, signal.SIGUSR1)} == {signal.SIG_IGN}

@@ -5,6 +5,7 @@ import math
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 
 import pytest
 import structlog
@@ -13,6 +14,7 @@ from trio.testing import MockClock
 
 from keeping import SERVER, TTID, Leader, new_disk, timelines_on
 from streaming import Client, Connection, Turns
+from walkeeper import __version__
 from walkeeper.control.metrics import Metrics
 from walkeeper.errors import BadCommand, NotFound
 from walkeeper.formats.backend import BackendMessage, CopyBothResponse, DataRow, ErrorResponse, ReadyForQuery
@@ -30,6 +32,7 @@ from walkeeper.services.connection import LINGER_SECONDS_MAX, STARTUP_SECONDS_MA
 from walkeeper.services.connection import Connection as Service
 from walkeeper.services.copy_in import SILENCE_SECONDS_MAX
 from walkeeper.services.listener import Draining
+from walkeeper.services.strangers import Strangers
 from walkeeper.services.turnstile import Turnstile
 from walkeeper.timeline.registry import Client as ServedClient
 from walkeeper.timeline.timelines import Timelines
@@ -53,8 +56,8 @@ class Scene:
         await self.ended.wait()
         return self.ended_at - began
 
-    async def start_up(self) -> None:
-        await self.client.send(STARTUP)
+    async def start_up(self, message: StartupMessage = STARTUP) -> None:
+        await self.client.send(message)
         while not isinstance(await self.client.next_message(), ReadyForQuery):
             pass
 
@@ -93,6 +96,7 @@ async def serving(
             timelines,
             scene.draining,
             turnstile,
+            Strangers(9, scene.metrics),
             scene.metrics,
             reader_seconds_max,
         ).serve()
@@ -254,6 +258,7 @@ async def test_a_setting_that_nobody_knows_is_refused_by_name(autojump_clock: Mo
 
 
 async def test_the_status_of_a_timeline_says_how_far_it_is_and_who_is_connected(autojump_clock: MockClock) -> None:
+    began = datetime.now(UTC).replace(microsecond=0)  # it is told by the millisecond
     async with serving() as scene:
         timeline = await scene.timelines.create(TTID, SERVER)
         leader = Leader(timeline)
@@ -271,6 +276,8 @@ async def test_the_status_of_a_timeline_says_how_far_it_is_and_who_is_connected(
             text,
             start,
         )
+        assert began <= datetime.fromisoformat(status["flushed_at"]) <= datetime.fromisoformat(status["now"])
+        assert (status["committed_at"], status["refused"]) == (None, None)
         assert status["receivers"] == []
         assert status["senders"] == [
             {
@@ -278,6 +285,17 @@ async def test_the_status_of_a_timeline_says_how_far_it_is_and_who_is_connected(
                 "write_lsn": text, "flush_lsn": text, "apply_lsn": start,
             }
         ]  # fmt: skip
+
+
+async def test_a_keeper_tells_its_number_its_version_and_its_clock_of_itself_to_whoever_names_no_timeline(
+    autojump_clock: MockClock,
+) -> None:
+    before = datetime.now(UTC).replace(microsecond=0)  # it is told by the millisecond
+    async with serving() as scene:
+        await scene.start_up(StartupMessage({"user": "test"}))
+        told = json.loads(await scene.show("walkeeper_about") or "")
+    assert (told["node_id"], told["version"]) == (3, __version__)
+    assert before <= datetime.fromisoformat(told["now"]) <= datetime.now(UTC)
 
 
 @pytest.mark.parametrize(

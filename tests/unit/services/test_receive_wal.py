@@ -289,6 +289,8 @@ async def test_a_refusal_ends_the_connection_and_what_follows_it_is_dropped(
     assert trio.current_time() == before
     assert proposer.said is not None
     assert isinstance(proposer.said.reason, WalGap)
+    assert keeper.timeline.account.refused is not None, "whoever asks why commits wait is told"
+    assert keeper.timeline.account.refused.why == str(proposer.said.reason)
     assert keeper.flush_lsn == first.end_lsn
     assert keeper.timeline.progress.position.term == 1
 

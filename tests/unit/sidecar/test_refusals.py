@@ -12,8 +12,8 @@ from sidecar_world import World, has_all, kept_before
 from walkeeper.errors import ConfigError
 from walkeeper.ids import NodeId
 from walkeeper.links.conninfo import ConnectionInfo, SslMode
+from walkeeper.links.primary import flaw_of_standby_names
 from walkeeper.lsn import Lsn
-from walkeeper.sidecar.primary import flaw_of_standby_names
 from walkeeper.testing.wal import WalGenerator
 
 

@@ -9,9 +9,9 @@ from fake_servers import FakePrimary, until
 from walkeeper.formats.commands import encode_start_replication
 from walkeeper.links.conninfo import ConnectionInfo, SslMode
 from walkeeper.links.postgres import Connection
+from walkeeper.links.primary import connect_primary
 from walkeeper.lsn import Lsn
 from walkeeper.messages import HotStandbyFeedback
-from walkeeper.sidecar.primary import connect_primary
 from walkeeper.sidecar.reports import Reports
 
 UNKNOWN_MESSAGE = bytes(100_000)  # of a kind that servers ignore

@@ -22,6 +22,9 @@ TTID = TenantTimelineId.of_system(SYSTEM_ID)
 TOLD: dict[str, Any] = {
     "node_id": 7, "term": 5, "last_log_term": 4, "timeline_start_lsn": "0/1000000", "local_start_lsn": "0/1000000",
     "flush_lsn": "0/1000900", "commit_lsn": "0/1000800", "something_newer": [1], "is_whole": False,
+    "now": "2026-01-31T14:15:16Z", "generation": 3,
+    "flushed_at": "2026-01-31T14:15:10.250000Z", "committed_at": None,
+    "refused": {"why": "no", "at": "2026-01-31T14:15:00Z"},
     "receivers": [
         {"connection": 3, "peer": "10.0.0.1:4711", "application_name": "walkeeper", "status": "Streaming"},
     ],
