@@ -33,7 +33,6 @@ NO_BROKER = "there is no broker here"
 NO_BACKUP = "there is no object storage here yet, and nothing is uploaded"
 NO_EVICTION = "no timeline is ever evicted here"
 NO_PULL = "timelines are not pulled from other keepers here yet"
-NO_TLS = "there is no TLS on the keeper's ports yet"
 NO_MANAGER = (
     "there is no manager: upkeep sleeps until it is needed, and a timeline is active while it has a writer"
     " (`safekeeper_timeline_active`)"
@@ -73,11 +72,6 @@ LEFT_OUT: Sequence[tuple[str, str]] = (
         "no WAL is removed here yet; Neon shows it from the first removed segment on",
     ),
     ("safekeeper_interpreted_wal_reader_tasks", "interpreted WAL is not served here"),
-    ("http_server_connection_errors_total", "the HTTP server does not tell them"),
-    ("tls_certs_expiration_time_seconds", NO_TLS),
-    ("tls_certs_reload_started_total", NO_TLS),
-    ("tls_certs_reload_updated_total", NO_TLS),
-    ("tls_certs_reload_failed_total", NO_TLS),
     ("metrics_metrics_stale_milliseconds", "every scrape is fresh"),
     ("hadron_critical_storage_event_count", "there are no such events; see `libmetrics_tracing_event_count`"),
 )

@@ -107,6 +107,7 @@ def everything_shown() -> list[Metric]:
     for operation in ("write_wal", "flush_wal", "persist_control_file", "truncate_wal", REMOVE_SEGMENT, FAILED):
         metrics.storage_operation(operation, 0.001, 1)
     metrics.watch_disk(lambda: DiskJobs(0, 0.0))
+    metrics.watch_certificate(lambda: 1.5)
     peer = Peer()
     metrics.connection_begins(peer)
     metrics.connection_identified(peer, "walreceiver", None)

@@ -67,6 +67,10 @@ class BadWal(Malformed):
         self.lsn = lsn
 
 
+class TlsFailed(PeerError):
+    """No TLS came about: nobody can be told, since nothing can be said in it."""
+
+
 class OutOfTurn(PeerError):
     """A message that is fine in itself, at a moment when it is not."""
 
@@ -84,9 +88,30 @@ class AccessDenied(Refused):
     The text says no more than that, and ``why`` is for the log: whoever guesses must not be helped.
     """
 
+    said = "JWT authentication error"
+
     def __init__(self, why: str) -> None:
-        super().__init__("JWT authentication error")
+        super().__init__(self.said)
         self.why = shortened(why)
+
+
+class LoginFailed(AccessDenied):
+    """A user has not proved to know the password; whether there is such a user is not said."""
+
+    said = "password authentication failed"
+
+
+class NotAllowed(AccessDenied):
+    """A user who came in with a password may not do this."""
+
+    said = "permission denied"
+
+
+class MustUseTls(Refused):
+    """A client in clear text, where only encrypted ones are let in; in the words of Neon."""
+
+    def __init__(self) -> None:
+        super().__init__("must connect with TLS")
 
 
 class BadCommand(Refused):
@@ -382,3 +407,7 @@ class DurabilityLost(StorageError):
 
 class ConfigError(WalkeeperError):
     """Wrong flags or environment: one line that says what and what to do.  Exit code 2."""
+
+
+class NotEncrypted(ConfigError):
+    """TLS to a server does not come about as it is wanted: its certificate is not trusted, or ours cannot be read."""

@@ -1,13 +1,13 @@
-"""What a token says: whose it is, and what may be touched with it.
+"""What a token says, or the list of users of who knows a password: what may be touched, and whether to write.
 
-Does not verify anything: ``tokens`` does.  Source: Neon's ``utils::auth`` and its safekeeper's ``auth.rs``.
+Does not verify anything: ``tokens`` and ``scram`` do.  Source: Neon's ``utils::auth`` and its safekeeper's ``auth.rs``.
 """
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from walkeeper.errors import AccessDenied
+from walkeeper.errors import AccessDenied, NotAllowed
 from walkeeper.ids import TenantId
 
 TENANT: Final = "tenant"
@@ -19,10 +19,11 @@ EVERYTHING: Final = "safekeeperdata"
 
 @dataclass(frozen=True, slots=True)
 class Claims:
-    """The part of a verified token that counts here."""
+    """The part of a verified token that counts here; or what ``user`` may do, who may only read."""
 
     scope: str
     tenant_id: TenantId | None = None
+    user: str | None = None
 
     def require(self, tenant_id: TenantId | None) -> None:
         """Raises AccessDenied unless the timelines of that tenant may be touched; None: the keeper as a whole."""
@@ -32,7 +33,14 @@ class Claims:
             raise AccessDenied(f"a token of scope {self.scope!r} is of no use here")
         if tenant_id is None or tenant_id != self.tenant_id:
             asked = "the whole keeper" if tenant_id is None else f"tenant {tenant_id}"
+            if self.user is not None:
+                raise NotAllowed(f"user {self.user!r} is of tenant {self.tenant_id} and asked for {asked}")
             raise AccessDenied(f"a token of tenant {self.tenant_id} was shown for {asked}")
+
+    def require_writer(self) -> None:
+        """Raises AccessDenied for users, who may only read: an acknowledgement is a matter of tokens."""
+        if self.user is not None:
+            raise NotAllowed(f"user {self.user!r} wants to write WAL, for which a token is needed")
 
 
 Verify = Callable[[bytes], Claims]

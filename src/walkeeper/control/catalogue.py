@@ -141,6 +141,36 @@ CONNECTIONS: Final = (
         "A rate far above that of probes and scrapes is somebody else.",
         ("scheme",),
     ),
+    Declared(
+        "http_server_connection_errors_total", "counter", "connections",
+        "HTTPS connections for which no TLS came about (type tls); others are not counted here",
+        "Clients do not trust the certificate, or are no HTTPS clients: the log says why.",
+        ("type",),
+    ),
+    Declared(
+        "tls_certs_expiration_time_seconds", "gauge", "seconds since 1970",
+        "When the certificate that is shown expires; absent without TLS",
+        "Alert two weeks before: clients that verify it, writers among them, are lost at that moment.",
+        ("resolver_name",), is_alert=True,
+    ),
+    Declared(
+        "tls_certs_reload_started_total", "counter", "looks",
+        "Looks at the files of the certificate",
+        "One every `--ssl-cert-reload-period`.",
+        ("resolver_name",),
+    ),
+    Declared(
+        "tls_certs_reload_updated_total", "counter", "looks",
+        "Looks after which another certificate was shown",
+        "Tells that a renewal has arrived.",
+        ("resolver_name",),
+    ),
+    Declared(
+        "tls_certs_reload_failed_total", "counter", "looks",
+        "Looks at files that are not usable; the certificate of before is shown on",
+        "Growing, somebody has put half a certificate there, one without its key, or an expired one: the log says which.",
+        ("resolver_name",), is_alert=True,
+    ),
 )  # fmt: skip
 
 TIMELINES: Final = (

@@ -27,6 +27,9 @@ from walkeeper.timeline.timelines import Timelines
 DISK_BLOCK_BYTES: Final = 512
 """The unit of ru_inblock and ru_oublock (getrusage(2))."""
 
+RESOLVER: Final = "main"
+"""What Neon's metrics call the one certificate that there is."""
+
 NO_FEEDBACK: Final = PageserverFeedback()
 """What stands for the report that no pageserver has made yet."""
 
@@ -157,6 +160,18 @@ class DiskCollector(Collector):
         jobs = self._look()
         yield one_value("walkeeper_disk_jobs", jobs.running)
         yield one_value("walkeeper_disk_oldest_job_seconds", jobs.oldest_seconds)
+
+
+class CertificateCollector(Collector):
+    """When the certificate that is shown expires."""
+
+    def __init__(self, valid_until: Callable[[], float]) -> None:
+        self._valid_until = valid_until
+
+    def collect(self) -> Iterator[Metric]:
+        metric = family("tls_certs_expiration_time_seconds")
+        metric.add_sample(metric.name, {"resolver_name": RESOLVER}, self._valid_until())
+        yield metric
 
 
 class BuildInfo(Collector):

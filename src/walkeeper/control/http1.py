@@ -6,6 +6,7 @@ one has a limit, what is buffered for one is bounded, and a request whose client
 Does not accept connections: ``server`` does.  Knows no HTTP/2 and no WebSocket.  Source: RFC 9112; ASGI 3.0, "HTTP".
 """
 
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from email.utils import formatdate
 from http import HTTPStatus
@@ -19,6 +20,7 @@ from starlette.types import ASGIApp, Message, Scope
 
 from walkeeper.control.endpoints import json_response
 from walkeeper.control.models import ErrorJson
+from walkeeper.errors import PeerError
 from walkeeper.links.link import Link, send_all
 
 IDLE_SECONDS_MAX: Final = 75.0
@@ -47,15 +49,19 @@ LINGER_SECONDS_MAX: Final = 1.0
 
 Headers = list[tuple[bytes, bytes]]
 
+Encrypt = Callable[[Link], Awaitable[Link]]
+"""Makes of an accepted link the one to speak over.  Raises PeerError; the plain one is only to be closed then."""
+
 log = structlog.stdlib.get_logger()
 
 
 class HttpConnection:
     """A client at ``link``, which is owned.  ``serve`` is its whole life."""
 
-    def __init__(self, app: ASGIApp, link: Link) -> None:
+    def __init__(self, app: ASGIApp, link: Link, encrypt: Encrypt | None = None) -> None:
         self._app = app
         self._link = link
+        self._encrypt = encrypt
         self._http = h11.Connection(h11.SERVER, HEAD_BYTES_MAX)
         self._scope = trio.CancelScope()
         self._exchange: Exchange | None = None
@@ -72,9 +78,10 @@ class HttpConnection:
         """Answer requests until the client leaves or has to go.  Cancellation: cuts a request off."""
         try:
             with self._scope:
-                await self._converse()
+                if await self._is_encrypted():
+                    await self._converse()
                 await self._linger()
-        except trio.BrokenResourceError:
+        except (trio.BrokenResourceError, PeerError):
             pass
         except Exception:  # the boundary of a connection
             log.exception("HTTP connection failed unexpectedly")
@@ -90,6 +97,14 @@ class HttpConnection:
         self._is_ending = True
         if self.waits_since is not None:
             self._scope.cancel(reason="shutdown")
+
+    async def _is_encrypted(self) -> bool:
+        """Whether the client has done in time what there is to do before the first request."""
+        if self._encrypt is None:
+            return True
+        with trio.move_on_after(HEAD_SECONDS_MAX) as limit:
+            self._link = await self._encrypt(self._link)
+        return not limit.cancelled_caught
 
     async def _converse(self) -> None:
         while (request := await self._next_request()) is not None:

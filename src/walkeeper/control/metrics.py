@@ -22,7 +22,15 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from walkeeper.control.collectors import BuildInfo, DiskCollector, DiskJobs, ProcessUsage, TimelineCollector
+from walkeeper.control.collectors import (
+    RESOLVER,
+    BuildInfo,
+    CertificateCollector,
+    DiskCollector,
+    DiskJobs,
+    ProcessUsage,
+    TimelineCollector,
+)
 from walkeeper.control.instruments import Counts, Distribution, Distributions, Peak, PgIo, Traffic
 from walkeeper.storage.store import FAILED
 from walkeeper.storage.wal import REMOVE_SEGMENT
@@ -70,6 +78,11 @@ class Metrics:
         self._messages = self._add(Counts("safekeeper_proposer_acceptor_messages_total", "success", "error"))
         self._feedbacks = self._add(Counts("safekeeper_received_ps_feedbacks_total"))
         self._http_connections = self._add(Counts("http_server_connection_started_total", "http"))
+        self._http_failures = self._add(Counts("http_server_connection_errors_total", "tls"))
+        self._certificate_looks = {
+            outcome: self._add(Counts(f"tls_certs_reload_{outcome}_total", RESOLVER))
+            for outcome in ("started", "updated", "failed")
+        }
         self._ack_seconds = self._add(Distribution("walkeeper_ack_seconds", ACK_SECONDS))
         self._batch_appends = self._add(Distribution("walkeeper_batch_appends", APPENDS))
         self._lag_seconds = self._add(Distribution("walkeeper_loop_lag_seconds", LAG_SECONDS))
@@ -123,8 +136,15 @@ class Metrics:
     def connection_ends(self, traffic: Traffic) -> None:
         self._pg_io.end(traffic)
 
-    def http_connection_begins(self) -> None:
-        self._http_connections.count("http")
+    def http_connection_begins(self, scheme: str = "http") -> None:
+        self._http_connections.count(scheme)
+
+    def https_failed(self) -> None:
+        self._http_failures.count("tls")
+
+    def certificate_looked_at(self, outcome: str) -> None:
+        """``started``, ``updated`` or ``failed``."""
+        self._certificate_looks[outcome].count(RESOLVER)
 
     def query_received(self, command: str) -> None:
         """``command``: the word that names it, one of a few; never what a peer made up."""
@@ -177,6 +197,10 @@ class Metrics:
     def watch_disk(self, look: Callable[[], DiskJobs]) -> None:
         """Show what is with the disk from now on."""
         self.registry.register(DiskCollector(look))
+
+    def watch_certificate(self, valid_until: Callable[[], float]) -> None:
+        """Show from now on when the certificate in use expires."""
+        self.registry.register(CertificateCollector(valid_until))
 
     def watch(self, timelines: Timelines) -> None:
         """Show these timelines from now on."""

@@ -14,7 +14,7 @@ from typing import Final
 import trio
 from starlette.types import ASGIApp
 
-from walkeeper.control.http1 import GRACE_SECONDS, HttpConnection
+from walkeeper.control.http1 import GRACE_SECONDS, Encrypt, HttpConnection
 from walkeeper.links.accept import accept_client
 from walkeeper.links.link import SocketLink
 from walkeeper.links.throttle import throttled_logger
@@ -31,16 +31,19 @@ def _uncounted() -> None:
 
 @asynccontextmanager
 async def serving_http(
-    app: ASGIApp, sock: socket.socket, on_connection: Callable[[], None] = _uncounted
+    app: ASGIApp,
+    sock: socket.socket,
+    on_connection: Callable[[], None] = _uncounted,
+    encrypt: Encrypt | None = None,
 ) -> AsyncIterator[None]:
     """Serve ``app`` on the bound ``sock``, which is taken over, for as long as the block runs.
 
-    ``on_connection`` is told of each that was accepted.  At the end requests may go on for ``GRACE_SECONDS``.
+    ``on_connection`` is told of each that was accepted, and ``encrypt`` makes it one in TLS.  At the end requests may go on for ``GRACE_SECONDS``.
 
     Cancellation: cuts requests off.
     """
     sock.setblocking(False)
-    reception = Reception(app, on_connection)
+    reception = Reception(app, on_connection, encrypt)
     async with trio.open_nursery() as connections:
         with sock:
             async with trio.open_nursery() as accepting:
@@ -54,8 +57,9 @@ async def serving_http(
 class Reception:
     """Finds places for connections."""
 
-    def __init__(self, app: ASGIApp, on_connection: Callable[[], None]) -> None:
+    def __init__(self, app: ASGIApp, on_connection: Callable[[], None], encrypt: Encrypt | None) -> None:
         self._app = app
+        self._encrypt = encrypt
         self._on_connection = on_connection
         self._seated = set[HttpConnection]()
 
@@ -69,7 +73,7 @@ class Reception:
                 if not self._make_room():
                     client.close()
                     continue
-            connection = HttpConnection(self._app, SocketLink(client))
+            connection = HttpConnection(self._app, SocketLink(client), self._encrypt)
             self._seated.add(connection)
             connections.start_soon(self._serve, connection, name="HTTP connection")
 

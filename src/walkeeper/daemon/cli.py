@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar
 import walkeeper
 from walkeeper.daemon import exits
 from walkeeper.daemon.config import (
+    ApproachConfig,
     CheckOptions,
     CommitLsnOptions,
     ConfigOptions,
@@ -75,6 +76,15 @@ def serve(config: ServeConfig) -> None:
         run_keeper(config)
 
 
+def approach(how: ApproachConfig) -> None:
+    """Have connections to keepers be as was said.  Raises ConfigError for files that cannot be used."""
+    from walkeeper.links.keeper_tls import KeeperTls, demand_tls
+    from walkeeper.links.token import show_token
+
+    show_token(how.token_path)
+    demand_tls(KeeperTls(how.sslmode, how.sslrootcert or "", how.sslcert or "", how.sslkey or ""))
+
+
 def propose(options: ProposeOptions) -> None:
     import structlog
     import trio
@@ -82,13 +92,12 @@ def propose(options: ProposeOptions) -> None:
     from walkeeper.daemon import memory
     from walkeeper.daemon.logs import configure_logs
     from walkeeper.daemon.stop import until_stopped
-    from walkeeper.links.token import show_token
     from walkeeper.sidecar.config import ProposeConfig
     from walkeeper.sidecar.run import run_sidecar
 
     configure_logs(options.log.format, sys.stdout)
     memory.settle()
-    show_token(options.quorum.token_path)
+    approach(options.quorum.approach)
     config = ProposeConfig(
         primary=_primary(options.primary),
         keepers=options.quorum.keepers,
@@ -109,11 +118,10 @@ def _synced_lsn(wal: KeptWalConfig, fencing: FencingConfig) -> Lsn:
     import trio
 
     from walkeeper.daemon.logs import configure_logs
-    from walkeeper.links.token import show_token
     from walkeeper.tools.sync import SyncConfig, sync_keepers
 
     configure_logs(fencing.log.format, sys.stderr)
-    show_token(wal.quorum.token_path)
+    approach(wal.quorum.approach)
     server = fencing.server.info(wal.system_id)
     config = SyncConfig(wal.quorum.keepers, wal.ttid(), fencing.timeout_seconds, server)
     lsn = trio.run(partial(sync_keepers, config, log=structlog.get_logger()))
@@ -127,25 +135,23 @@ def _synced_lsn(wal: KeptWalConfig, fencing: FencingConfig) -> Lsn:
 def commit_lsn(options: CommitLsnOptions) -> None:
     import trio
 
-    from walkeeper.links.token import show_token
     from walkeeper.tools.commit_lsn import read_commit_lsn
 
     wal = options.wal
     if options.is_exact:
         lsn = _synced_lsn(wal, options.fencing)
     else:
-        show_token(wal.quorum.token_path)
+        approach(wal.quorum.approach)
         lsn = trio.run(read_commit_lsn, wal.quorum.keepers, wal.ttid())
     print(format_lsn(lsn))
 
 
 def fetch(options: FetchOptions) -> None:
-    from walkeeper.links.token import show_token
     from walkeeper.tools.fetch import fetch as fetch_file
     from walkeeper.tools.fetch_config import FetchConfig
 
     wal = options.wal
-    show_token(wal.quorum.token_path)
+    approach(wal.quorum.approach)
     config = FetchConfig(
         keepers=wal.quorum.keepers,
         ttid=wal.ttid(),
@@ -163,11 +169,10 @@ def fetch(options: FetchOptions) -> None:
 def status(options: StatusOptions) -> None:
     import trio
 
-    from walkeeper.links.token import show_token
     from walkeeper.tools.status import ask_status
     from walkeeper.tools.status_report import as_json, as_text
 
-    show_token(options.wal.quorum.token_path)
+    approach(options.wal.quorum.approach)
     found = trio.run(ask_status, options.wal.quorum.keepers, options.wal.ttid())
     _print(as_json(found) if options.as_json else as_text(found))
     found.require_majority()
@@ -176,12 +181,11 @@ def status(options: StatusOptions) -> None:
 def why_blocked(options: WhyBlockedOptions) -> int:
     import trio
 
-    from walkeeper.links.token import show_token
     from walkeeper.tools.diagnosis import diagnose, is_blocked
     from walkeeper.tools.diagnosis_report import as_json, as_text
     from walkeeper.tools.why_blocked import WhyConfig, ask_everybody, ask_whose_wal
 
-    show_token(options.wal.quorum.token_path)
+    approach(options.wal.quorum.approach)
     primary = None if options.primary is None else _primary(options.primary)
     sidecar = (primary and primary.application_name) or DEFAULT_NAME
     config = WhyConfig(options.wal.quorum.keepers, primary, sidecar, options.slot_name)
@@ -198,7 +202,6 @@ def check(options: CheckOptions) -> int:
     import trio
 
     from walkeeper.ids import TenantTimelineId
-    from walkeeper.links.token import show_token
     from walkeeper.storage.disk import OsDisk
     from walkeeper.tools.check_disk import check_disk
     from walkeeper.tools.check_keepers import check_keepers
@@ -206,7 +209,7 @@ def check(options: CheckOptions) -> int:
     from walkeeper.tools.verdicts import Grade, Verdict, as_json, as_text, graded
 
     options.require_something()
-    show_token(options.token_path)
+    approach(options.approach)
     verdicts: list[Verdict] = []
     system_id = options.system_id
     if options.path is not None:

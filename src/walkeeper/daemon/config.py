@@ -1,8 +1,9 @@
 """What the daemon can be told, in parts: each room is handed its part, or the two numbers it needs.
 
 Names and defaults of the flags are Neon's safekeeper's wherever both have the option, so that its tooling starts
-a keeper unchanged.  Ours alone: ``--config``, ``--max-connections``, ``--disk-hangs-after``, ``--auth-key-reload-period`` and
-``--shutdown-timeout``, and everything of the sidecar and the tools.
+a keeper unchanged.  Ours alone: ``--config``, ``--max-connections``, ``--disk-hangs-after``, ``--auth-key-reload-period``,
+``--pg-auth-users-file``, ``--ssl-client-ca-file``, ``--accept-plaintext`` and ``--shutdown-timeout``, and everything of the
+sidecar and the tools.
 
 Does not read anything: ``options`` does.
 """
@@ -20,11 +21,13 @@ from walkeeper.daemon.values import (
     parse_path,
     parse_positive,
     parse_size_bytes,
+    parse_sslmode,
     parse_text,
 )
 from walkeeper.errors import ConfigError
 from walkeeper.ids import NodeId, TenantId, TenantTimelineId, TimelineId
 from walkeeper.links.address import Address, parse_address, parse_keepers
+from walkeeper.links.conninfo import SslMode
 from walkeeper.messages import ServerInfo
 from walkeeper.sidecar.name import DEFAULT_NAME
 
@@ -61,6 +64,10 @@ class ListenConfig:
         "listen-http", parse_address, default="127.0.0.1:7676", metavar="HOST:PORT",
         help="where operators connect: management API, health, metrics; port 0 picks a free one",
     )  # fmt: skip
+    https: Address | None = option(
+        "listen-https", parse_address, metavar="HOST:PORT",
+        help="the same for operators, over TLS, beside --listen-http; if not said, nowhere",
+    )  # fmt: skip
     connections_max: int | None = option(
         "max-connections", parse_positive, metavar="N",
         help="how many writers and readers may be connected at once; if not said, as many as the limit of open files"
@@ -89,10 +96,46 @@ class AuthConfig:
         help="the same for operators, who show their token as Neon's clients do (Authorization: Bearer); probes, metrics and"
         " /v1/status need none",
     )  # fmt: skip
+    users_path: Path | None = option(
+        "pg-auth-users-file", parse_path, metavar="FILE",
+        help="users who may read WAL, not write it, and log in with a password (SCRAM-SHA-256); a line for each:"
+        " NAME:SCRAM-SHA-256$..., as pg_authid has it, and :TENANT if only one tenant's",
+    )  # fmt: skip
     key_reload_seconds: float = option(
         "auth-key-reload-period", parse_limit_seconds, default="10s", metavar="DURATION",
-        help="how often it is looked whether keys have changed; 0s: never",
+        help="how often it is looked whether keys and users have changed; 0s: never",
     )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class TlsConfig:
+    """The certificate of both ports, and who has to encrypt."""
+
+    is_on_pg: bool = switch(
+        "enable-tls-wal-service-api", help="writers and readers must connect with TLS, of version 1.2 at least"
+    )
+    accepts_plaintext: bool = switch(
+        "accept-plaintext", help="they may, but need not: for as long as clients are changed over"
+    )
+    certificate: Path = option(
+        "ssl-cert-file", parse_path, default="server.crt", metavar="FILE",
+        help="the certificate with its chain (PEM), for TLS on either port; relative to the data directory",
+    )  # fmt: skip
+    key: Path = option(
+        "ssl-key-file", parse_path, default="server.key", metavar="FILE",
+        help="its private key (PEM); relative to the data directory",
+    )  # fmt: skip
+    client_ca: Path | None = option(
+        "ssl-client-ca-file", parse_path, metavar="FILE",
+        help="authorities (PEM): writers and readers must show a certificate that one of them has signed",
+    )  # fmt: skip
+    reload_seconds: float = option(
+        "ssl-cert-reload-period", parse_limit_seconds, default="60s", metavar="DURATION",
+        help="how often it is looked whether certificate and key have changed; 0s: never",
+    )  # fmt: skip
+    peer_ca: Path | None = option(
+        "ssl-ca-file", parse_path, metavar="FILE", help="accepted for Neon's tooling, not used yet"
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +177,7 @@ class ServeConfig:
     place: PlaceConfig
     listen: ListenConfig
     auth: AuthConfig
+    tls: TlsConfig
     log: LogConfig
     timing: TimingConfig
     init: bool = switch("init", help="write or check the id file of the data directory, then exit")
@@ -143,9 +187,33 @@ class ServeConfig:
 
 
 @dataclass(frozen=True, slots=True)
-class QuorumConfig:
-    """The keepers, and which WAL of theirs is meant."""
+class ApproachConfig:
+    """How keepers are reached."""
 
+    token_path: Path | None = option(
+        "auth-token-path", parse_path, metavar="FILE",
+        help="a token (JWT) for keepers that ask for one; read again for each connection",
+    )  # fmt: skip
+    sslmode: SslMode = option(
+        "keeper-sslmode", parse_sslmode, default="prefer", metavar="MODE",
+        help="TLS to keepers, as libpq's sslmode: disable, prefer, require, verify-ca or verify-full",
+    )  # fmt: skip
+    sslrootcert: str | None = option(
+        "keeper-sslrootcert", parse_text, metavar="FILE",
+        help="the authorities (PEM) that a keeper's certificate must be signed by, or system; read again for each connection,"
+        " as the other two",
+    )  # fmt: skip
+    sslcert: str | None = option(
+        "keeper-sslcert", parse_text, metavar="FILE", help="a certificate to show to keepers that ask for one"
+    )
+    sslkey: str | None = option("keeper-sslkey", parse_text, metavar="FILE", help="its key")
+
+
+@dataclass(frozen=True, slots=True)
+class QuorumConfig:
+    """The keepers, how they are reached, and which WAL of theirs is meant."""
+
+    approach: ApproachConfig
     keepers: tuple[Address, ...] = option(
         "keepers", parse_keepers, metavar="HOST:PORT,...", required=True,
         help="every keeper of the quorum; a majority of them must be up",
@@ -156,10 +224,6 @@ class QuorumConfig:
     timeline_id: TimelineId | None = option(
         "timeline", TimelineId.parse, metavar="ID",
         help="the timeline; if not said, PostgreSQL's system identifier",
-    )  # fmt: skip
-    token_path: Path | None = option(
-        "auth-token-path", parse_path, metavar="FILE",
-        help="a token (JWT) for keepers that ask for one; read again for each connection",
     )  # fmt: skip
 
 
@@ -325,6 +389,7 @@ class ConfigOptions:
 class CheckOptions:
     """Everything ``walkeeper check`` can be told."""
 
+    approach: ApproachConfig
     path: Path | None = option(
         "datadir",
         parse_path,
@@ -343,9 +408,6 @@ class CheckOptions:
         "system-id", parse_positive, metavar="N",
         help="of the keepers: whether they have this server's WAL; if not said, that of --primary",
     )  # fmt: skip
-    token_path: Path | None = option(
-        "auth-token-path", parse_path, metavar="FILE", help="a token (JWT) for keepers that ask for one"
-    )
     is_strict: bool = switch("strict", help="take a warning for a failure")
     as_json: bool = switch("json", help="print JSON")
 

@@ -16,17 +16,16 @@ import json
 import os
 import socket
 import sys
-from collections.abc import Callable, Sequence
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, closing, nullcontext
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, AsyncExitStack, closing, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Final, Protocol
 
 import structlog
 import trio
+from starlette.types import ASGIApp
 
 import walkeeper
-from walkeeper.auth.claims import Verify
 from walkeeper.control.api import ManagementApi
 from walkeeper.control.app import create_app
 from walkeeper.control.dump import KeeperConfig
@@ -35,29 +34,28 @@ from walkeeper.control.metrics import Metrics
 from walkeeper.control.server import serving_http
 from walkeeper.daemon import files, memory
 from walkeeper.daemon.config import ServeConfig, TimingConfig
+from walkeeper.daemon.gates import OPEN_GATES, Gates, open_gates
 from walkeeper.daemon.logs import configure_logs
 from walkeeper.daemon.notify import READY, STOPPING, notify, reporting
 from walkeeper.daemon.pulse import keeping_pulse
 from walkeeper.daemon.signals import answering_signals, ignore_until_answered
-from walkeeper.daemon.sockets import bind, bound_address, is_loopback
+from walkeeper.daemon.sockets import bind, bound_address
 from walkeeper.daemon.stop import wait_for_stop
 from walkeeper.daemon.watch import WatchedOffload
 from walkeeper.errors import ConfigError, Malformed
 from walkeeper.formats.control_file import control_file_as_json, parse_control_file
+from walkeeper.links.address import Address
+from walkeeper.services.admission import Gate
 from walkeeper.services.listener import Limits, SocketListener, accepting
 from walkeeper.storage.data_directory import DataDirectory, claim
 from walkeeper.storage.disk import OsDisk
-from walkeeper.storage.offload import Offload, ThreadOffload
+from walkeeper.storage.offload import ThreadOffload
 from walkeeper.timeline.timelines import Timelines, open_timelines
 
 TIMELINES: Final = "timelines read from disk"
 LISTENER: Final = "writers and readers let in"
 
 log = structlog.stdlib.get_logger()
-
-
-Keeping = Callable[[Offload], AbstractAsyncContextManager[None]]
-"""Does something beside for as long as its block runs."""
 
 
 class Accepting(Protocol):
@@ -91,52 +89,50 @@ def run_keeper(config: ServeConfig) -> None:
             return
         connections_max = files.settle_connections_max(config.listen.connections_max, files.raise_limit())
         disk.require_files()
-        reload_seconds = config.auth.key_reload_seconds
-        verify, keeping = open_gate(config.auth.pg_key_path, reload_seconds)
-        verify_http, keeping_http = open_gate(config.auth.http_key_path, reload_seconds)
+        gates = open_gates(config.auth, config.tls, path, metrics, https=config.listen.https is not None)
         if config.place.no_sync:
             log.warning("nothing is fsynced (--no-sync): a power failure loses acknowledged WAL")
-        with bind(config.listen.pg, "--listen-pg") as pg, bind(config.listen.http, "--listen-http") as http:
-            log.info("listening", pg=str(bound_address(pg)), http=str(bound_address(http)))
+        with (
+            bind(config.listen.pg, "--listen-pg") as pg,
+            bind(config.listen.http, "--listen-http") as http,
+            _bind_https(config.listen.https) as https,
+        ):
+            log.info("listening", pg=str(bound_address(pg)), http=str(bound_address(http)), **_told(https))
             log.info("room for writers and readers", connections_max=connections_max)
-            warn_of_open_port(pg, verify, "--listen-pg", "read and write WAL")
-            warn_of_open_port(http, verify_http, "--listen-http", "delete timelines")
+            gates.warn(pg, http, https)
             limits = Limits(config.timing.wal_sender_timeout_seconds, connections_max)
-            letting_in = partial(_accepting_at, metrics, limits, verify)
-            keeper = partial(
-                serve, keeping=(keeping, keeping_http), verify=verify_http, no_sync=config.place.no_sync
-            )
+            letting_in = partial(_accepting_at, metrics, limits, gates.pg)
+            keeper = partial(serve, https=https, gates=gates, no_sync=config.place.no_sync)
             trio.run(keeper, directory, config.timing, metrics, pg, http, letting_in)
     log.info("stopped")
 
 
-def warn_of_open_port(sock: socket.socket, verify: Verify | None, flag: str, right: str) -> None:
-    """Say so if others than this machine get in without a token, and what they may do then."""
-    if verify is None and not is_loopback(sock):
-        log.warning("a port is open to whoever reaches it: no key asks for tokens", port=flag, anybody_may=right)
+def _bind_https(address: Address | None) -> AbstractContextManager[socket.socket | None]:
+    return nullcontext() if address is None else bind(address, "--listen-https")
 
 
-def open_gate(path: Path | None, reload_seconds: float) -> tuple[Verify | None, Keeping]:
-    """How tokens are verified, if they are, and the block in which that is kept up.  Raises ConfigError."""
-    if path is None:
-        return None, lambda _offload: nullcontext()
-    # Takes its time to load, and memory: only where it is of use.
-    from walkeeper.auth.tokens import TokenVerifier, load_keys
-    from walkeeper.auth.upkeep import keeping_keys
-
-    verifier = TokenVerifier(load_keys(path))
-    return verifier.verify, partial(keeping_keys, verifier, path, reload_seconds)
+def _told(https: socket.socket | None) -> dict[str, str]:
+    return {} if https is None else {"https": str(bound_address(https))}
 
 
 def _accepting_at(
     metrics: Metrics,
     limits: Limits,
-    verify: Verify | None,
+    gate: Gate,
     sock: socket.socket,
     timelines: Timelines,
     connections: trio.Nursery,
 ) -> AbstractAsyncContextManager[None]:
-    return accepting(SocketListener(sock), timelines, connections, metrics, limits, verify)
+    return accepting(SocketListener(sock), timelines, connections, metrics, limits, gate)
+
+
+def _serving_https(
+    app: ASGIApp, sock: socket.socket | None, metrics: Metrics, gates: Gates
+) -> AbstractAsyncContextManager[None]:
+    if sock is None:
+        return nullcontext()
+    assert gates.encrypt is not None, "a port for HTTPS has a certificate"
+    return serving_http(app, sock, partial(metrics.http_connection_begins, "https"), gates.encrypt)
 
 
 def _describe(readiness: Readiness, metrics: Metrics) -> str:
@@ -155,11 +151,11 @@ async def serve(
     http: socket.socket,
     letting_in: Accepting,
     *,
-    keeping: Sequence[Keeping] = (),
-    verify: Verify | None = None,
+    https: socket.socket | None = None,
+    gates: Gates = OPEN_GATES,
     no_sync: bool = False,
 ) -> None:
-    """Serve until a signal comes, then drain.  With ``verify`` operators must show a token.
+    """Serve until a signal comes, then drain.
 
     Cancellation: operations that have begun are finished, the rest is dropped.
     """
@@ -172,18 +168,22 @@ async def serve(
             listen_http_addr=str(bound_address(http)),
             no_sync=no_sync,
         ),
-        verify,
+        gates.verify_http,
     )
     async with ThreadOffload() as threads:
         offload = WatchedOffload(threads, timing.disk_hangs_seconds)
         metrics.watch_disk(offload.jobs)
         app = create_app([*health_routes(offload.checks, readiness), metrics.route(), *api.routes()])
-        serving = serving_http(app, http, metrics.http_connection_begins)
-        async with serving, keeping_pulse(metrics), AsyncExitStack() as beside:
+        async with (
+            serving_http(app, http, metrics.http_connection_begins),
+            _serving_https(app, https, metrics, gates),
+            keeping_pulse(metrics),
+            AsyncExitStack() as beside,
+        ):
             await beside.enter_async_context(answering_signals())
             describe = partial(_describe, readiness, metrics)
             await beside.enter_async_context(reporting(os.environ, offload.checks, describe))
-            for keep in keeping:
+            for keep in gates.keeping:
                 await beside.enter_async_context(keep(offload))
             async with open_timelines(
                 directory,

@@ -15,6 +15,7 @@ from typing import Final
 from walkeeper.errors import Malformed
 from walkeeper.formats.sizes import parse_size, parse_unsigned
 from walkeeper.ids import NodeId
+from walkeeper.links.conninfo import SslMode
 
 _DAY: Final = 86_400.0
 _UNITS: Final = (
@@ -92,6 +93,11 @@ def parse_text(text: str) -> str:
 
 def parse_path(text: str) -> Path:
     return Path(parse_text(text))
+
+
+def parse_sslmode(text: str) -> SslMode:
+    """libpq's word for how much TLS is wanted."""
+    return SslMode(one_of([each.value for each in SslMode])(text))
 
 
 def one_of(choices: Sequence[str]) -> Callable[[str], str]:

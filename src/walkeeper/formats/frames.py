@@ -176,6 +176,12 @@ class FrameParser:
         taken = self._take(1)
         return None if taken is None else bytes(taken)
 
+    def take_rest(self) -> bytes:
+        """All that is buffered, which is gone then: it belongs to another protocol."""
+        rest = b"".join((self._partial, self._view[self._at :]))
+        self._partial, self._at, self._starved = bytearray(), len(self._view), True
+        return rest
+
     def _peek(self, layout: Struct) -> tuple[Any, ...] | None:
         """The fields of ``layout`` at the front, which stay there."""
         if self._partial:

@@ -56,6 +56,14 @@ class AuthenticationReply(FrameMessage):
     def body(self) -> bytes:
         return self.data
 
+    def sasl_mechanism(self) -> tuple[str, bytes]:
+        """The chosen SASL mechanism and the first message of its exchange.  Raises Malformed."""
+        reader = Reader(self.data, "SASLInitialResponse")
+        mechanism = reader.cstring()
+        first = bytes(reader.take(max(reader.i32(), 0)))
+        reader.finish()
+        return mechanism, first
+
     @classmethod
     def parse(cls, body: memoryview) -> Self:
         return cls(bytes(body))

@@ -223,6 +223,15 @@ class ServerSession(_Session[ServerState, StartupPacket | FrontendMessage, Encry
             sends=SERVER_SENDS,
         )
 
+    @property
+    def is_between_messages(self) -> bool:
+        """Whether nothing has been received behind the last event, so that the stream may change to TLS here."""
+        return self._parser.is_between_frames
+
+    def take_rest(self) -> bytes:
+        """What has been received behind the last event, and belongs to TLS."""
+        return self._parser.take_rest()
+
     def next_event(self) -> StartupPacket | FrontendMessage | EndOfStream | None:
         while True:
             was_skipping = self.state is ServerState.SKIPPING
@@ -287,7 +296,7 @@ SERVER_RECEIVES: Final[_Turns[ServerState]] = {
         GssEncRequest: _S.STARTUP,
         StartupMessage: _S.AUTHENTICATING,
         CancelRequest: _S.CLOSED,
-        DirectTls: _S.CLOSED,
+        DirectTls: _S.STARTUP,
     },
     _S.AUTHENTICATING: {AuthenticationReply: _S.AUTHENTICATING},
     _S.READY: {
@@ -314,6 +323,9 @@ SERVER_SENDS: Final[_Turns[ServerState]] = {
     _S.STARTUP: {EncryptionAnswer: _S.STARTUP, ErrorResponse: _S.CLOSED},
     _S.AUTHENTICATING: {
         AuthenticationCleartextPassword: _S.AUTHENTICATING,
+        AuthenticationSasl: _S.AUTHENTICATING,
+        AuthenticationSaslContinue: _S.AUTHENTICATING,
+        AuthenticationSaslFinal: _S.AUTHENTICATING,
         AuthenticationOk: _S.AUTHENTICATING,
         ParameterStatus: _S.AUTHENTICATING,
         ReadyForQuery: _S.READY,

@@ -14,7 +14,7 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any, Final, TypeVar
+from typing import Any, ClassVar, Final, TypeVar
 
 from walkeeper.errors import Malformed
 from walkeeper.formats.cursor import Reader, Writer
@@ -53,6 +53,8 @@ class GssEncRequest:
 @dataclass(frozen=True, slots=True)
 class DirectTls:
     """A TLS handshake has begun without asking; its first byte is consumed."""
+
+    FIRST_BYTE: ClassVar[bytes] = b"\x16"
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,11 +3,12 @@
 Source: Neon's safekeeper protocol (START_WAL_PUSH, START_REPLICATION with a term, IDENTIFY_SYSTEM).
 """
 
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Final
 
-from walkeeper.errors import ConfigError, Malformed, ServerError, Unreachable
+from walkeeper.errors import ConfigError, Malformed, NotEncrypted, ServerError, Unreachable
 from walkeeper.formats.commands import (
     INCOMPLETE,
     NODE_ID,
@@ -23,6 +24,7 @@ from walkeeper.formats.startup import encode_options
 from walkeeper.ids import NodeId, TenantTimelineId, TimelineNumber
 from walkeeper.links.address import Address
 from walkeeper.links.conninfo import ConnectionInfo
+from walkeeper.links.keeper_tls import with_keeper_tls
 from walkeeper.links.postgres import Connection, Row, connect
 from walkeeper.links.token import read_token
 from walkeeper.links.wal_stream import WalStream
@@ -37,14 +39,21 @@ _NOT_FOUND: Final = "was not found"
 """How a keeper says that it has no such timeline.  Neon's has no SQLSTATE of its own for it, but these words."""
 
 
-def connect_keeper(
+@asynccontextmanager
+async def connect_keeper(
     address: Address, ttid: TenantTimelineId | None, application_name: str
-) -> AbstractAsyncContextManager[Connection]:
-    """A connection for ``ttid``; None: for what is asked of the keeper itself.  Raises as ``connect`` does, and Unreachable while there is no token to be read."""
+) -> AsyncIterator[Connection]:
+    """A connection for ``ttid``; None: for what is asked of the keeper itself.
+
+    Raises as ``connect`` does, but Unreachable while there is no token to be read or no TLS.
+
+    Certificates are exchanged meanwhile, here and there, and one keeper's must not end what others could go on with.
+    """
+    name = f"keeper {address}"
     try:
         token = read_token()
     except ConfigError as error:  # there was one at the start: somebody is about to replace it
-        raise Unreachable(f"keeper {address}", str(error)) from error
+        raise Unreachable(name, str(error)) from error
     info = ConnectionInfo(
         address.host,
         address.port,
@@ -54,7 +63,11 @@ def connect_keeper(
         application_name=application_name,
         options="" if ttid is None else encode_options(ttid),
     )
-    return connect(info, f"keeper {address}")
+    try:
+        async with connect(with_keeper_tls(info), name) as connection:
+            yield connection
+    except NotEncrypted as error:
+        raise Unreachable(name, str(error).removeprefix(f"{name}: ")) from error
 
 
 _NOT_UNDERSTOOD: Final = ("42601", "XX000")

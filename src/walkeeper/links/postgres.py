@@ -15,7 +15,7 @@ from typing import Final, TypeVar
 
 import trio
 
-from walkeeper.errors import ConfigError, Malformed, OutOfTurn, PeerError, ServerError, Unreachable
+from walkeeper.errors import Malformed, NotEncrypted, OutOfTurn, PeerError, ServerError, Unreachable
 from walkeeper.formats.backend import (
     BackendMessage,
     CommandComplete,
@@ -30,7 +30,7 @@ from walkeeper.formats.session import ClientMessage, ClientSession, EndOfStream
 from walkeeper.formats.startup import EncryptionAnswer, SslRequest, StartupMessage
 from walkeeper.links.conninfo import ConnectionInfo, SslMode
 from walkeeper.links.dial import network
-from walkeeper.links.link import Link, SocketLink
+from walkeeper.links.link import Link
 from walkeeper.links.login import Login, refusal
 from walkeeper.links.tls import client_context
 from walkeeper.links.tls_link import TlsLink
@@ -198,26 +198,25 @@ class Connection:
     # -- the startup phase ------------------------------------------------------------------------------------
 
     async def encrypt(self, info: ConnectionInfo) -> None:
-        """Change to TLS if ``info`` wants it and the server can.  Raises ConfigError if it must and cannot."""
+        """Change to TLS if ``info`` wants it and the server can.  Raises NotEncrypted if it must and cannot."""
         if info.sslmode is SslMode.DISABLE or info.is_unix_socket:
             return
         await self._send(SslRequest())
         answer = await self._next_event()
         assert isinstance(answer, EncryptionAnswer)
         if answer.accepted:
-            assert isinstance(self.link, SocketLink)
             tls = TlsLink(self.link, client_context(info), info.host)
             try:
                 await tls.shake_hands()
             except ssl.SSLCertVerificationError as error:
-                raise ConfigError(
+                raise NotEncrypted(
                     f"{self.name}: its certificate is not trusted: {error.verify_message}"
                 ) from error
             except (ssl.SSLError, trio.BrokenResourceError) as error:
                 raise Unreachable(self.name, f"TLS: {error}") from error
             self.link = tls
         elif info.sslmode is not SslMode.PREFER:
-            raise ConfigError(f"{self.name} does not offer TLS, but sslmode={info.sslmode.value}")
+            raise NotEncrypted(f"{self.name} does not offer TLS, but sslmode={info.sslmode.value}")
 
     async def log_in(self, info: ConnectionInfo, more: Mapping[str, str]) -> None:
         """``more`` are startup parameters besides user and database.  Raises ConfigError, ServerError."""

@@ -8,12 +8,12 @@ Source: PostgreSQL, libpq, "SSL Support".
 
 import ssl
 
-from walkeeper.errors import ConfigError
+from walkeeper.errors import NotEncrypted
 from walkeeper.links.conninfo import ConnectionInfo, SslMode
 
 
 def client_context(info: ConnectionInfo) -> ssl.SSLContext:
-    """How to encrypt a connection to ``info``.  Raises ConfigError for files that are missing or unusable."""
+    """How to encrypt a connection to ``info``.  Raises NotEncrypted for files that are missing or unusable."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
@@ -22,7 +22,7 @@ def client_context(info: ConnectionInfo) -> ssl.SSLContext:
         if info.sslcert:
             context.load_cert_chain(info.sslcert, info.sslkey or None)
     except OSError as error:  # ssl.SSLError is one
-        raise ConfigError(f"TLS to {info}: cannot use {_names(info)}: {error.strerror or error}") from None
+        raise NotEncrypted(f"TLS to {info}: cannot use {_names(info)}: {error.strerror or error}") from None
     return context
 
 
@@ -31,7 +31,7 @@ def _trust(context: ssl.SSLContext, info: ConnectionInfo) -> None:
     if not verifies and not (info.sslmode is SslMode.REQUIRE and info.sslrootcert):
         return
     if not info.sslrootcert:
-        raise ConfigError(
+        raise NotEncrypted(
             f"sslmode={info.sslmode.value} needs sslrootcert, the certificate of the authority to trust"
             " (or sslrootcert=system)"
         )

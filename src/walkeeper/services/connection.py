@@ -4,9 +4,10 @@ A command that fails is answered and the connection goes on; a stream (START_WAL
 connection over and ends it.  Everything that goes wrong ends here: a named error is one line in the log and an
 answer, an unnamed one is logged with its traceback and ends this connection only.
 
-Where tokens are asked for, one is shown as the password, and every command that names a timeline is held against it.
+Every command that names a timeline is held against what the client may do, as it has proved when it came in.
 
-Does not know keys and has no TLS.  Source: PostgreSQL, "Message Flow"; Neon's safekeeper for its answers.
+Does not know how clients come in: ``admission`` does.  Source: PostgreSQL, "Message Flow"; Neon's safekeeper for its
+answers.
 """
 
 from collections.abc import Mapping
@@ -17,7 +18,7 @@ from typing import Final, Protocol, assert_never
 import structlog
 import trio
 
-from walkeeper.auth.claims import EVERYTHING, Claims, Verify
+from walkeeper.auth.claims import Claims
 from walkeeper.errors import (
     AccessDenied,
     BadCommand,
@@ -25,10 +26,10 @@ from walkeeper.errors import (
     NotFound,
     TermChanged,
     TimelineUnavailable,
+    TlsFailed,
     TooManyClients,
     WalkeeperError,
 )
-from walkeeper.formats.authentication import AuthenticationCleartextPassword
 from walkeeper.formats.backend import (
     INT4_OID,
     BackendMessage,
@@ -57,7 +58,6 @@ from walkeeper.formats.commands import (
     parse_command,
 )
 from walkeeper.formats.frontend import (
-    AuthenticationReply,
     CopyDone,
     ExtendedQuery,
     FrontendMessage,
@@ -65,15 +65,10 @@ from walkeeper.formats.frontend import (
     Sync,
     Terminate,
 )
-from walkeeper.formats.session import WELCOME, EndOfStream, ServerSession, ServerState
+from walkeeper.formats.session import WELCOME, EndOfStream, ServerState
 from walkeeper.formats.sizes import format_size
 from walkeeper.formats.startup import (
-    CancelRequest,
     ConnectionOptions,
-    DirectTls,
-    EncryptionAnswer,
-    GssEncRequest,
-    SslRequest,
     StartupMessage,
     StartupPacket,
     StreamProtocol,
@@ -85,13 +80,15 @@ from walkeeper.links.throttle import throttled_logger
 from walkeeper.lsn import Lsn, format_lsn
 from walkeeper.messages import ProposerGreeting
 from walkeeper.services import status
+from walkeeper.services.admission import OPEN, Gate, log_in, receive_startup
+from walkeeper.services.conversation import Conversation
 from walkeeper.services.copy_in import SILENCE_SECONDS_MAX, CopyEnd, CopyReader
 from walkeeper.services.goodbye import GOODBYE_SECONDS_MAX, CaughtUp, Goodbye
 from walkeeper.services.instruments import Instruments
 from walkeeper.services.receive_wal import read_greeting, serve_proposer
 from walkeeper.services.send_wal import RECOVERY_APPLICATION_NAME, send_wal
 from walkeeper.services.sqlstate import FEATURE_NOT_SUPPORTED, SUCCESSFUL_COMPLETION, error_response
-from walkeeper.services.turnstile import MORSEL_BYTES, Turnstile
+from walkeeper.services.turnstile import Turnstile
 from walkeeper.timeline.registry import Client
 from walkeeper.timeline.timeline import Timeline
 from walkeeper.timeline.timelines import Timelines
@@ -123,10 +120,6 @@ _SAY_WHOSE_WAL: Final = "connect with options='-c tenant_id=... timeline_id=...'
 log = throttled_logger()
 
 
-ANYBODY: Final = Claims(EVERYTHING)
-"""Who comes in where nobody is asked for a token."""
-
-
 class Serving(Protocol):
     """Who says when to stop waiting for clients."""
 
@@ -136,8 +129,8 @@ class Serving(Protocol):
 class Connection:
     """A client.  ``serve`` is its whole life.
 
-    ``reader_seconds_max``: how long a reader of WAL may say nothing, or not read what it is sent; ``verify`` reads tokens,
-    and without it there are none.
+    ``reader_seconds_max``: how long a reader of WAL may say nothing, or not read what it is sent; ``gate``: what is asked of
+    it before it is let in.
     """
 
     def __init__(
@@ -149,19 +142,19 @@ class Connection:
         turnstile: Turnstile,
         instruments: Instruments,
         reader_seconds_max: float = SILENCE_SECONDS_MAX,
-        verify: Verify | None = None,
+        gate: Gate = OPEN,
     ) -> None:
         self._client = client
         self._reader_seconds_max = reader_seconds_max
-        self._link = link
+        self._traffic = link
+        self._talk = Conversation(link, turnstile)
         self._timelines = timelines
         self._draining = draining
         self._turnstile = turnstile
         self._instruments = instruments
-        self._session = ServerSession()
         self._options = ConnectionOptions()
-        self._verify = verify
-        self._claims = ANYBODY if verify is None else None
+        self._gate = gate
+        self._claims: Claims | None = None
 
     async def serve(self, *, is_welcome: bool = True) -> None:
         """Serve the client until it leaves, is sent away, or has to go.
@@ -172,7 +165,7 @@ class Connection:
         Cancellation: an operation that has begun is finished, the rest is dropped.
         """
         with structlog.contextvars.bound_contextvars(connection=self._client.connection):
-            self._instruments.connection_begins(self._link)
+            self._instruments.connection_begins(self._traffic)
             try:
                 await self._serve(is_welcome)
                 await self._linger()
@@ -181,12 +174,12 @@ class Connection:
             except Exception:  # the boundary of a connection
                 log.exception("connection failed unexpectedly")
             finally:
-                self._instruments.connection_ends(self._link)
-                await self._link.aclose()
+                self._instruments.connection_ends(self._traffic)
+                await self._talk.link.aclose()
 
     async def drop(self) -> None:
         """End it without a word.  Cancellation: at any time."""
-        await self._link.aclose()
+        await self._talk.link.aclose()
 
     async def _serve(self, is_welcome: bool) -> None:
         startup_seconds_max = STARTUP_SECONDS_MAX if is_welcome else TURNED_AWAY_SECONDS_MAX
@@ -194,13 +187,15 @@ class Connection:
             with trio.move_on_after(startup_seconds_max) as limit, self._draining.while_serving():
                 if not await self._start_up(is_welcome):
                     return
-            if limit.cancelled_caught or self._session.state is not ServerState.READY:
+            if limit.cancelled_caught or self._talk.session.state is not ServerState.READY:
                 log.info("connection ended before it began")
                 return
             with structlog.contextvars.bound_contextvars(
                 ttid=str(self._options.ttid), application=self._client.application_name
             ):
                 await self._answer_queries()
+        except TlsFailed as error:  # there is no way to say so
+            self._note(error)
         except WalkeeperError as error:
             await self._say_last(error)
 
@@ -208,57 +203,41 @@ class Connection:
 
     async def _start_up(self, is_welcome: bool) -> bool:
         """Let the client in; False when it did not want to come in."""
-        while True:
-            event = await self._next_event()
-            match event:
-                case SslRequest() | GssEncRequest():
-                    await self._send_answer(EncryptionAnswer(accepted=False))
-                case StartupMessage():
-                    if not is_welcome:
-                        raise TooManyClients
-                    self._take_parameters(event)
-                    if self._verify is not None and not await self._log_in(self._verify):
-                        return False
-                    self._instruments.connection_identified(
-                        self._link, self._client.application_name, self._options.availability_zone
-                    )
-                    await self._send(*WELCOME)
-                    return True
-                case CancelRequest() | DirectTls() | EndOfStream():
-                    return False
-                case _:
-                    raise Malformed(f"{type(event).__name__} instead of a startup message")
+        startup = await receive_startup(self._talk, self._gate)
+        if startup is None:
+            return False
+        if not is_welcome:
+            raise TooManyClients
+        self._take_parameters(startup)
+        self._claims = await log_in(self._talk, self._gate, startup)
+        if self._claims is None:
+            return False
+        self._instruments.connection_identified(
+            self._traffic, self._client.application_name, self._options.availability_zone
+        )
+        await self._talk.send(*WELCOME)
+        return True
 
     def _take_parameters(self, startup: StartupMessage) -> None:
         self._client = replace(self._client, application_name=startup.parameters.get("application_name"))
         self._options = parse_options(startup.parameters.get("options", ""))
 
-    async def _log_in(self, verify: Verify) -> bool:
-        """False when the client leaves, as psql does to ask its user; raises AccessDenied for a token that is no good."""
-        await self._send(AuthenticationCleartextPassword())
-        match await self._next_event():
-            case AuthenticationReply(token):
-                self._claims = verify(token.removesuffix(b"\0"))
-                return True
-            case _:  # nothing else may come now
-                return False
-
     # -- commands ---------------------------------------------------------------------------------------------
 
     async def _answer_queries(self) -> None:
-        while self._session.state is not ServerState.CLOSED:
+        while self._talk.session.state is not ServerState.CLOSED:
             event: StartupPacket | FrontendMessage | EndOfStream = EndOfStream()
             with self._draining.while_serving(), trio.move_on_after(SILENCE_SECONDS_MAX):
-                event = await self._next_event()
+                event = await self._talk.next_event()
             match event:
                 case Query(text):
                     if not await self._answer_query(text):
                         return
                 case ExtendedQuery():
                     refusal = "only simple queries are understood here"
-                    await self._send(ErrorResponse(refusal, FEATURE_NOT_SUPPORTED))
+                    await self._talk.send(ErrorResponse(refusal, FEATURE_NOT_SUPPORTED))
                 case Sync():
-                    await self._send(ReadyForQuery())
+                    await self._talk.send(ReadyForQuery())
                 case Terminate() | EndOfStream():
                     return
                 case _:
@@ -277,22 +256,22 @@ class Connection:
                     case StartReplication():
                         return await self._replicate(command)
                     case IdentifySystem():
-                        await self._send(*self._identify_system(), ReadyForQuery())
+                        await self._talk.send(*self._identify_system(), ReadyForQuery())
                     case TimelineStatus():
-                        await self._send(*self._timeline_status(), ReadyForQuery())
+                        await self._talk.send(*self._timeline_status(), ReadyForQuery())
                     case SetDateStyle():
-                        await self._send(CommandComplete("SELECT 1"), ReadyForQuery())
+                        await self._talk.send(CommandComplete("SELECT 1"), ReadyForQuery())
                     case Show(name):
-                        await self._send(*self._show(name), ReadyForQuery())
+                        await self._talk.send(*self._show(name), ReadyForQuery())
                     case _:
                         assert_never(command)
             finally:
                 self._instruments.query_finished(word)
         except WalkeeperError as error:
-            if self._session.state is not ServerState.ANSWERING:
+            if self._talk.session.state is not ServerState.ANSWERING:
                 raise
             self._note(error)
-            await self._send(error_response(error), ReadyForQuery())
+            await self._talk.send(error_response(error), ReadyForQuery())
         return True
 
     def _require_ttid(self) -> TenantTimelineId:
@@ -304,6 +283,12 @@ class Connection:
         assert ttid is not None
         assert self._claims is not None, "nobody is asked for a timeline who has not come in"
         self._claims.require(ttid.tenant_id)
+        return ttid
+
+    def _require_writer(self) -> TenantTimelineId:
+        ttid = self._require_ttid()
+        assert self._claims is not None
+        self._claims.require_writer()
         return ttid
 
     def _timeline(self) -> Timeline:
@@ -360,9 +345,9 @@ class Connection:
 
     async def _push(self, command: StartWalPush) -> bool:
         """The rest of a proposer's connection."""
-        ttid = self._require_ttid()
-        await self._send(CopyBothResponse())
-        source = CopyReader(self._link, self._session)
+        ttid = self._require_writer()
+        await self._talk.send(CopyBothResponse())
+        source = CopyReader(self._talk.link, self._talk.session)
         greeting: tuple[ProposerGreeting, list[memoryview]] | CopyEnd = CopyEnd.GONE
         with self._draining.while_serving():
             greeting = await read_greeting(source, command.proto_version)
@@ -379,7 +364,7 @@ class Connection:
             timeline = await self._timelines.create(ttid, first.server, configuration=first.configuration)
         log.info("proposer begins", protocol=command.proto_version)
         said = await serve_proposer(
-            self._link,
+            self._talk.link,
             source,
             timeline,
             client=self._client,
@@ -402,14 +387,20 @@ class Connection:
                 'interpreted WAL is not served: connect with protocol={"type":"vanilla"} in the options'
             )
         timeline = self._timeline()
-        await self._send(CopyBothResponse())
+        await self._talk.send(CopyBothResponse())
         # A standby that pauses has no room for more: the kernel must not give it up before its time.
-        self._link.give_up_after(self._reader_seconds_max)
-        source = CopyReader(self._link, self._session, self._reader_seconds_max, self._turnstile)
+        self._talk.link.give_up_after(self._reader_seconds_max)
+        source = CopyReader(self._talk.link, self._talk.session, self._reader_seconds_max, self._turnstile)
         said = Goodbye(CopyEnd.GONE)
         with self._draining.while_serving():
             said = await send_wal(
-                self._link, source, timeline, command, self._client, self._reader_seconds_max, self._instruments
+                self._talk.link,
+                source,
+                timeline,
+                command,
+                self._client,
+                self._reader_seconds_max,
+                self._instruments,
             )
         if isinstance(said.reason, WalkeeperError):
             self._note(said.reason)
@@ -418,43 +409,30 @@ class Connection:
 
     async def _say_goodbye(self, goodbye: Goodbye) -> None:
         with trio.move_on_after(GOODBYE_SECONDS_MAX):
-            await send_all(self._link, self._encode_goodbye(goodbye))
+            await send_all(self._talk.link, self._encode_goodbye(goodbye))
 
     def _encode_goodbye(self, goodbye: Goodbye) -> bytes:
         """The last words of a stream."""
         match goodbye.reason:
             case CopyEnd.DONE:  # libpq takes the end of the connection for a fault unless the command is complete
-                return self._session.send(CopyDone(), CommandComplete("START_STREAMING"))
+                return self._talk.session.send(CopyDone(), CommandComplete("START_STREAMING"))
             case CopyEnd.FAILED:
-                return self._session.send(ErrorResponse("received CopyFail", SUCCESSFUL_COMPLETION))
+                return self._talk.session.send(ErrorResponse("received CopyFail", SUCCESSFUL_COMPLETION))
             case CaughtUp(name, lsn):
-                return self._session.send(ErrorResponse(_caught_up(name, lsn), SUCCESSFUL_COMPLETION))
+                return self._talk.session.send(ErrorResponse(_caught_up(name, lsn), SUCCESSFUL_COMPLETION))
             case CopyEnd.GONE:
                 return b""
             case TimelineUnavailable():
                 return b""  # a timeline that is going says nothing, and the client looks elsewhere
             case error:
-                return self._session.send(error_response(error))
+                return self._talk.session.send(error_response(error))
 
     # -- words ------------------------------------------------------------------------------------------------
-
-    async def _next_event(self) -> StartupPacket | FrontendMessage | EndOfStream:
-        while True:
-            await self._turnstile.go_through()  # whoever does not wait for answers lets others run
-            if (event := self._session.next_event()) is not None:
-                return event
-            self._session.feed(await self._link.receive(MORSEL_BYTES))
-
-    async def _send(self, *messages: BackendMessage) -> None:
-        await send_all(self._link, self._session.send(*messages))
-
-    async def _send_answer(self, answer: EncryptionAnswer) -> None:
-        await send_all(self._link, self._session.send(answer))
 
     async def _say_last(self, error: WalkeeperError) -> None:
         self._note(error)
         with trio.move_on_after(LINGER_SECONDS_MAX):
-            await self._send(error_response(error))
+            await self._talk.send(error_response(error))
 
     def _note(self, error: WalkeeperError) -> None:
         match error:
@@ -474,8 +452,8 @@ class Connection:
     async def _linger(self) -> None:
         """End our side and read away the client's, for a moment."""
         with trio.move_on_after(LINGER_SECONDS_MAX):
-            await self._link.send_eof()
-            while await self._link.receive():
+            await self._talk.link.send_eof()
+            while await self._talk.link.receive():
                 pass
 
 

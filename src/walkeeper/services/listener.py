@@ -16,11 +16,11 @@ from typing import Final, Protocol
 
 import trio
 
-from walkeeper.auth.claims import Verify
 from walkeeper.errors import TooManyClients
 from walkeeper.links.accept import accept_client
 from walkeeper.links.link import Link, SocketLink
 from walkeeper.links.throttle import throttled_logger
+from walkeeper.services.admission import OPEN, Gate
 from walkeeper.services.connection import Connection
 from walkeeper.services.instruments import Instruments
 from walkeeper.services.turnstile import Turnstile
@@ -89,18 +89,18 @@ async def accepting(
     connections: trio.Nursery,
     instruments: Instruments,
     limits: Limits,
-    verify: Verify | None = None,
+    gate: Gate = OPEN,
 ) -> AsyncIterator[None]:
     """Let clients in at ``listener`` for as long as the block runs; connections end in ``connections``.
 
     When the block ends ``listener`` is closed, so that nobody waits in its queue for a keeper that is leaving,
     readers stop reading and senders stop sending; what has been received is still kept and answered.
-    With ``verify`` clients must show a token.
+    ``gate``: what is asked of them before they are let in.
     """
     draining = Draining()
     async with trio.open_nursery() as nursery:
         nursery.start_soon(
-            accept_connections, listener, timelines, connections, draining, instruments, limits, verify
+            accept_connections, listener, timelines, connections, draining, instruments, limits, gate
         )
         yield
         nursery.cancel_scope.cancel(reason="shutdown")
@@ -115,7 +115,7 @@ async def accept_connections(
     draining: Draining,
     instruments: Instruments,
     limits: Limits,
-    verify: Verify | None,
+    gate: Gate,
 ) -> None:
     """Start a task for every client, until cancelled."""
     turnstile = Turnstile()
@@ -131,7 +131,7 @@ async def accept_connections(
             turnstile,
             instruments,
             limits.reader_seconds_max,
-            verify,
+            gate,
         )
         connections.start_soon(reception.receive, connection, name=f"connection {number}")
 

@@ -9,6 +9,9 @@ from walkeeper.errors import (
     AccessDenied,
     BadCommand,
     DiskFull,
+    LoginFailed,
+    MustUseTls,
+    NotAllowed,
     NotFound,
     OutOfFiles,
     PeerError,
@@ -27,6 +30,9 @@ FEATURE_NOT_SUPPORTED: Final = "0A000"
 
 _CODES: Final[tuple[tuple[type[WalkeeperError], str], ...]] = (
     (PeerError, "08P01"),  # protocol_violation
+    (LoginFailed, "28P01"),  # invalid_password
+    (NotAllowed, "42501"),  # insufficient_privilege
+    (MustUseTls, INTERNAL_ERROR),  # as Neon; our writers try again
     (AccessDenied, INTERNAL_ERROR),  # as Neon; our writers try again, with the token that they have then
     (BadCommand, "42601"),  # syntax_error
     (WalNotAvailable, "58P01"),  # undefined_file

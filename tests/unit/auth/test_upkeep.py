@@ -8,10 +8,12 @@ import structlog
 import trio
 from trio.testing import MockClock
 
+from certified import user_line
 from minted import Mint
 from walkeeper.auth.claims import EVERYTHING, Claims
 from walkeeper.auth.tokens import TokenVerifier, load_keys
-from walkeeper.auth.upkeep import keeping_keys
+from walkeeper.auth.upkeep import keeping_keys, keeping_users
+from walkeeper.auth.users import Users, load_users
 from walkeeper.errors import AccessDenied
 from walkeeper.testing.offload import InlineOffload
 
@@ -66,3 +68,21 @@ async def test_files_that_are_half_written_or_gone_change_nothing_and_are_told_o
         assert is_valid(verifier, NEW)
     assert [each["log_level"] for each in logs] == ["warning", "warning", "warning", "info"]
     assert "new" in logs[0]["error"]
+
+
+async def test_users_are_exchanged_and_half_a_file_changes_nothing(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    path = tmp_path / "users"
+    path.write_text(user_line("old"))
+    users = Users(load_users(path))
+    async with keeping_users(users, path, PERIOD_SECONDS, InlineOffload()):
+        path.write_text(user_line("new")[:-9])
+        with structlog.testing.capture_logs() as logs:
+            await trio.sleep(5 * PERIOD_SECONDS)
+        assert [each["log_level"] for each in logs] == ["warning"]
+        assert users.find("old") is not None
+        path.write_text(user_line("new"))
+        await trio.sleep(PERIOD_SECONDS + 1)
+        assert users.find("old") is None
+        assert users.find("new") is not None

@@ -1,8 +1,9 @@
 """Serving over a real socket."""
 
 import socket
-from collections.abc import Iterator
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
 
 import httpx2
 import pytest
@@ -12,10 +13,16 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
+from trio.testing import MockClock
 
+from certified import Pki
+from walkeeper.auth.certificates import Certificates
 from walkeeper.control import server
-from walkeeper.control.http1 import GRACE_SECONDS
+from walkeeper.control.http1 import GRACE_SECONDS, HEAD_SECONDS_MAX, LINGER_SECONDS_MAX
 from walkeeper.control.server import serving_http
+from walkeeper.errors import TlsFailed
+from walkeeper.links.link import Link
+from walkeeper.links.tls_link import accept_tls
 
 
 async def hello(_request: Request) -> Response:
@@ -189,3 +196,41 @@ async def test_nobody_is_offered_http_2_and_whoever_asked_for_it_is_gone_when_go
                 assert (await client.receive_some()).startswith(b"HTTP/1.1 ")
         async with await client_of(sock) as client:
             await ask(client)
+
+
+# -- TLS -----------------------------------------------------------------------------------------------------
+
+
+@asynccontextmanager
+async def serving_https(pki: Pki) -> AsyncIterator[tuple[int, list[str]]]:
+    """The port, and why handshakes failed."""
+    certificates, failures = Certificates(pki.files), list[str]()
+
+    async def encrypt(plain: Link) -> Link:
+        try:
+            return await accept_tls(plain, certificates.current.http)
+        except TlsFailed as error:
+            failures.append(str(error))
+            raise
+
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        async with serving_http(APP, sock, encrypt=encrypt):
+            yield sock.getsockname()[1], failures
+
+
+async def test_the_same_is_served_over_tls(tmp_path: Path) -> None:
+    pki = Pki.begin(tmp_path)
+    async with serving_https(pki) as (port, failures), httpx2.AsyncClient(verify=pki.client_context()) as client:
+        for _ in range(2):
+            assert (await client.get(f"https://localhost:{port}/")).status_code == 200
+        with pytest.raises(httpx2.TransportError):
+            await client.get(f"http://localhost:{port}/")
+        assert len(failures) == 1
+
+
+async def test_a_tls_handshake_that_never_ends_is_cut(tmp_path: Path, autojump_clock: MockClock) -> None:
+    async with serving_https(Pki.begin(tmp_path)) as (port, _):
+        with trio.fail_after(HEAD_SECONDS_MAX + LINGER_SECONDS_MAX + 1):
+            async with await trio.open_tcp_stream("127.0.0.1", port) as silent:
+                await silent.send_all(b"\x16\x03\x01")
+                assert await silent.receive_some() == b""

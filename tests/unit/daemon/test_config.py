@@ -13,6 +13,7 @@ from walkeeper.daemon.config import (
     StatusOptions,
     SyncOptions,
     TimingConfig,
+    TlsConfig,
 )
 from walkeeper.daemon.options import FlagParser, add_flags, options_of, read_flags, settle
 from walkeeper.ids import NodeId
@@ -34,7 +35,15 @@ def test_the_defaults_are_neons() -> None:
             advertise_pg=None,
             availability_zone=None,
         ),
-        auth=AuthConfig(pg_key_path=None, http_key_path=None, key_reload_seconds=10.0),
+        auth=AuthConfig(pg_key_path=None, http_key_path=None, users_path=None, key_reload_seconds=10.0),
+        tls=TlsConfig(
+            is_on_pg=False,
+            accepts_plaintext=False,
+            certificate=Path("server.crt"),
+            key=Path("server.key"),
+            client_ca=None,
+            reload_seconds=60.0,
+        ),
         log=LogConfig(format="plain"),
         timing=TimingConfig(control_file_save_interval_seconds=300.0, disk_hangs_seconds=120.0, drain_seconds=3.0),
         init=False,
@@ -47,14 +56,35 @@ def test_every_flag_reaches_its_part() -> None:
         "-D", "/wal", "--id", "7", "--init", "-l", "[::]:1", "--listen-http=h:2", "--advertise-pg", "me:3", "-n",
         "--availability-zone", "a", "--dump-control-file", "f", "--log-format", "json",
         "--pg-auth-public-key-path", "/keys", "--http-auth-public-key-path", "/http", "--auth-key-reload-period", "1s",
+        "--listen-https", "h:4", "--pg-auth-users-file", "/users", "--enable-tls-wal-service-api", "--accept-plaintext",
+        "--ssl-cert-file", "c", "--ssl-key-file", "k", "--ssl-client-ca-file", "a", "--ssl-cert-reload-period", "2s",
+        "--ssl-ca-file", "p",
         "--control-file-save-interval", "1m", "--shutdown-timeout", "10s", "--disk-hangs-after", "5s",
     )  # fmt: skip
     assert config == ServeConfig(
         place=PlaceConfig(path=Path("/wal"), node_id=NodeId(7), no_sync=True),
         listen=ListenConfig(
-            pg=Address("::", 1), http=Address("h", 2), advertise_pg=Address("me", 3), availability_zone="a"
+            pg=Address("::", 1),
+            http=Address("h", 2),
+            https=Address("h", 4),
+            advertise_pg=Address("me", 3),
+            availability_zone="a",
         ),
-        auth=AuthConfig(pg_key_path=Path("/keys"), http_key_path=Path("/http"), key_reload_seconds=1.0),
+        auth=AuthConfig(
+            pg_key_path=Path("/keys"),
+            http_key_path=Path("/http"),
+            users_path=Path("/users"),
+            key_reload_seconds=1.0,
+        ),
+        tls=TlsConfig(
+            is_on_pg=True,
+            accepts_plaintext=True,
+            certificate=Path("c"),
+            key=Path("k"),
+            client_ca=Path("a"),
+            reload_seconds=2.0,
+            peer_ca=Path("p"),
+        ),
         log=LogConfig(format="json"),
         timing=TimingConfig(control_file_save_interval_seconds=60.0, disk_hangs_seconds=5.0, drain_seconds=10.0),
         init=True,
@@ -72,7 +102,10 @@ def test_a_disk_may_be_allowed_to_hang_for_ever() -> None:
 
 
 def test_no_command_takes_what_it_does_not_use() -> None:
-    of_all = {"keepers", "tenant", "timeline", "system-id", "auth-token-path"}
+    of_all = {
+        "keepers", "tenant", "timeline", "system-id", "auth-token-path",
+        "keeper-sslmode", "keeper-sslrootcert", "keeper-sslcert", "keeper-sslkey",
+    }  # fmt: skip
     of_sync = {"pg-version", "wal-segment-size", "log-format", "timeout"}
     assert {each.name for each in options_of(StatusOptions)} == of_all | {"json"}
     assert {each.name for each in options_of(SyncOptions)} == of_all | of_sync
@@ -85,7 +118,8 @@ def test_names_are_neons_except_for_our_own() -> None:
     neons = {
         "datadir", "id", "init", "listen-pg", "listen-http", "advertise-pg", "availability-zone", "no-sync",
         "dump-control-file", "log-format", "control-file-save-interval",
-        "pg-auth-public-key-path", "http-auth-public-key-path",
+        "pg-auth-public-key-path", "http-auth-public-key-path", "listen-https", "enable-tls-wal-service-api",
+        "ssl-cert-file", "ssl-key-file", "ssl-cert-reload-period", "ssl-ca-file",
     }  # fmt: skip
     assert {each.name for each in options_of(ServeConfig)} == neons | {
         "disk-hangs-after",
@@ -93,4 +127,7 @@ def test_names_are_neons_except_for_our_own() -> None:
         "max-connections",
         "shutdown-timeout",
         "wal-sender-timeout",
+        "pg-auth-users-file",
+        "ssl-client-ca-file",
+        "accept-plaintext",
     }

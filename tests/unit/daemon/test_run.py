@@ -18,11 +18,10 @@ import structlog
 import trio
 
 from walkeeper.acceptor.state import new_control_file
-from walkeeper.auth.claims import EVERYTHING, Claims
 from walkeeper.control.metrics import Metrics
 from walkeeper.daemon.cli import run_command
 from walkeeper.daemon.config import TimingConfig
-from walkeeper.daemon.run import serve, warn_of_open_port
+from walkeeper.daemon.run import serve
 from walkeeper.errors import DurabilityLost
 from walkeeper.formats.control_file import control_file_as_json, encode_control_file
 from walkeeper.ids import NodeId, TenantId, TenantTimelineId, TimelineId
@@ -321,19 +320,6 @@ def test_a_control_file_is_dumped_as_one_line_of_json(tmp_path: Path, capsys: py
     assert json.loads(printed) == control_file_as_json(control_file)
 
 
-@pytest.mark.parametrize(
-    ("host", "asks", "warns"), [("127.0.0.1", False, 0), ("0.0.0.0", True, 0), ("0.0.0.0", False, 1)]
-)
-def test_a_port_that_anybody_can_reach_is_warned_of_unless_tokens_are_asked_for(
-    host: str, asks: bool, warns: int
-) -> None:
-    verify = (lambda _token: Claims(EVERYTHING)) if asks else None
-    with socket.socket() as sock, structlog.testing.capture_logs() as logs:
-        sock.bind((host, 0))
-        warn_of_open_port(sock, verify, "--listen-it", "do it")
-    assert len(logs) == warns
-
-
 def test_a_reload_that_comes_while_a_keeper_starts_does_not_end_it(tmp_path: Path) -> None:
-    assert run_command(["serve", "-D", str(tmp_path), "--id", "1", "--init"], {}) == 0
+    assert walkeeper(["serve", "-D", str(tmp_path), "--id", "1", "--init"]) == 0
     assert {signal.getsignal(number) for number in (signal.SIGHUP, signal.SIGUSR1)} == {signal.SIG_IGN}

@@ -119,13 +119,33 @@ def test_encryption_is_asked_for_and_refused_before_startup() -> None:
     assert session.state is ServerState.AUTHENTICATING
 
 
-@pytest.mark.parametrize(
-    ("packet", "event"), [(CancelRequest(1, 2).encode(), CancelRequest(1, 2)), (b"\x16\3\1\0", DirectTls())]
-)
-def test_a_cancel_request_or_unasked_tls_ends_the_session(packet: bytes, event: object) -> None:
+def test_a_cancel_request_ends_the_session() -> None:
     session = ServerSession()
-    assert events_of(session, packet) == [event]
+    assert events_of(session, CancelRequest(1, 2).encode()) == [CancelRequest(1, 2)]
     assert session.state is ServerState.CLOSED
+
+
+@pytest.mark.parametrize("cut", range(1, 8))
+def test_what_came_with_the_first_byte_of_unasked_tls_is_handed_over_and_the_session_begins_anew(cut: int) -> None:
+    hello = b"\x16\3\1\0\xc8\1\0\0"
+    session = ServerSession()
+    session.feed(hello[:cut])
+    if (event := session.next_event()) is None:
+        session.feed(hello[cut:])
+        event, hello_end = session.next_event(), b""
+    else:
+        hello_end = hello[cut:]
+    assert event == DirectTls()
+    assert DirectTls.FIRST_BYTE + session.take_rest() + hello_end == hello
+    assert session.is_between_messages
+    assert events_of(session, STARTUP.encode()) == [STARTUP]
+
+
+def test_bytes_behind_a_request_for_encryption_can_be_noticed() -> None:
+    session = ServerSession()
+    session.feed(SslRequest().encode() + b"x")
+    assert session.next_event() == SslRequest()
+    assert not session.is_between_messages
 
 
 def strange_server() -> ServerSession:

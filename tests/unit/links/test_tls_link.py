@@ -10,7 +10,7 @@ import trio
 import trustme
 from trio.testing import MockClock
 
-from walkeeper.links.link import Link, SocketLink
+from walkeeper.links.link import Link, SocketLink, send_all
 from walkeeper.links.tls_link import TlsLink
 
 MANY = bytes(range(256)) * 20_000  # more than socket buffers hold
@@ -51,12 +51,7 @@ async def tls_pair(authority: trustme.CA) -> AsyncIterator[tuple[TlsLink, "TlsSe
 
 
 class TlsServerLink(TlsLink):
-    """The same machine from the other side."""
-
-    def __init__(self, plain: SocketLink, context: ssl.SSLContext) -> None:
-        client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        super().__init__(plain, client, "unused")
-        self._tls = context.wrap_bio(self._received, self._to_send, server_side=True)
+    """The other side, which can end TLS alone."""
 
     def say_close_notify(self) -> None:
         """End TLS, as servers do before they close, but leave the connection open."""
@@ -144,6 +139,17 @@ async def test_an_announced_end_of_tls_is_the_end_of_the_stream(
             assert await receive_all(ours, 4) == b"last"
             assert await ours.receive() == b""
         assert ours.try_receive() == b""
+
+
+async def test_the_end_of_our_side_is_announced_in_tls_and_the_peer_may_still_speak(authority: trustme.CA) -> None:
+    async with tls_pair(authority) as (ours, theirs):
+        ours.send_soon(b"last")
+        await ours.send_eof()
+        assert await receive_all(theirs, 4) == b"last"
+        assert await theirs.receive() == b""
+        assert theirs.tls.read(1) == b""  # an end that nobody announced would be an error here
+        await send_all(theirs, b"more")
+        assert await receive_all(ours, 4) == b"more"
 
 
 async def test_sending_after_the_end_of_tls_breaks_the_link(authority: trustme.CA) -> None:
