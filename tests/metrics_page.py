@@ -37,7 +37,6 @@ NO_MANAGER = (
     "there is no manager: upkeep sleeps until it is needed, and a timeline is active while it has a writer"
     " (`safekeeper_timeline_active`)"
 )
-NO_LIMIT = "there is no limit for the disk of a timeline here yet"
 
 LEFT_OUT: Sequence[tuple[str, str]] = (
     ("safekeeper_broker_pushed_updates_total", NO_BROKER),
@@ -65,12 +64,6 @@ LEFT_OUT: Sequence[tuple[str, str]] = (
     ("safekeeper_recovery_pull_timeline_oks", NO_PULL),
     ("safekeeper_recovery_pull_timelines_seconds", NO_PULL),
     ("safekeeper_recovery_pull_timeline_seconds", NO_PULL),
-    ("safekeeper_wal_storage_limit_errors", NO_LIMIT),
-    ("safekeeper_global_disk_utilization_check_seconds", NO_LIMIT),
-    (
-        "safekeeper_disk_usage_bytes",
-        "no WAL is removed here yet; Neon shows it from the first removed segment on",
-    ),
     ("safekeeper_interpreted_wal_reader_tasks", "interpreted WAL is not served here"),
     ("metrics_metrics_stale_milliseconds", "every scrape is fresh"),
     ("hadron_critical_storage_event_count", "there are no such events; see `libmetrics_tracing_event_count`"),

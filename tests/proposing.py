@@ -30,6 +30,7 @@ from walkeeper.messages import (
     VoteRequest,
     VoteResponse,
 )
+from walkeeper.services.budget import Budget
 from walkeeper.services.copy_in import CopyEnd, CopyReader
 from walkeeper.services.goodbye import Goodbye
 from walkeeper.services.listener import Draining
@@ -201,6 +202,7 @@ class Keeper:
             encode_goodbye=encode_goodbye,
             while_serving=self.while_serving,
             instruments=self.instruments,
+            budget=Budget(),
         )
         proposer.has_ended.set()
         await connection.link.aclose()

@@ -8,7 +8,7 @@ import trio
 from prometheus_client.core import Metric
 
 from walkeeper.acceptor.state import AcceptorState, new_control_file
-from walkeeper.control.collectors import DiskJobs
+from walkeeper.control.collectors import DiskJobs, MemoryUse
 from walkeeper.control.metrics import Metrics
 from walkeeper.errors import Malformed
 from walkeeper.ids import NO_TLI, TenantId, TenantTimelineId, TimelineId
@@ -19,6 +19,7 @@ from walkeeper.storage.store import FAILED, StoreStatistics
 from walkeeper.storage.wal import REMOVE_SEGMENT
 from walkeeper.timeline.account import Account
 from walkeeper.timeline.registry import Client, Receiver, Registry, Sender, Waiting
+from walkeeper.timeline.room import Room
 from walkeeper.timeline.timeline import TimelineStatistics
 from walkeeper.timeline.timelines import Timelines
 
@@ -55,6 +56,7 @@ def an_open_timeline(*, readers: Sequence[str | None] = (), waiting: Waiting = W
         PageserverFeedback(last_received_lsn=Lsn(0x900), reply_time=1_500_000),
         3,
         is_corruption_reported=True,
+        disk_usage_bytes=32,
     )
 
 
@@ -79,6 +81,8 @@ class ShownTimelines:
     def __init__(self, *statistics: TimelineStatistics, shut: int = 0) -> None:
         self.shown = [Shown(each) for each in statistics]
         self._shut = shut
+        self.room = Room()
+        self.room.free_bytes = 7
 
     def all(self) -> list[Shown]:
         return self.shown
@@ -107,6 +111,7 @@ def everything_shown() -> list[Metric]:
     for operation in ("write_wal", "flush_wal", "persist_control_file", "truncate_wal", REMOVE_SEGMENT, FAILED):
         metrics.storage_operation(operation, 0.001, 1)
     metrics.watch_disk(lambda: DiskJobs(0, 0.0))
+    metrics.watch_memory(lambda: MemoryUse(1, 2, 3))
     metrics.watch_certificate(lambda: 1.5)
     peer = Peer()
     metrics.connection_begins(peer)

@@ -36,6 +36,7 @@ from walkeeper.messages import (
 )
 from walkeeper.services.connection import Connection
 from walkeeper.services.listener import Draining
+from walkeeper.services.strangers import Strangers
 from walkeeper.services.turnstile import Turnstile
 from walkeeper.storage.data_directory import claim
 from walkeeper.storage.recovery import recover
@@ -189,7 +190,15 @@ class Keeper:
         listener = self.network.host(KEEPER.host).listen()
         while True:
             link, peer = await listener.accept()
-            connection = Connection(Client(1, peer), link, self.timelines, Draining(), Turnstile(), Uncounted())
+            connection = Connection(
+                Client(1, peer),
+                link,
+                self.timelines,
+                Draining(),
+                Turnstile(),
+                Strangers(9, Uncounted()),
+                Uncounted(),
+            )
             self.connections.start_soon(self._serve, connection)
 
     async def _serve(self, connection: Connection) -> None:

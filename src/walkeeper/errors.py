@@ -263,6 +263,20 @@ class TooManyClients(Refused):
         super().__init__("sorry, too many clients already")
 
 
+class OutOfMemory(Refused):
+    """A reader for which the memory of all connections has no room."""
+
+    def __init__(self) -> None:
+        super().__init__("sorry, the memory for readers is used up")
+
+
+class TooManyStrangers(Refused):
+    """A client that had not said who it is had to make room for another."""
+
+    def __init__(self) -> None:
+        super().__init__("too many clients that do not say who they are")
+
+
 class Fenced(WalkeeperError):
     """Another writer has taken over in a higher term (invariant 35): this one must end, and not come back by itself.
 
@@ -376,6 +390,27 @@ class FileMissing(StorageError):
 
 class DiskFull(StorageError):
     """No space left; what had been begun was undone, so the timeline goes on as it was."""
+
+
+class DiskLimit(DiskFull):
+    """WAL that was refused while the disk still has room: nothing was begun, and everything but WAL goes on."""
+
+
+class FileSystemLimit(DiskLimit):
+    """What is free is kept for control files."""
+
+    def __init__(self, free_bytes: int, reserve_bytes: int) -> None:
+        super().__init__(
+            f"Global disk usage exceeded limit: {free_bytes} bytes are free, WAL is taken when there are clearly more than"
+            f" {reserve_bytes}"
+        )
+
+
+class TimelineLimit(DiskLimit):
+    """The segments of one timeline take as much as they may."""
+
+    def __init__(self, bytes_max: int) -> None:
+        super().__init__(f"WAL storage utilization exceeds configured limit of {bytes_max} bytes")
 
 
 class OutOfFiles(StorageError):

@@ -25,7 +25,6 @@ CROWD = 2 * FILES_MAX
 LOOKS = 200
 LINES_MAX = 60  # of a crowd of hundreds, in some seconds
 
-TOO_MANY_CONNECTIONS = "53300"
 INSUFFICIENT_RESOURCES = "53000"
 
 MIB = 1 << 20
@@ -109,7 +108,7 @@ def test_commits_go_on_among_crowds_of_idle_clients(keeper: Keeper) -> None:
         write(client, writer, 1000)
         lines = keeper.log.count("\n")
         with crowd(keeper.http_port), crowd(keeper.pg_port):
-            until(keeper, lambda: answer_to_newcomer(keeper) == TOO_MANY_CONNECTIONS)
+            until(keeper, lambda: "too many strangers" in keeper.log and answer_to_newcomer(keeper) == "served")
             for _ in range(50):
                 write(client, writer, 100_000)  # new segments are made meanwhile
             assert keeper.status("/livez") == 200

@@ -88,6 +88,12 @@ class Intent:
         return self._kept
 
     @property
+    def written(self) -> WriteWal | None:
+        """The WAL that is kept, if any is: it comes first."""
+        first = self.effects[0] if self.effects else None
+        return first if isinstance(first, WriteWal) else None
+
+    @property
     def truncates_to(self) -> Lsn | None:
         """Readers must lose sight of WAL from here on before the disk does."""
         return next((effect.lsn for effect in self.effects if isinstance(effect, TruncateWal)), None)

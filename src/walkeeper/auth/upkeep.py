@@ -143,7 +143,6 @@ class _Reminder:
 
 @asynccontextmanager
 async def _repeating(what: str, look: Look, period_seconds: float, failure: str) -> AsyncIterator[None]:
-    """``look`` every ``period_seconds``, and when somebody asks for ``what`` to be read again."""
     async with trio.open_nursery() as nursery:
         nursery.start_soon(_repeat, look, period_seconds, failure, name=f"keep {what}")
         with reloadable(what, look):

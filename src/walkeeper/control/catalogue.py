@@ -71,6 +71,17 @@ STORAGE: Final = (
         "Any is worth a look at the log and at the disk.",
         is_alert=True,
     ),
+    Declared(
+        "safekeeper_wal_storage_limit_errors", "unknown", "messages",
+        "Messages refused since the segments of their timeline take `--max-timeline-disk-usage-bytes`",
+        "`walkeeper_timeline_over_limit` says of which timeline: remove segments, or allow more.",
+        is_alert=True,
+    ),
+    Declared(
+        "safekeeper_global_disk_utilization_check_seconds", "histogram", "seconds",
+        "Time of a look at how much of the file system is free",
+        "A disk or a network file system that takes long for that takes long for everything.",
+    ),
 )  # fmt: skip
 
 CONNECTIONS: Final = (
@@ -271,6 +282,12 @@ TIMELINES: Final = (
         TIMELINE,
     ),
     Declared(
+        "safekeeper_disk_usage_bytes", "gauge", "bytes",
+        "What the segments take, from the first one to the one that is written; absent while there are none",
+        "Grows until somebody removes segments; of those that were removed by hand it hears with the next segment.",
+        TIMELINE,
+    ),
+    Declared(
         "safekeeper_timelines", "gauge", "timelines",
         "Timelines that can be used",
         "Those that could not be read at the start are in `walkeeper_shut_timelines`.",
@@ -445,6 +462,41 @@ OURS: Final = (
         "Timelines whose files could not be read at the start",
         "Look with `walkeeper inspect`; the others are served.",
         is_alert=True,
+    ),
+    Declared(
+        "walkeeper_timeline_over_limit", "gauge", "0 or 1",
+        "1 while WAL is refused since the segments take `--max-timeline-disk-usage-bytes`",
+        "Commits wait once that is so on a majority: remove segments that nobody needs, or allow more.",
+        TIMELINE, is_alert=True,
+    ),
+    Declared(
+        "walkeeper_disk_refuses_wal", "gauge", "0 or 1",
+        "1 while WAL is refused since the file system is nearly full",
+        "Commits wait once that is so on a majority: make room; it goes on by itself then.",
+        is_alert=True,
+    ),
+    Declared(
+        "walkeeper_disk_free_bytes", "gauge", "bytes",
+        "Free in the file system, when it was looked at last",
+        "Compare with `walkeeper_disk_reserve_bytes`: alert while there is still time, at some times that.",
+        is_alert=True,
+    ),
+    Declared(
+        "walkeeper_disk_reserve_bytes", "gauge", "bytes",
+        "With less free than that WAL is refused; with a quarter more it is taken again",
+        "Follows from `--max-global-disk-usage-ratio`.",
+    ),
+    Declared(
+        "walkeeper_memory_bytes", "gauge", "bytes",
+        "What connections hold: `queued` waits for the disk, `reading` is what readers are being sent",
+        "Near `walkeeper_memory_limit_bytes` writers are read from only as the disk catches up, and at half of it readers are"
+        " refused.",
+        ("stage",), is_alert=True,
+    ),
+    Declared(
+        "walkeeper_memory_limit_bytes", "gauge", "bytes",
+        "How much that may be",
+        "`--max-memory`, or what follows from the machine.",
     ),
     Declared(
         "walkeeper_refusals_total", "counter", "requests",

@@ -21,6 +21,7 @@ from walkeeper.control.instruments import Names, family, one_value
 from walkeeper.formats.replication import unix_seconds
 from walkeeper.messages import PageserverFeedback
 from walkeeper.timeline.registry import Sender
+from walkeeper.timeline.room import Room
 from walkeeper.timeline.timeline import TimelineStatistics
 from walkeeper.timeline.timelines import Timelines
 
@@ -61,14 +62,16 @@ OF_TIMELINES: Final[Sequence[tuple[str, Callable[[TimelineStatistics], float]]]]
     ("safekeeper_flushed_wal_seconds_total", lambda each: each.storage.flushed_seconds),
     ("walkeeper_fuses_blown_total", lambda each: each.account.fuses_blown),
     ("walkeeper_timeline_open", lambda each: each.state is not None),
+    ("walkeeper_timeline_over_limit", lambda each: each.is_over_limit),
 )
 """Of all timelines."""
 
-WHEN: Final[Sequence[tuple[str, Callable[[TimelineStatistics], float | None]]]] = (
+KNOWN: Final[Sequence[tuple[str, Callable[[TimelineStatistics], float | None]]]] = (
+    ("safekeeper_disk_usage_bytes", lambda each: each.disk_usage_bytes),
     ("walkeeper_last_commit_timestamp_seconds", lambda each: each.account.committed_at),
     ("walkeeper_last_control_file_save_timestamp_seconds", lambda each: each.storage.saved_at),
 )
-"""Of timelines for which it has happened."""
+"""Of timelines of which it is known, or for which it has happened."""
 
 
 class TimelineCollector(Collector):
@@ -83,6 +86,7 @@ class TimelineCollector(Collector):
         labels = [labels_of(timeline) for timeline in timelines]
         yield from _of_each(timelines, labels)
         yield from _of_all(timelines)
+        yield from _of_the_disk(self._timelines.room)
         yield one_value("walkeeper_shut_timelines", len(self._timelines.shut()))
         yield one_value("safekeeper_collect_timeline_metrics_seconds", time.perf_counter() - started)
 
@@ -98,9 +102,9 @@ def _of_each(timelines: Sequence[TimelineStatistics], labels: Sequence[Labels]) 
         yield series(name, ((own, look(state)) for own, state in states))
     for name, see in OF_TIMELINES:
         yield series(name, zip(labels, map(see, timelines), strict=True))
-    for name, find in WHEN:
+    for name, find in KNOWN:
         found = zip(labels, map(find, timelines), strict=True)
-        yield series(name, ((own, when) for own, when in found if when is not None))
+        yield series(name, ((own, value) for own, value in found if value is not None))
     yield series("walkeeper_wal_bytes_total", _stages(timelines, labels))
 
 
@@ -123,6 +127,13 @@ def _of_all(timelines: Sequence[TimelineStatistics]) -> Iterator[Metric]:
     yield one_value("safekeeper_wal_receiver_queue_size_total", sum(each.pinned_bytes for each in waiting))
     yield one_value("walkeeper_unsent_replies", sum(each.replies for each in waiting))
     yield readers(sender for each in timelines for sender in each.senders)
+
+
+def _of_the_disk(room: Room) -> Iterator[Metric]:
+    yield one_value("walkeeper_disk_refuses_wal", room.is_refusing)
+    if room.free_bytes is not None:
+        yield one_value("walkeeper_disk_free_bytes", room.free_bytes)
+        yield one_value("walkeeper_disk_reserve_bytes", room.reserve_bytes)
 
 
 def readers(senders: Iterable[Sender]) -> Metric:
@@ -160,6 +171,30 @@ class DiskCollector(Collector):
         jobs = self._look()
         yield one_value("walkeeper_disk_jobs", jobs.running)
         yield one_value("walkeeper_disk_oldest_job_seconds", jobs.oldest_seconds)
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryUse:
+    """What connections hold: WAL that waits for the disk, and that readers are sent; and how much it may be."""
+
+    queued_bytes: int
+    reading_bytes: int
+    bytes_max: float
+
+
+class MemoryCollector(Collector):
+    """What connections hold now, as ``look`` sees it."""
+
+    def __init__(self, look: Callable[[], MemoryUse]) -> None:
+        self._look = look
+
+    def collect(self) -> Iterator[Metric]:
+        use = self._look()
+        metric = family("walkeeper_memory_bytes")
+        metric.add_sample(metric.name, {"stage": "queued"}, use.queued_bytes)
+        metric.add_sample(metric.name, {"stage": "reading"}, use.reading_bytes)
+        yield metric
+        yield one_value("walkeeper_memory_limit_bytes", use.bytes_max)
 
 
 class CertificateCollector(Collector):

@@ -28,12 +28,16 @@ from walkeeper.control.collectors import (
     CertificateCollector,
     DiskCollector,
     DiskJobs,
+    MemoryCollector,
+    MemoryUse,
     ProcessUsage,
     TimelineCollector,
 )
 from walkeeper.control.instruments import Counts, Distribution, Distributions, Peak, PgIo, Traffic
+from walkeeper.errors import TimelineLimit
 from walkeeper.storage.store import FAILED
 from walkeeper.storage.wal import REMOVE_SEGMENT
+from walkeeper.timeline.room import LOOK_AT_DISK
 from walkeeper.timeline.timelines import Timelines
 
 C = TypeVar("C", bound=Collector)
@@ -43,6 +47,7 @@ CONTENT_TYPE: Final = "text/plain; version=0.0.4"
 DISK_SECONDS: Final = (
     0.00005, 0.0001, 0.0005, 0.001, 0.003, 0.005, 0.01, 0.05, 0.1, 0.3, 0.5, 1.0, 5.0, 10.0, 30.0,
 )  # fmt: skip
+LOOK_SECONDS: Final = (0.001, 0.01, 0.1, 0.5, 1.0, 2.0, 5.0, 10.0)
 WRITE_BYTES: Final = (1, 10, 100, 1024, 8192, 131_072, 1_048_576, 10_485_760)
 ACK_SECONDS: Final = (
     0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
@@ -73,6 +78,8 @@ class Metrics:
         self._queued = self._add(Distribution("safekeeper_wal_receiver_queue_depth", QUEUED_MESSAGES))
         self._removed_segments = self._add(Counts("safekeeper_removed_wal_segments_total"))
         self._failures = self._add(Counts("safekeeper_wal_disk_io_errors"))
+        self._over_limit = self._add(Counts("safekeeper_wal_storage_limit_errors"))
+        self._looks = self._add(Distribution("safekeeper_global_disk_utilization_check_seconds", LOOK_SECONDS))
         self._received_queries = self._add(Counts("safekeeper_pg_queries_received_total"))
         self._finished_queries = self._add(Counts("safekeeper_pg_queries_finished_total"))
         self._messages = self._add(Counts("safekeeper_proposer_acceptor_messages_total", "success", "error"))
@@ -116,6 +123,8 @@ class Metrics:
                 self._persist_seconds.observe(seconds)
             case _ if operation == REMOVE_SEGMENT:
                 self._removed_segments.count()
+            case _ if operation == LOOK_AT_DISK:
+                self._looks.observe(seconds)
             case _ if operation == FAILED:
                 self._failures.count()
             case _:
@@ -155,6 +164,8 @@ class Metrics:
 
     def refused(self, error: Exception) -> None:
         self._refusals.count(type(error).__name__)
+        if isinstance(error, TimelineLimit):
+            self._over_limit.count()
 
     def message_processed(self, *, is_accepted: bool) -> None:
         self._messages.count("success" if is_accepted else "error")
@@ -197,6 +208,10 @@ class Metrics:
     def watch_disk(self, look: Callable[[], DiskJobs]) -> None:
         """Show what is with the disk from now on."""
         self.registry.register(DiskCollector(look))
+
+    def watch_memory(self, look: Callable[[], MemoryUse]) -> None:
+        """Show what connections hold from now on."""
+        self.registry.register(MemoryCollector(look))
 
     def watch_certificate(self, valid_until: Callable[[], float]) -> None:
         """Show from now on when the certificate in use expires."""

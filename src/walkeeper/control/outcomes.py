@@ -1,7 +1,7 @@
 """How an error of ours looks over HTTP: its status and its ``{"msg": ...}``.
 
 This is the one table of status codes.  Where it differs from Neon's, which says 500 for most: a timeline that is
-busy with itself and a keeper without descriptors are 503, one that is in the way or was deleted is 409, a request that cannot be meant is 400.
+busy with itself and a keeper without descriptors, or without room for WAL, are 503, one that is in the way or was deleted is 409, a request that cannot be meant is 400.
 
 Does not log and does not send.
 """
@@ -12,6 +12,7 @@ from walkeeper.control.models import ErrorJson
 from walkeeper.errors import (
     AccessDenied,
     Deleted,
+    DiskLimit,
     Exists,
     InvalidTimeline,
     NotFound,
@@ -35,7 +36,7 @@ def status_of(error: WalkeeperError) -> HTTPStatus:
             return HTTPStatus.NOT_FOUND
         case Exists() | Refused():
             return HTTPStatus.CONFLICT
-        case TimelineUnavailable() | OutOfFiles():
+        case TimelineUnavailable() | OutOfFiles() | DiskLimit():
             return HTTPStatus.SERVICE_UNAVAILABLE
         case _:
             return HTTPStatus.INTERNAL_SERVER_ERROR

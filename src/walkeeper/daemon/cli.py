@@ -76,13 +76,13 @@ def serve(config: ServeConfig) -> None:
         run_keeper(config)
 
 
-def approach(how: ApproachConfig) -> None:
+def approach(config: ApproachConfig) -> None:
     """Have connections to keepers be as was said.  Raises ConfigError for files that cannot be used."""
     from walkeeper.links.keeper_tls import KeeperTls, demand_tls
     from walkeeper.links.token import show_token
 
-    show_token(how.token_path)
-    demand_tls(KeeperTls(how.sslmode, how.sslrootcert or "", how.sslcert or "", how.sslkey or ""))
+    show_token(config.token_path)
+    demand_tls(KeeperTls(config.sslmode, config.sslrootcert or "", config.sslcert or "", config.sslkey or ""))
 
 
 def propose(options: ProposeOptions) -> None:

@@ -1,7 +1,8 @@
 """What the daemon can be told, in parts: each room is handed its part, or the two numbers it needs.
 
 Names and defaults of the flags are Neon's safekeeper's wherever both have the option, so that its tooling starts
-a keeper unchanged.  Ours alone: ``--config``, ``--max-connections``, ``--disk-hangs-after``, ``--auth-key-reload-period``,
+a keeper unchanged; only the disk is limited here if nothing is said.  Ours alone: ``--config``, ``--max-connections``,
+``--max-memory``, ``--disk-hangs-after``, ``--auth-key-reload-period``,
 ``--pg-auth-users-file``, ``--ssl-client-ca-file``, ``--accept-plaintext`` and ``--shutdown-timeout``, and everything of the
 sidecar and the tools.
 
@@ -20,6 +21,7 @@ from walkeeper.daemon.values import (
     parse_node_id,
     parse_path,
     parse_positive,
+    parse_ratio,
     parse_size_bytes,
     parse_sslmode,
     parse_text,
@@ -171,6 +173,29 @@ class TimingConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class LimitsConfig:
+    """What WAL may take of the disk, and connections of the memory."""
+
+    usage_ratio_max: float = option(
+        "max-global-disk-usage-ratio", parse_ratio, default="0.98", metavar="RATIO",
+        help="WAL is refused while more of the file system than that is used, by whomever; 0: until it is full",
+    )  # fmt: skip
+    check_seconds: float = option(
+        "global-disk-check-interval", parse_duration_seconds, default="10s", metavar="DURATION",
+        help="how often the file system is looked at, at least: after much WAL that is sooner",
+    )  # fmt: skip
+    timeline_bytes_max: int = option(
+        "max-timeline-disk-usage-bytes", parse_size_bytes, default="0", metavar="SIZE",
+        help="WAL is refused to a timeline whose segments take so much; 0: never",
+    )  # fmt: skip
+    memory_bytes_max: int | None = option(
+        "max-memory", parse_size_bytes, metavar="SIZE",
+        help="what all writers and readers together may hold in memory, such as 1GB; if not said, a quarter of what the"
+        " machine, or this process's control group, has",
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
 class ServeConfig:
     """Everything ``walkeeper serve`` can be told."""
 
@@ -180,6 +205,7 @@ class ServeConfig:
     tls: TlsConfig
     log: LogConfig
     timing: TimingConfig
+    limits: LimitsConfig
     init: bool = switch("init", help="write or check the id file of the data directory, then exit")
     dump_control_file: Path | None = option(
         "dump-control-file", parse_path, metavar="FILE", help="print this control file as JSON, then exit"
@@ -188,7 +214,7 @@ class ServeConfig:
 
 @dataclass(frozen=True, slots=True)
 class ApproachConfig:
-    """How keepers are reached."""
+    """What we show to keepers, and what we want to see of them."""
 
     token_path: Path | None = option(
         "auth-token-path", parse_path, metavar="FILE",
@@ -211,7 +237,7 @@ class ApproachConfig:
 
 @dataclass(frozen=True, slots=True)
 class QuorumConfig:
-    """The keepers, how they are reached, and which WAL of theirs is meant."""
+    """The keepers, and which WAL of theirs is meant."""
 
     approach: ApproachConfig
     keepers: tuple[Address, ...] = option(

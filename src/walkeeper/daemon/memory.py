@@ -3,11 +3,23 @@
 What start-up made lives for ever and need not be looked at again.  After that, nearly everything dies with its
 message and by reference counting; the collector is for the few cycles of tasks that ended, so it may come rarely.
 
-Does not limit memory: every queue and buffer has its own limit.
+And how much of it there is for connections, if nobody has said: every queue and buffer has a limit of its own besides.
 """
 
 import gc
+import os
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Final
+
+CONNECTIONS_SHARE: Final = 4
+"""Connections have one part in so many: the page cache is what readers live on."""
+
+CONTROL_GROUPS: Final = (
+    Path("/sys/fs/cgroup/memory.max"),
+    Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"),
+)
+"""Where a container finds its own limit; elsewhere there is none, or that of the machine."""
 
 ALLOCATIONS_BETWEEN_LOOKS: Final = 50_000
 """Containers made and not yet freed before the youngest are looked at.  Python's 700 are reached on every commit of
@@ -19,3 +31,16 @@ def settle() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(ALLOCATIONS_BETWEEN_LOOKS, 20, 50)
+
+
+def settle_bytes_max(said: int | None, limits: Sequence[Path] = CONTROL_GROUPS) -> int:
+    """What all connections together may hold: ``said``, or a share of what the machine, or the control group, has."""
+    if said is not None:
+        return said
+    there = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+    for path in limits:
+        try:
+            there.append(int(path.read_text()))
+        except (OSError, ValueError):  # not here, or "max"
+            continue
+    return min(there) // CONNECTIONS_SHARE

@@ -242,10 +242,10 @@ def _text_of(value: object, key: str, path: Path) -> str:
     match value:
         case bool():
             return str(value).lower()
-        case str() | int():
+        case str() | int() | float():
             return str(value)
         case _:
-            raise ConfigError(f"{key} in {path}: expected a string, a whole number, true or false")
+            raise ConfigError(f"{key} in {path}: expected a string, a number, true or false")
 
 
 def _suggestion(name: str, known: Iterable[str]) -> str:

@@ -28,12 +28,13 @@ from starlette.types import ASGIApp
 import walkeeper
 from walkeeper.control.api import ManagementApi
 from walkeeper.control.app import create_app
+from walkeeper.control.collectors import MemoryUse
 from walkeeper.control.dump import KeeperConfig
 from walkeeper.control.health import Readiness, health_routes
 from walkeeper.control.metrics import Metrics
 from walkeeper.control.server import serving_http
 from walkeeper.daemon import files, memory
-from walkeeper.daemon.config import ServeConfig, TimingConfig
+from walkeeper.daemon.config import LimitsConfig, ServeConfig, TimingConfig
 from walkeeper.daemon.gates import OPEN_GATES, Gates, open_gates
 from walkeeper.daemon.logs import configure_logs
 from walkeeper.daemon.notify import READY, STOPPING, notify, reporting
@@ -46,10 +47,12 @@ from walkeeper.errors import ConfigError, Malformed
 from walkeeper.formats.control_file import control_file_as_json, parse_control_file
 from walkeeper.links.address import Address
 from walkeeper.services.admission import Gate
+from walkeeper.services.budget import Budget
 from walkeeper.services.listener import Limits, SocketListener, accepting
 from walkeeper.storage.data_directory import DataDirectory, claim
 from walkeeper.storage.disk import OsDisk
 from walkeeper.storage.offload import ThreadOffload
+from walkeeper.timeline.room import DiskLimits
 from walkeeper.timeline.timelines import Timelines, open_timelines
 
 TIMELINES: Final = "timelines read from disk"
@@ -101,8 +104,13 @@ def run_keeper(config: ServeConfig) -> None:
             log.info("room for writers and readers", connections_max=connections_max)
             gates.warn(pg, http, https)
             limits = Limits(config.timing.wal_sender_timeout_seconds, connections_max)
-            letting_in = partial(_accepting_at, metrics, limits, gates.pg)
-            keeper = partial(serve, https=https, gates=gates, no_sync=config.place.no_sync)
+            budget = Budget(memory.settle_bytes_max(config.limits.memory_bytes_max))
+            log.info("memory for writers and readers", bytes_max=budget.bytes_max)
+            metrics.watch_memory(lambda: MemoryUse(budget.queued_bytes, budget.reading_bytes, budget.bytes_max))
+            letting_in = partial(_accepting_at, metrics, limits, gates.pg, budget)
+            keeper = partial(
+                serve, https=https, gates=gates, no_sync=config.place.no_sync, limits=_disk_limits(config.limits)
+            )
             trio.run(keeper, directory, config.timing, metrics, pg, http, letting_in)
     log.info("stopped")
 
@@ -119,11 +127,12 @@ def _accepting_at(
     metrics: Metrics,
     limits: Limits,
     gate: Gate,
+    budget: Budget,
     sock: socket.socket,
     timelines: Timelines,
     connections: trio.Nursery,
 ) -> AbstractAsyncContextManager[None]:
-    return accepting(SocketListener(sock), timelines, connections, metrics, limits, gate)
+    return accepting(SocketListener(sock), timelines, connections, metrics, limits, gate, budget)
 
 
 def _serving_https(
@@ -143,6 +152,10 @@ def _describe(readiness: Readiness, metrics: Metrics) -> str:
     return f"starting, {'; '.join(missing)}" if missing else f"serving {metrics.timelines_shown} timelines"
 
 
+def _disk_limits(config: LimitsConfig) -> DiskLimits:
+    return DiskLimits(config.usage_ratio_max, config.timeline_bytes_max, config.check_seconds)
+
+
 async def serve(
     directory: DataDirectory,
     timing: TimingConfig,
@@ -154,6 +167,7 @@ async def serve(
     https: socket.socket | None = None,
     gates: Gates = OPEN_GATES,
     no_sync: bool = False,
+    limits: DiskLimits | None = None,
 ) -> None:
     """Serve until a signal comes, then drain.
 
@@ -178,11 +192,10 @@ async def serve(
             serving_http(app, http, metrics.http_connection_begins),
             _serving_https(app, https, metrics, gates),
             keeping_pulse(metrics),
+            answering_signals(),
+            reporting(os.environ, offload.checks, partial(_describe, readiness, metrics)),
             AsyncExitStack() as beside,
         ):
-            await beside.enter_async_context(answering_signals())
-            describe = partial(_describe, readiness, metrics)
-            await beside.enter_async_context(reporting(os.environ, offload.checks, describe))
             for keep in gates.keeping:
                 await beside.enter_async_context(keep(offload))
             async with open_timelines(
@@ -190,6 +203,7 @@ async def serve(
                 offload,
                 save_seconds=timing.control_file_save_interval_seconds,
                 observe=metrics.storage_operation,
+                limits=limits,
             ) as timelines:
                 api.begin(timelines)
                 metrics.watch(timelines)

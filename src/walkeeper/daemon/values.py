@@ -77,6 +77,17 @@ def parse_size_bytes(text: str) -> int:
         raise ValueError(str(error)) from None
 
 
+def parse_ratio(text: str) -> float:
+    """A part of the whole: ``0.95``."""
+    try:
+        ratio = float(text)
+    except ValueError:
+        ratio = math.nan
+    if not 0.0 <= ratio <= 1.0:
+        raise ValueError(f"expected a number from 0 to 1, such as 0.95, got {text!r}")
+    return ratio
+
+
 def parse_switch(text: str) -> bool:
     """``true`` or ``false``, nothing else."""
     if text not in ("true", "false"):

@@ -11,7 +11,7 @@ answers.
 """
 
 from collections.abc import Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import Final, Protocol, assert_never
 
@@ -81,13 +81,15 @@ from walkeeper.lsn import Lsn, format_lsn
 from walkeeper.messages import ProposerGreeting
 from walkeeper.services import status
 from walkeeper.services.admission import OPEN, Gate, log_in, receive_startup
+from walkeeper.services.budget import Budget
 from walkeeper.services.conversation import Conversation
 from walkeeper.services.copy_in import SILENCE_SECONDS_MAX, CopyEnd, CopyReader
 from walkeeper.services.goodbye import GOODBYE_SECONDS_MAX, CaughtUp, Goodbye
 from walkeeper.services.instruments import Instruments
 from walkeeper.services.receive_wal import read_greeting, serve_proposer
-from walkeeper.services.send_wal import RECOVERY_APPLICATION_NAME, send_wal
+from walkeeper.services.send_wal import RECOVERY_APPLICATION_NAME, STRETCH_BYTES_MAX, send_wal
 from walkeeper.services.sqlstate import FEATURE_NOT_SUPPORTED, SUCCESSFUL_COMPLETION, error_response
+from walkeeper.services.strangers import Strangers
 from walkeeper.services.turnstile import Turnstile
 from walkeeper.timeline.registry import Client
 from walkeeper.timeline.timeline import Timeline
@@ -140,10 +142,13 @@ class Connection:
         timelines: Timelines,
         draining: Serving,
         turnstile: Turnstile,
+        strangers: Strangers,
         instruments: Instruments,
         reader_seconds_max: float = SILENCE_SECONDS_MAX,
         gate: Gate = OPEN,
+        budget: Budget | None = None,
     ) -> None:
+        self._budget = budget or Budget()
         self._client = client
         self._reader_seconds_max = reader_seconds_max
         self._traffic = link
@@ -152,6 +157,7 @@ class Connection:
         self._draining = draining
         self._turnstile = turnstile
         self._instruments = instruments
+        self._strangers = strangers
         self._options = ConnectionOptions()
         self._gate = gate
         self._claims: Claims | None = None
@@ -167,8 +173,8 @@ class Connection:
         with structlog.contextvars.bound_contextvars(connection=self._client.connection):
             self._instruments.connection_begins(self._traffic)
             try:
-                await self._serve(is_welcome)
-                await self._linger()
+                if await self._serve(is_welcome):
+                    await self._linger()
             except trio.BrokenResourceError:
                 log.info("connection lost")
             except Exception:  # the boundary of a connection
@@ -181,15 +187,22 @@ class Connection:
         """End it without a word.  Cancellation: at any time."""
         await self._talk.link.aclose()
 
-    async def _serve(self, is_welcome: bool) -> None:
+    async def _serve(self, is_welcome: bool) -> bool:
+        """False if nobody is waited for any more: its place was needed before it said who it is."""
         startup_seconds_max = STARTUP_SECONDS_MAX if is_welcome else TURNED_AWAY_SECONDS_MAX
         try:
-            with trio.move_on_after(startup_seconds_max) as limit, self._draining.while_serving():
+            with (
+                trio.move_on_after(startup_seconds_max) as limit,
+                self._strangers.being_one() if is_welcome else nullcontext(trio.CancelScope()) as place,
+                self._draining.while_serving(),
+            ):
                 if not await self._start_up(is_welcome):
-                    return
+                    return True
+            if place.cancelled_caught:
+                return False
             if limit.cancelled_caught or self._talk.session.state is not ServerState.READY:
                 log.info("connection ended before it began")
-                return
+                return True
             with structlog.contextvars.bound_contextvars(
                 ttid=str(self._options.ttid), application=self._client.application_name
             ):
@@ -198,6 +211,7 @@ class Connection:
             self._note(error)
         except WalkeeperError as error:
             await self._say_last(error)
+        return True
 
     # -- startup ----------------------------------------------------------------------------------------------
 
@@ -374,6 +388,7 @@ class Connection:
             encode_goodbye=self._encode_goodbye,
             while_serving=self._draining.while_serving,
             instruments=self._instruments,
+            budget=self._budget,
         )
         if said and isinstance(said.reason, WalkeeperError):
             self._note(said.reason)
@@ -387,24 +402,25 @@ class Connection:
                 'interpreted WAL is not served: connect with protocol={"type":"vanilla"} in the options'
             )
         timeline = self._timeline()
-        await self._talk.send(CopyBothResponse())
-        # A standby that pauses has no room for more: the kernel must not give it up before its time.
-        self._talk.link.give_up_after(self._reader_seconds_max)
-        source = CopyReader(self._talk.link, self._talk.session, self._reader_seconds_max, self._turnstile)
-        said = Goodbye(CopyEnd.GONE)
-        with self._draining.while_serving():
-            said = await send_wal(
-                self._talk.link,
-                source,
-                timeline,
-                command,
-                self._client,
-                self._reader_seconds_max,
-                self._instruments,
-            )
-        if isinstance(said.reason, WalkeeperError):
-            self._note(said.reason)
-        await self._say_goodbye(said)
+        with self._budget.reading(STRETCH_BYTES_MAX):
+            await self._talk.send(CopyBothResponse())
+            # A standby that pauses has no room for more: the kernel must not give it up before its time.
+            self._talk.link.give_up_after(self._reader_seconds_max)
+            source = CopyReader(self._talk.link, self._talk.session, self._reader_seconds_max, self._turnstile)
+            said = Goodbye(CopyEnd.GONE)
+            with self._draining.while_serving():
+                said = await send_wal(
+                    self._talk.link,
+                    source,
+                    timeline,
+                    command,
+                    self._client,
+                    self._reader_seconds_max,
+                    self._instruments,
+                )
+            if isinstance(said.reason, WalkeeperError):
+                self._note(said.reason)
+            await self._say_goodbye(said)
         return False
 
     async def _say_goodbye(self, goodbye: Goodbye) -> None:

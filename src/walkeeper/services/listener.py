@@ -21,8 +21,10 @@ from walkeeper.links.accept import accept_client
 from walkeeper.links.link import Link, SocketLink
 from walkeeper.links.throttle import throttled_logger
 from walkeeper.services.admission import OPEN, Gate
+from walkeeper.services.budget import Budget
 from walkeeper.services.connection import Connection
 from walkeeper.services.instruments import Instruments
+from walkeeper.services.strangers import Strangers
 from walkeeper.services.turnstile import Turnstile
 from walkeeper.timeline.registry import Client
 from walkeeper.timeline.timelines import Timelines
@@ -32,6 +34,9 @@ VANISHED_SECONDS: Final = 60.0
 
 TURNED_AWAY_MAX: Final = 16
 """How many beyond those there is room for are told so at once, each for some seconds; the rest hears nothing."""
+
+STRANGERS_SHARE: Final = 2
+"""One in so many seats is for those that have not said who they are: all writers come at once after a restart."""
 
 log = throttled_logger()
 
@@ -90,17 +95,18 @@ async def accepting(
     instruments: Instruments,
     limits: Limits,
     gate: Gate = OPEN,
+    budget: Budget | None = None,
 ) -> AsyncIterator[None]:
     """Let clients in at ``listener`` for as long as the block runs; connections end in ``connections``.
 
     When the block ends ``listener`` is closed, so that nobody waits in its queue for a keeper that is leaving,
     readers stop reading and senders stop sending; what has been received is still kept and answered.
-    ``gate``: what is asked of them before they are let in.
+    ``gate``: what is asked of them before they are let in; ``budget``: the memory that they share.
     """
     draining = Draining()
     async with trio.open_nursery() as nursery:
         nursery.start_soon(
-            accept_connections, listener, timelines, connections, draining, instruments, limits, gate
+            accept_connections, listener, timelines, connections, draining, instruments, limits, gate, budget
         )
         yield
         nursery.cancel_scope.cancel(reason="shutdown")
@@ -116,9 +122,11 @@ async def accept_connections(
     instruments: Instruments,
     limits: Limits,
     gate: Gate,
+    budget: Budget | None,
 ) -> None:
     """Start a task for every client, until cancelled."""
-    turnstile = Turnstile()
+    turnstile, budget = Turnstile(), budget or Budget()
+    strangers = Strangers(max(1, limits.connections_max // STRANGERS_SHARE), instruments)
     reception = Reception(limits.connections_max, instruments)
     for number in itertools.count(1):
         link, peer = await listener.accept()
@@ -129,9 +137,11 @@ async def accept_connections(
             timelines,
             draining,
             turnstile,
+            strangers,
             instruments,
             limits.reader_seconds_max,
             gate,
+            budget,
         )
         connections.start_soon(reception.receive, connection, name=f"connection {number}")
 

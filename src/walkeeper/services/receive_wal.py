@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, suppress
 from dataclasses import replace
 from enum import Enum, auto
+from types import TracebackType
 from typing import Final
 
 import trio
@@ -37,6 +38,7 @@ from walkeeper.messages import (
     ProposerElected,
     ProposerGreeting,
 )
+from walkeeper.services.budget import Budget
 from walkeeper.services.copy_in import SILENCE_SECONDS_MAX, CopyEnd, CopyReader
 from walkeeper.services.goodbye import GOODBYE_SECONDS_MAX, Goodbye
 from walkeeper.services.instruments import Instruments
@@ -56,12 +58,21 @@ OUTBOX_REPLIES_MAX: Final = 16
 
 
 class PinnedBytes:
-    """A budget of receive buffers: the reader takes, the acceptor gives back."""
+    """One connection's receive buffers, out of what all have: the reader takes, the acceptor gives back."""
 
-    def __init__(self, bytes_max: int) -> None:
+    def __init__(self, bytes_max: int, budget: Budget) -> None:
         self._bytes_max = bytes_max
+        self._budget = budget
         self.taken_bytes = 0
         self._freed = trio.Event()
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
+    ) -> None:
+        """What a connection that ends still had is not lost to the others."""
+        self.give_back(self.taken_bytes)
 
     async def take(self, count: int) -> None:
         """Wait until ``count`` fits; one buffer always does.
@@ -69,19 +80,26 @@ class PinnedBytes:
         Cancellation: while it waits, nothing is taken.
         """
         while not self.try_take(count):
-            self._freed = trio.Event()
-            await self._freed.wait()
+            if self._fits(count):
+                await self._budget.wait_freed()
+            else:
+                self._freed = trio.Event()
+                await self._freed.wait()
 
     def try_take(self, count: int) -> bool:
         """Take ``count`` if it fits; says whether it did."""
-        if self.taken_bytes and self.taken_bytes + count > self._bytes_max:
+        if not self._fits(count) or not self._budget.try_take(count):
             return False
         self.taken_bytes += count
         return True
 
+    def _fits(self, count: int) -> bool:
+        return not self.taken_bytes or self.taken_bytes + count <= self._bytes_max
+
     def give_back(self, count: int) -> None:
         self.taken_bytes -= count
         self._freed.set()
+        self._budget.give_back(count)
 
 
 Inbox = Received[Batch | Goodbye]
@@ -127,6 +145,7 @@ async def serve_proposer(
     encode_goodbye: Callable[[Goodbye], bytes],
     while_serving: Callable[[], AbstractContextManager[trio.CancelScope]],
     instruments: Instruments,
+    budget: Budget,
 ) -> Goodbye | None:
     """Serve a proposer until it leaves or is sent away; returns the goodbye that was said, None if it just went.
 
@@ -137,7 +156,7 @@ async def serve_proposer(
     """
     to_acceptor, inbox = trio.open_memory_channel[Inbox](INBOX_MESSAGES_MAX)
     to_writer, outbox = trio.open_memory_channel[Outbox](OUTBOX_REPLIES_MAX)
-    pinned = PinnedBytes(INBOX_BYTES_MAX)
+    pinned = PinnedBytes(INBOX_BYTES_MAX, budget)
     writer = ReplyWriter(link, version, encode_goodbye, instruments.acknowledged)
 
     def tell(feedback: PageserverFeedback) -> None:
@@ -147,7 +166,7 @@ async def serve_proposer(
     def waiting() -> Waiting:
         return Waiting(inbox.statistics().current_buffer_used, pinned.taken_bytes, writer.queued)
 
-    with timeline.registry.receiving(client, tell, waiting) as receiver:
+    with timeline.registry.receiving(client, tell, waiting) as receiver, pinned:
         acceptance = Acceptance(timeline, receiver, instruments)
         to_acceptor.send_nowait(Received(first, 0))
         async with trio.open_nursery() as nursery:

@@ -14,6 +14,7 @@ from walkeeper.errors import (
     NotAllowed,
     NotFound,
     OutOfFiles,
+    OutOfMemory,
     PeerError,
     Refused,
     StorageError,
@@ -37,6 +38,7 @@ _CODES: Final[tuple[tuple[type[WalkeeperError], str], ...]] = (
     (BadCommand, "42601"),  # syntax_error
     (WalNotAvailable, "58P01"),  # undefined_file
     (TooManyClients, "53300"),  # too_many_connections
+    (OutOfMemory, "53200"),  # out_of_memory
     (Refused, "55000"),  # object_not_in_prerequisite_state
     (NotFound, "42704"),  # undefined_object
     (TimelineUnavailable, "57P03"),  # cannot_connect_now

@@ -24,7 +24,7 @@ from typing import Final
 from walkeeper.errors import ConfigError, DurabilityLost, Exists, FileMissing, StorageError
 from walkeeper.formats.control_file import ControlFile
 from walkeeper.ids import NodeId, TenantId, TenantTimelineId, TimelineId
-from walkeeper.storage.disk import Disk, File, ReadableDisk
+from walkeeper.storage.disk import Disk, File, ReadableDisk, Space
 from walkeeper.storage.durable import remove_tree, rename_synced, replace_file
 from walkeeper.storage.store import TimelineStore, write_new_timeline
 from walkeeper.storage.wal import Observe, unobserved
@@ -76,6 +76,10 @@ class DataDirectory:
     def store(self, ttid: TenantTimelineId, observe: Observe = unobserved) -> TimelineStore:
         """The store of a timeline that is here; nothing is read yet."""
         return TimelineStore(self._disk, self.directory_of(ttid), observe=observe)
+
+    def space(self) -> Space:
+        """How much of the file system there is, and is free.  Raises StorageError."""
+        return self._disk.space(self.path)
 
     def create(self, control_file: ControlFile) -> None:
         """Make the directory of a timeline with its first control file, durably.

@@ -7,7 +7,8 @@ Rules:
 * DiskFull leaves everything as it was.  After any other error the timeline must be read again (``recover``).
 * After a failed sync nothing is done and nothing reported as done until then (invariant 29).
 
-One thread at a time, under the timeline's lock, except ``open_segment``, ``wants_spare`` and ``prepare_spare``.
+One thread at a time, under the timeline's lock, except ``open_segment``, ``wants_spare``, ``prepare_spare`` and
+``count_segments``.
 Does not decide anything and does not know records: order and content of effects are the acceptor's.
 """
 
@@ -28,6 +29,7 @@ from walkeeper.acceptor.effects import (
 )
 from walkeeper.errors import DurabilityLost, StorageError, WalNotAvailable
 from walkeeper.formats.control_file import ControlFile, encode_control_file
+from walkeeper.formats.segments import segment_number
 from walkeeper.formats.xlog import first_segment_headers
 from walkeeper.ids import NO_TLI
 from walkeeper.lsn import Lsn
@@ -42,7 +44,7 @@ from walkeeper.storage.recovery import (
     Recovered,
     recover,
 )
-from walkeeper.storage.wal import Observe, Wal, observed, unobserved
+from walkeeper.storage.wal import Observe, Wal, observed, segments_in, unobserved
 
 SMALL_WRITE_BYTES_MAX: Final = 32 * 1024
 """The commits of some dozens of clients.  Syncing that takes hardly longer than syncing a single one, and whoever streams
@@ -57,6 +59,7 @@ class StoreStatistics:
     """What a store has done since the start, in bytes and seconds.
 
     ``saved_at``: when the control file was saved last, or read and found durable, in seconds since 1970.
+    ``first_segno``: the number of the first segment, when it was looked last; None if there was none.
 
     Changed by the thread that has the timeline's lock; who looks without it sees what was true a moment ago.
     """
@@ -65,6 +68,7 @@ class StoreStatistics:
     written_seconds: float = 0.0
     flushed_seconds: float = 0.0
     saved_at: float | None = None
+    first_segno: int | None = None
 
 
 def write_control_file(disk: Disk, directory: Path, control_file: ControlFile) -> None:
@@ -118,7 +122,14 @@ class TimelineStore:
         self._wal = Wal(self._disk, self.directory, segment_bytes, self._observe)
         self._control_file, self._tli, self._lost = recovered.control_file, recovered.tli, None
         self.statistics.saved_at = time.time()
+        self.count_segments()
         return recovered
+
+    def count_segments(self) -> None:
+        """See which segment is the first one.  On any thread, without the lock.  Raises StorageError."""
+        assert self._control_file is not None, "recover() comes first"
+        segments = segments_in(self._disk, self.directory, self._control_file.server.wal_seg_size)
+        self.statistics.first_segno = segments[0].segno if segments else None
 
     def require_files(self) -> None:
         """Raises TooFewFiles if what comes next in this job, on this thread, could want for descriptors."""
@@ -176,6 +187,7 @@ class TimelineStore:
                 with self._doing("initialize_first_segment", len(head)):
                     wal.initialize_first_segment(lsn, head, tli)
                 self._tli = tli
+                self.statistics.first_segno = segment_number(lsn, control_file.server.wal_seg_size)
             case TruncateWal(lsn, tli):
                 with self._doing("truncate_wal"):
                     wal.truncate(lsn, tli)
@@ -229,6 +241,7 @@ class TimelineStore:
         self.require_files()
         if wal := self._wal:
             wal.prepare_spare()
+            self.count_segments()  # somebody may have removed some
 
     def close(self) -> None:
         """Give the files back; ``recover`` opens them again.  Raises StorageError."""

@@ -21,6 +21,7 @@ from walkeeper.storage.data_directory import claim
 from walkeeper.testing.memory_disk import MemoryDisk, PowerCut
 from walkeeper.testing.network import Host
 from walkeeper.testing.offload import InlineOffload
+from walkeeper.timeline.room import DiskLimits
 from walkeeper.timeline.timelines import Timelines, open_timelines
 
 T = TypeVar("T")
@@ -32,6 +33,9 @@ DISK_SECONDS: Final = 0.001
 
 SAVE_SECONDS: Final = 5.0
 DRAIN_SECONDS: Final = 3.0
+DISK_LIMITS: Final = DiskLimits(usage_ratio_max=0.98, timeline_bytes_max=0, check_seconds=2.0)
+"""A disk that is full is met as such for a moment, and then WAL is refused before the disk does it."""
+
 LIMITS: Final = Limits(reader_seconds_max=60.0, connections_max=1000)
 
 
@@ -113,7 +117,9 @@ class KeeperMachine:
     async def _serve(self) -> None:
         offload = InlineOffload(lambda: self.random.expovariate(2 / self.disk_seconds))
         with closing(claim(self.disk, DATA, self.node_id)) as directory:
-            async with open_timelines(directory, offload, save_seconds=SAVE_SECONDS) as self.timelines:
+            async with open_timelines(
+                directory, offload, save_seconds=SAVE_SECONDS, limits=DISK_LIMITS
+            ) as self.timelines:
                 async with trio.open_nursery() as connections:
                     listener = self.host.listen()
                     async with accepting(listener, self.timelines, connections, Uncounted(), LIMITS):

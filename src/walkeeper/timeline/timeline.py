@@ -20,6 +20,7 @@ import trio
 
 from walkeeper.acceptor.acceptor import Acceptor, Intent, Kept, new_acceptor
 from walkeeper.acceptor.administration import AdminRequest, Checkpoint, require_not_newer
+from walkeeper.acceptor.effects import WriteWal
 from walkeeper.acceptor.state import AcceptorState
 from walkeeper.errors import (
     Blown,
@@ -29,9 +30,11 @@ from walkeeper.errors import (
     DurabilityLost,
     Malformed,
     StorageError,
+    TimelineLimit,
     TimelineUnavailable,
     TooFewFiles,
 )
+from walkeeper.formats.segments import segment_number
 from walkeeper.ids import NodeId, TenantTimelineId
 from walkeeper.lsn import INVALID_LSN, Lsn
 from walkeeper.membership import Configuration
@@ -42,6 +45,7 @@ from walkeeper.storage.store import StoreStatistics, TimelineStore
 from walkeeper.timeline.account import Account
 from walkeeper.timeline.progress import Position, Progress
 from walkeeper.timeline.registry import Receiver, Registry, Sender
+from walkeeper.timeline.room import Room
 
 SPARE_PAUSE_SECONDS: Final = 60.0
 """After a spare could not be made: on a disk that is nearly full, spares must not take what commits need."""
@@ -89,6 +93,8 @@ class TimelineStatistics:
     """A look at a timeline, taken without its lock.  ``state`` is None while it cannot be used.
 
     ``pageserver``: the last report of one; ``pageserver_reports``: how many there were since the start.
+    ``disk_usage_bytes``: what its segments take; None while that is not known, or there are none.  ``is_over_limit``:
+    its WAL is refused, since that is as much as it may.
     """
 
     ttid: TenantTimelineId
@@ -101,19 +107,26 @@ class TimelineStatistics:
     pageserver: PageserverFeedback | None = None
     pageserver_reports: int = 0
     is_corruption_reported: bool = False
+    disk_usage_bytes: int | None = None
+    is_over_limit: bool = False
 
 
 class Timeline:
     """One timeline of this keeper.  Shut until ``open`` has read it from disk."""
 
-    def __init__(self, ttid: TenantTimelineId, node_id: NodeId, store: TimelineStore, offload: Offload) -> None:
+    def __init__(
+        self, ttid: TenantTimelineId, node_id: NodeId, store: TimelineStore, offload: Offload, room: Room
+    ) -> None:
         self.ttid = ttid
+        self.is_over_limit = False
+        """Whether WAL is refused, since the segments take as much as they may."""
         self.progress = Progress()
         self.registry = Registry()
         self.account = Account()
         self.node_id = node_id
         self._store = store
         self._offload = offload
+        self._room = room
         self._lock = trio.Lock()
         self._fuse = Fuse(self._on_blown)
         self._is_closing = False
@@ -127,8 +140,8 @@ class Timeline:
     async def process(self, request: Batch | AdminRequest) -> AcceptorMessage | None:
         """Decide, keep, become; return the reply, if there is one.
 
-        Raises Refused or PeerError (nothing has changed), TimelineUnavailable, DiskFull or TooFewFiles (nothing has
-        changed), or another StorageError (the fuse has blown).
+        Raises Refused or PeerError (nothing has changed), TimelineUnavailable, DiskFull (DiskLimit among them) or
+        TooFewFiles (nothing has changed), or another StorageError (the fuse has blown).
 
         Cancellation: before the lock nothing has happened; after it everything has.
         """
@@ -156,6 +169,7 @@ class Timeline:
         acceptor = self._require_open()
         intent = acceptor.decide(request)  # pure: may refuse, changes nothing
         if intent.effects:
+            self._require_room(intent.written)
             job = self._job_of(intent)
             try:
                 with self._to_the_end():
@@ -189,6 +203,30 @@ class Timeline:
         if self._store.is_brief(intent.effects):  # asked first: most are
             return Brief(intent.keep)
         return partial(_keep_having_files, intent) if self._store.needs_files(intent.effects) else intent.keep
+
+    def _require_room(self, written: WriteWal | None) -> None:
+        """Raises DiskLimit for WAL where there is no room for it."""
+        if written is None:
+            return
+        try:
+            self._room.admit(written.end_lsn - written.begin_lsn, self._usage_bytes(written.end_lsn) or 0)
+        except TimelineLimit:
+            if not self.is_over_limit:
+                self.is_over_limit = True
+                bytes_max = self._room.timeline_bytes_max
+                log.error(
+                    "a timeline takes what it may: its WAL is refused", ttid=str(self.ttid), bytes_max=bytes_max
+                )
+                self._attention.set()  # upkeep looks whether somebody makes room
+            raise
+
+    def _usage_bytes(self, end_lsn: Lsn) -> int | None:
+        """What the segments take when the WAL ends at ``end_lsn``."""
+        first_segno, acceptor = self._store.statistics.first_segno, self._acceptor
+        if first_segno is None or acceptor is None:
+            return None
+        segment_bytes = acceptor.state.kept.server.wal_seg_size
+        return (segment_number(max(end_lsn - 1, 0), segment_bytes) - first_segno + 1) * segment_bytes
 
     def _require_open(self) -> Acceptor:
         if self._is_closing:
@@ -349,12 +387,34 @@ class Timeline:
         """
         if not self._is_closing and self._may_prepare_spare():
             self._no_spare_before = trio.current_time() + SPARE_PAUSE_SECONDS
+            self._room.spend(self._segment_bytes)
             with self.registry.visiting():
                 await self._offload(self._store.prepare_spare)
             self._no_spare_before = 0.0
 
+    async def count_segments(self) -> None:
+        """See whether segments were removed, and there is room for others.
+
+        Cancellation: waits for the thread; nothing depends on it.
+        """
+        if self._acceptor is None:
+            return
+        with self.registry.visiting():
+            await self._offload(self._store.count_segments)
+        usage_bytes = self.statistics().disk_usage_bytes or 0
+        if self.is_over_limit and usage_bytes + self._segment_bytes <= self._room.timeline_bytes_max:
+            self.is_over_limit = False
+            log.warning(
+                "a timeline has room again: its WAL is taken", ttid=str(self.ttid), usage_bytes=usage_bytes
+            )
+
     def _may_prepare_spare(self) -> bool:
-        return self._store.wants_spare and trio.current_time() >= self._no_spare_before
+        is_wanted = self._store.wants_spare and trio.current_time() >= self._no_spare_before
+        return is_wanted and self._room.has_to_spare(self._segment_bytes)
+
+    @property
+    def _segment_bytes(self) -> int:
+        return self._acceptor.state.kept.server.wal_seg_size if self._acceptor else 0
 
     def _lags_a_segment(self, state: AcceptorState) -> bool:
         return state.ahead.commit_lsn - state.kept.commit_lsn >= state.kept.server.wal_seg_size
@@ -371,4 +431,6 @@ class Timeline:
             self.registry.pageserver,
             self.registry.pageserver_reports,
             self.registry.is_corruption_reported,
+            self._usage_bytes(self._acceptor.state.wal.write_lsn) if self._acceptor else None,
+            self.is_over_limit,
         )

@@ -37,8 +37,10 @@ from walkeeper.lsn import INVALID_LSN, Lsn
 from walkeeper.membership import NO_CONFIGURATION, Configuration
 from walkeeper.messages import ServerInfo
 from walkeeper.storage.data_directory import DataDirectory
+from walkeeper.storage.disk import Space
 from walkeeper.storage.offload import Offload
 from walkeeper.storage.wal import Observe, unobserved
+from walkeeper.timeline.room import DiskLimits, Room
 from walkeeper.timeline.timeline import Timeline
 from walkeeper.timeline.tombstones import Tombstones
 from walkeeper.timeline.upkeep import keep_up
@@ -51,7 +53,8 @@ log = structlog.stdlib.get_logger()
 class Timelines:
     """The map.  Made by ``open_timelines``."""
 
-    def __init__(self, directory: DataDirectory, offload: Offload, observe: Observe) -> None:
+    def __init__(self, directory: DataDirectory, offload: Offload, observe: Observe, room: Room) -> None:
+        self.room = room
         self._directory = directory
         self._offload = offload
         self._observe = observe
@@ -104,8 +107,8 @@ class Timelines:
         ``revives``: whoever asks decides about members, so that a newer ``configuration`` than the one that excluded this
         keeper brings its timeline back.  Writers do not.
 
-        Raises NotMember, InvalidTimeline, NotMadeAgain, Closing, StorageError, or Exists when it is here but could not be
-        read.
+        Raises NotMember, InvalidTimeline, NotMadeAgain, Closing, StorageError (DiskLimit among them: its WAL would be
+        refused), or Exists when it is here but could not be read.
 
         Cancellation: leaves nothing, or a complete timeline that the next ``create`` or start finds.
         """
@@ -117,6 +120,7 @@ class Timelines:
             if self._tombstones.covers(ttid, configuration.generation if revives else None):
                 raise NotMadeAgain(ttid)
             require_member(self.node_id, configuration)
+            self.room.require()
             seconds, nanoseconds = divmod(time.time_ns(), 1_000_000_000)
             control_file = new_control_file(
                 ttid,
@@ -202,11 +206,14 @@ class Timelines:
 
     def _timeline_of(self, ttid: TenantTimelineId) -> Timeline:
         store = self._directory.store(ttid, self._observe)
-        return Timeline(ttid, self.node_id, store, self._offload)
+        return Timeline(ttid, self.node_id, store, self._offload, self.room)
 
     def _enter(self, timeline: Timeline) -> None:
         self._open[timeline.ttid] = timeline
         self._to_upkeep.send_nowait(timeline)
+
+    async def _look(self) -> Space:
+        return await self._offload(self._directory.space)
 
     async def load(self) -> None:
         """Open everything in the data directory.  What is corrupt stays shut, and what cannot be read is tried again later.
@@ -215,6 +222,7 @@ class Timelines:
 
         Cancellation: at any time; what is open is open.
         """
+        await self.room.look(self._look)
         ttids = await self._offload(self._directory.timelines)
         async with trio.open_nursery() as nursery:
             for ttid in ttids:
@@ -241,6 +249,7 @@ class Timelines:
         """
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._raise_lost)
+            nursery.start_soon(self.room.watch, self._look)
             async for timeline in self._for_upkeep:
                 nursery.start_soon(keep_up, timeline, save_seconds, name=f"upkeep {timeline.ttid}")
 
@@ -270,15 +279,20 @@ class Timelines:
 
 @asynccontextmanager
 async def open_timelines(
-    directory: DataDirectory, offload: Offload, *, save_seconds: float, observe: Observe = unobserved
+    directory: DataDirectory,
+    offload: Offload,
+    *,
+    save_seconds: float,
+    observe: Observe = unobserved,
+    limits: DiskLimits | None = None,
 ) -> AsyncIterator[Timelines]:
     """Everything in ``directory``, opened, looked after, and closed in the end.
 
     ``save_seconds``: how long a control file may lag behind what is in memory.  ``observe`` hears of disk
-    operations, on the threads that make them.  Raises StorageError when the
+    operations, on the threads that make them.  ``limits``: of what WAL may take of the disk.  Raises StorageError when the
     directory cannot be read, and DurabilityLost, from the block, when an fsync has failed.
     """
-    timelines = Timelines(directory, offload, observe)
+    timelines = Timelines(directory, offload, observe, Room(limits, observe))
     await timelines.load()
     async with trio.open_nursery() as nursery:
         nursery.start_soon(timelines.keep_up, save_seconds)

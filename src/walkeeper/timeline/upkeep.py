@@ -20,6 +20,9 @@ REOPEN_SECONDS_MAX: Final = 30.0
 UPKEEP_PAUSE_SECONDS: Final = 1.0
 """After upkeep has failed: while a disk is full, every commit would have it try again."""
 
+COUNT_SECONDS: Final = 1.0
+"""Between two looks at the segments of a timeline that may not take more: an operator makes room."""
+
 log = structlog.stdlib.get_logger()
 
 
@@ -29,7 +32,7 @@ async def keep_up(timeline: Timeline, save_seconds: float) -> None:
     ``save_seconds``: how long a control file may lag behind what is in memory.
     """
     while True:
-        with trio.move_on_after(save_seconds):
+        with trio.move_on_after(min(save_seconds, COUNT_SECONDS) if timeline.is_over_limit else save_seconds):
             await timeline.wait_attention()
         if timeline.is_blown:
             await reopen(timeline)
@@ -38,6 +41,8 @@ async def keep_up(timeline: Timeline, save_seconds: float) -> None:
         try:
             await timeline.save_if_ahead()
             await timeline.prepare_spare()
+            if timeline.is_over_limit:
+                await timeline.count_segments()
         except DurabilityLost:
             raise
         except (StorageError, TimelineUnavailable) as error:  # a blown fuse wakes this loop again

@@ -13,7 +13,7 @@ from shown_metrics import LABELS, Peer, ShownTimelines, a_shut_timeline, an_open
 from walkeeper.control.collectors import DiskJobs
 from walkeeper.control.instruments import NAME_CHARACTERS_MAX, NAMES_MAX
 from walkeeper.control.metrics import SAMPLES_PER_TURN_MAX, Metrics, render
-from walkeeper.errors import Malformed
+from walkeeper.errors import FileSystemLimit, Malformed, TimelineLimit
 from walkeeper.storage.store import FAILED
 from walkeeper.storage.wal import REMOVE_SEGMENT
 from walkeeper.timeline.registry import Client, Waiting
@@ -44,6 +44,20 @@ async def test_an_open_timeline_shows_its_positions() -> None:
     assert "safekeeper_timelines 1.0" in lines
     assert "safekeeper_active_timelines 1.0" in lines
     assert "safekeeper_wal_receivers 1.0" in lines
+
+
+async def test_what_the_disk_has_left_is_shown() -> None:
+    lines = await scraped(watching(ShownTimelines(an_open_timeline())))
+    assert f"safekeeper_disk_usage_bytes{LABELS} 32.0" in lines
+    assert f"walkeeper_timeline_over_limit{LABELS} 0.0" in lines
+    assert {"walkeeper_disk_free_bytes 7.0", "walkeeper_disk_refuses_wal 0.0"} <= set(lines)
+
+
+async def test_refusals_by_the_limit_of_a_timeline_count_by_neons_name_too() -> None:
+    metrics = Metrics("0")
+    metrics.refused(TimelineLimit(5))
+    metrics.refused(FileSystemLimit(1, 2))
+    assert "safekeeper_wal_storage_limit_errors 1.0" in await scraped(metrics)
 
 
 async def test_a_shut_timeline_shows_that_it_is_and_no_positions() -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 from walkeeper.daemon.config import (
     AuthConfig,
     CommitLsnOptions,
+    LimitsConfig,
     ListenConfig,
     LogConfig,
     PlaceConfig,
@@ -46,6 +47,7 @@ def test_the_defaults_are_neons() -> None:
         ),
         log=LogConfig(format="plain"),
         timing=TimingConfig(control_file_save_interval_seconds=300.0, disk_hangs_seconds=120.0, drain_seconds=3.0),
+        limits=LimitsConfig(usage_ratio_max=0.98, check_seconds=10.0, timeline_bytes_max=0, memory_bytes_max=None),
         init=False,
         dump_control_file=None,
     )
@@ -87,6 +89,7 @@ def test_every_flag_reaches_its_part() -> None:
         ),
         log=LogConfig(format="json"),
         timing=TimingConfig(control_file_save_interval_seconds=60.0, disk_hangs_seconds=5.0, drain_seconds=10.0),
+        limits=LimitsConfig(),
         init=True,
         dump_control_file=Path("f"),
     )
@@ -120,11 +123,13 @@ def test_names_are_neons_except_for_our_own() -> None:
         "dump-control-file", "log-format", "control-file-save-interval",
         "pg-auth-public-key-path", "http-auth-public-key-path", "listen-https", "enable-tls-wal-service-api",
         "ssl-cert-file", "ssl-key-file", "ssl-cert-reload-period", "ssl-ca-file",
+        "max-global-disk-usage-ratio", "global-disk-check-interval", "max-timeline-disk-usage-bytes",
     }  # fmt: skip
     assert {each.name for each in options_of(ServeConfig)} == neons | {
         "disk-hangs-after",
         "auth-key-reload-period",
         "max-connections",
+        "max-memory",
         "shutdown-timeout",
         "wal-sender-timeout",
         "pg-auth-users-file",

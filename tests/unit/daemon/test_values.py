@@ -11,6 +11,7 @@ from walkeeper.daemon.values import (
     parse_limit_seconds,
     parse_node_id,
     parse_path,
+    parse_ratio,
     parse_size_bytes,
     parse_switch,
     parse_text,
@@ -75,3 +76,14 @@ def test_what_is_no_value_of_its_kind_is_refused(parse: Callable[[str], object],
 
 def test_a_node_id_has_64_bits() -> None:
     assert parse_node_id(str(2**64 - 1)) == 2**64 - 1
+
+
+@pytest.mark.parametrize(("text", "ratio"), [("0", 0.0), ("0.95", 0.95), ("1.0", 1.0)])
+def test_a_ratio_is_a_part_of_the_whole(text: str, ratio: float) -> None:
+    assert parse_ratio(text) == ratio
+
+
+@pytest.mark.parametrize("text", ["", "95%", "1.01", "-0.1", "nan", "inf"])
+def test_a_ratio_beyond_the_whole_is_refused(text: str) -> None:
+    with pytest.raises(ValueError):
+        parse_ratio(text)

@@ -33,6 +33,7 @@ from walkeeper.messages import ProposerGreeting
 from walkeeper.services.admission import Gate
 from walkeeper.services.connection import Connection as Service
 from walkeeper.services.listener import Draining
+from walkeeper.services.strangers import Strangers
 from walkeeper.services.turnstile import Turnstile
 from walkeeper.timeline.registry import Client as ServedClient
 from walkeeper.timeline.timelines import Timelines
@@ -86,7 +87,16 @@ async def guarded(gate: Gate = Gate(VERIFIER.verify)) -> AsyncIterator[Scene]:  
 
     async def serve() -> None:
         client = ServedClient(1, "db1:4711")
-        await Service(client, pair.link, timelines, Draining(), Turnstile(), scene.metrics, gate=gate).serve()
+        await Service(
+            client,
+            pair.link,
+            timelines,
+            Draining(),
+            Turnstile(),
+            Strangers(9, scene.metrics),
+            scene.metrics,
+            gate=gate,
+        ).serve()
         scene.ended.set()
 
     async with timelines_on(new_disk()) as timelines, trio.open_nursery() as nursery:

@@ -32,6 +32,7 @@ from walkeeper.services.connection import LINGER_SECONDS_MAX, STARTUP_SECONDS_MA
 from walkeeper.services.connection import Connection as Service
 from walkeeper.services.copy_in import SILENCE_SECONDS_MAX
 from walkeeper.services.listener import Draining
+from walkeeper.services.strangers import Strangers
 from walkeeper.services.turnstile import Turnstile
 from walkeeper.timeline.registry import Client as ServedClient
 from walkeeper.timeline.timelines import Timelines
@@ -95,6 +96,7 @@ async def serving(
             timelines,
             scene.draining,
             turnstile,
+            Strangers(9, scene.metrics),
             scene.metrics,
             reader_seconds_max,
         ).serve()

@@ -29,6 +29,7 @@ from walkeeper.services.admission import OPEN, Gate
 from walkeeper.services.connection import LINGER_SECONDS_MAX, STARTUP_SECONDS_MAX
 from walkeeper.services.connection import Connection as Service
 from walkeeper.services.listener import Draining
+from walkeeper.services.strangers import Strangers
 from walkeeper.services.turnstile import Turnstile
 from walkeeper.timeline.registry import Client as ServedClient
 
@@ -72,7 +73,9 @@ async def serving(gate: Gate, link_of: Callable[[socket.socket], Link] = SocketL
     async def serve() -> None:
         client = ServedClient(1, "db1:4711")
         link = SocketLink(here)
-        await Service(client, link, timelines, Draining(), Turnstile(), scene.metrics, gate=gate).serve()
+        await Service(
+            client, link, timelines, Draining(), Turnstile(), Strangers(9, scene.metrics), scene.metrics, gate=gate
+        ).serve()
         scene.ended_at = trio.current_time()
         scene.ended.set()
 

@@ -2,7 +2,7 @@
 
 import socket
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 
 import pytest
 import structlog
@@ -67,9 +67,11 @@ async def last_of_startup(client: Client) -> BackendMessage:
 
 async def test_one_too_many_is_told_so_as_postgresql_does_and_there_is_room_when_somebody_has_left() -> None:
     async with port() as keeper:
-        async with keeper.client() as first, keeper.client() as second, keeper.client() as third:
-            for one in (first, second):
-                assert isinstance(await last_of_startup(one), ReadyForQuery)
+        async with AsyncExitStack() as stack:
+            for _ in range(ROOM):
+                second = await stack.enter_async_context(keeper.client())
+                assert isinstance(await last_of_startup(second), ReadyForQuery)
+            third = await stack.enter_async_context(keeper.client())
             await third.send(SslRequest())
             assert await third.stream.receive_some(1) == b"N"
             answer = await last_of_startup(third)
@@ -86,9 +88,12 @@ async def test_one_too_many_is_told_so_as_postgresql_does_and_there_is_room_when
 
 
 async def test_a_crowd_is_told_of_in_some_lines_and_costs_little(clock: MockClock) -> None:
-    crowd = ROOM + TURNED_AWAY_MAX + 30
+    crowd = TURNED_AWAY_MAX + 30
     with structlog.testing.capture_logs([Throttle()]) as lines:
-        async with port() as keeper, trio.open_nursery() as nursery:
+        async with port() as keeper, AsyncExitStack() as stack, trio.open_nursery() as nursery:
+            for _ in range(ROOM):
+                seated = await stack.enter_async_context(keeper.client())
+                assert isinstance(await last_of_startup(seated), ReadyForQuery)
             ended, endings = trio.open_memory_channel[None](crowd)
 
             async def come() -> None:
@@ -98,9 +103,9 @@ async def test_a_crowd_is_told_of_in_some_lines_and_costs_little(clock: MockCloc
 
             for _ in range(crowd):
                 nursery.start_soon(come)
-            for _ in range(crowd - ROOM - TURNED_AWAY_MAX):
+            for _ in range(crowd - TURNED_AWAY_MAX):
                 await endings.receive()  # at once: the clock stands still
-            assert keeper.refusals == crowd - ROOM
+            assert keeper.refusals == crowd
             clock.jump(TURNED_AWAY_SECONDS_MAX)
             for _ in range(TURNED_AWAY_MAX):
                 await endings.receive()
