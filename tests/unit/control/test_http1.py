@@ -1,14 +1,15 @@
 """A client of the HTTP port: however slow, silent, endless or gone it is, it costs a bounded time and memory."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from random import Random
 
 import pytest
 import trio
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import PlainTextResponse, Response, StreamingResponse
+from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
 from trio.testing import MockClock
 
 from walkeeper.control.http1 import (
@@ -70,13 +71,15 @@ async def deaf(_request: Request) -> Response:
     return PlainTextResponse("too large", 413)
 
 
-async def stream(_request: Request) -> Response:
-    async def pieces() -> AsyncIterator[bytes]:
+class Stream:
+    """An answer in three pieces."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200})
         for number in range(3):
             await trio.sleep(1)
-            yield b"%d" % number
-
-    return StreamingResponse(pieces())
+            await send({"type": "http.response.body", "body": b"%d" % number, "more_body": True})
+        await send({"type": "http.response.body"})
 
 
 async def never(_request: Request) -> Response:
@@ -99,7 +102,7 @@ APP = Starlette(
         Route("/", hello),
         Route("/echo", echo, methods=["POST"]),
         Route("/deaf", deaf, methods=["POST"]),
-        Route("/stream", stream),
+        Route("/stream", Stream()),
         Route("/never", never),
         Route("/much", much),
     ]

@@ -321,5 +321,5 @@ def test_a_control_file_is_dumped_as_one_line_of_json(tmp_path: Path, capsys: py
 
 
 def test_a_reload_that_comes_while_a_keeper_starts_does_not_end_it(tmp_path: Path) -> None:
-    assert run_command(["serve", "-D", str(tmp_path), "--id", "1", "--init"], {}) == 0
+    assert walkeeper(["serve", "-D", str(tmp_path), "--id", "1", "--init"]) == 0
     assert {signal.getsignal(number) for number in (signal.SIGHUP, signal.SIGUSR1)} == {signal.SIG_IGN}
