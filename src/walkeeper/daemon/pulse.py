@@ -18,15 +18,19 @@ BEAT_SECONDS: Final = 0.1
 QUEUES_SECONDS: Final = 5.0
 """Between two looks at the queues of writers, as in Neon."""
 
+DISK_SECONDS: Final = 1.0
+"""Between two looks at whether the disk answers."""
+
 PEAK_SECONDS: Final = 60.0
 """Half of how long a peak is remembered: longer than the usual interval between scrapes."""
 
 
 @asynccontextmanager
-async def keeping_pulse(metrics: Metrics) -> AsyncIterator[None]:
+async def keeping_pulse(metrics: Metrics, look_at_disk: Callable[[], None]) -> AsyncIterator[None]:
     """Look for as long as the block runs."""
     async with trio.open_nursery() as nursery:
         nursery.start_soon(_repeat, QUEUES_SECONDS, metrics.look_at_queues, name="look at queues")
+        nursery.start_soon(_repeat, DISK_SECONDS, look_at_disk, name="look at disk")
         nursery.start_soon(_repeat, PEAK_SECONDS, metrics.turn_peaks, name="turn peaks")
         nursery.start_soon(_beat, metrics.loop_lagged)
         with watching_steps(metrics.step_was_slow):

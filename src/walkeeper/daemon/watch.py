@@ -5,6 +5,8 @@ fails.  So every call through the offload is remembered while it runs, and the o
 
 A brief job that the event loop does itself hangs with all that could tell of it: then ``/livez`` does not answer.
 
+What was slow, and what does not answer, is also told in the log.
+
 Does not end anything: ``/livez`` tells whoever can.
 """
 
@@ -16,12 +18,14 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Final, NamedTuple, TypeVar, TypeVarTuple
 
+import structlog
 import trio
 
 from walkeeper.control.collectors import DiskJobs
 from walkeeper.control.health import Check
 from walkeeper.formats.control_file import ControlFile
 from walkeeper.ids import TenantTimelineId
+from walkeeper.links.throttle import throttled_logger
 from walkeeper.storage.offload import Brief, Offload
 from walkeeper.storage.reader import OpenSegment
 from walkeeper.storage.store import TimelineStore
@@ -31,6 +35,16 @@ Ts = TypeVarTuple("Ts")
 
 TOLD_MAX: Final = 10
 """Calls that are named when more hang: all that have a thread, and some that wait for one."""
+
+
+SLOW_SECONDS: Final = 1.0
+"""A call that took longer is told of: its commits have waited for it."""
+
+SILENT_SECONDS: Final = 5.0
+"""One that has been running for longer is told of while it does."""
+
+log = structlog.stdlib.get_logger()
+throttled = throttled_logger()
 
 
 class Call(NamedTuple):
@@ -52,6 +66,7 @@ class WatchedOffload:
         self._seconds_max = seconds_max
         self._running: dict[int, Call] = {}  # the oldest comes first
         self._calls = 0
+        self._told = 0  # of those that had begun by then, silence was told
 
     async def __call__(self, function: Callable[[*Ts], T], *args: *Ts) -> T:
         """As the ``Offload`` underneath.
@@ -64,13 +79,25 @@ class WatchedOffload:
         try:
             return await self._offload(function, *args)
         finally:
-            del self._running[call]
+            seconds = trio.current_time() - self._running.pop(call).began
+            if seconds > SLOW_SECONDS:
+                throttled.warning("the disk was slow", operation=_what(function, args), seconds=round(seconds, 3))
 
     def jobs(self) -> DiskJobs:
         """How many calls are running, and for how long the oldest has been."""
         now = trio.current_time()
         oldest = next(iter(self._running.values()), None)
         return DiskJobs(len(self._running), now - oldest.began if oldest else 0.0)
+
+    def tell_of_silence(self) -> None:
+        """To be called every few seconds: tells the log of calls that have had no answer for long, once of each."""
+        silent_since = trio.current_time() - SILENT_SECONDS
+        for number, call in self._running.items():
+            if call.began > silent_since:
+                return
+            if number > self._told:
+                self._told = number
+                log.error("the disk does not answer", operation=_what(call.function, call.args))
 
     def checks(self) -> Sequence[Check]:
         """Whether the calls that are running may still end."""

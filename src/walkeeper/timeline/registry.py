@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from enum import Enum
 from typing import assert_never
 
+import structlog
 import trio
 
 from walkeeper.formats.replication import StandbyMessage, StandbyStatusUpdate
@@ -27,6 +28,8 @@ from walkeeper.messages import (
     PageserverFeedback,
     merge_hot_standby,
 )
+
+log = structlog.stdlib.get_logger()
 
 
 class ReceiverStatus(Enum):
@@ -180,7 +183,9 @@ class Registry:
                 if needed:
                     self._merge()
                 self.pageserver, self.pageserver_reports = message, self.pageserver_reports + 1
-                self.is_corruption_reported |= message.corruption_detected
+                if message.corruption_detected and not self.is_corruption_reported:
+                    self.is_corruption_reported = True
+                    log.error("a pageserver reports damage", application=sender.client.application_name)
                 self.remote_consistent_lsn = max(self.remote_consistent_lsn, message.remote_consistent_lsn)
                 for receiver in self._receivers:
                     receiver.tell(message)

@@ -37,6 +37,9 @@ RESERVE_BYTES_MIN: Final = 64 * 1024 * 1024
 SMALL_DISK_SHARE: Final = 8
 """Of a small file system it is this part instead."""
 
+FILLING_RESERVES: Final = 2
+"""When no more than so many reserves are free, the log says so before WAL is refused."""
+
 AGAIN_SHARE: Final = 4
 """By this part of the reserve more than the reserve must be free before WAL is let in again, so that it does not come and
 go with each file."""
@@ -80,6 +83,7 @@ class Room:
         self._observe = observe
         self._unspent_bytes = math.inf  # of what may be let in before the next look
         self._is_spent = trio.Event()
+        self._is_filling = False
 
     def require(self) -> None:
         """Raises FileSystemLimit while WAL is refused."""
@@ -139,4 +143,15 @@ class Room:
                 log.error("the disk is nearly full: WAL is refused, reads go on", **seen)
             else:
                 log.warning("the disk has room again: WAL is taken", **seen)
+        self._warn_in_time(space.free_bytes)
         self._unspent_bytes = math.inf if self.is_refusing else (space.free_bytes - self.reserve_bytes) / 2
+
+    def _warn_in_time(self, free_bytes: int) -> None:
+        threshold_bytes = FILLING_RESERVES * self.reserve_bytes
+        if self._is_filling:  # it takes as much again to be said anew
+            threshold_bytes += self.reserve_bytes // AGAIN_SHARE
+        was_filling, self._is_filling = self._is_filling, free_bytes < threshold_bytes
+        if self._is_filling and not was_filling and not self.is_refusing:
+            log.warning(
+                "the disk fills up: WAL will be refused", free_bytes=free_bytes, reserve_bytes=self.reserve_bytes
+            )

@@ -9,7 +9,8 @@ from metrics_page import LEFT_OUT, page
 from shown_metrics import everything_shown
 from walkeeper.control.catalogue import ALL, TIMELINE
 
-DOCS = Path(__file__).resolve().parents[3] / "docs"
+ROOT = Path(__file__).resolve().parents[3]
+DOCS, SOURCE = ROOT / "docs", ROOT / "src"
 
 LIBRARYS_LABELS = {"le"}
 
@@ -49,8 +50,21 @@ def test_nothing_that_is_left_out_is_there() -> None:
     assert not {name for name, _ in LEFT_OUT} & set(ALL)
 
 
-def test_operations_says_what_to_alert_on() -> None:
+def alert_section() -> str:
     text = (DOCS / "operations.md").read_text()
-    section = text.partition("## What to alert on")[2].partition("\n## ")[0]
-    named = set(re.findall(r"`([a-z_]+)`", section)) & set(ALL)
+    return text.partition("## What to alert on")[2].partition("\n## ")[0]
+
+
+def test_operations_says_what_to_alert_on() -> None:
+    named = set(re.findall(r"`([a-z_]+)`", alert_section())) & set(ALL)
     assert named == {name for name, declared in ALL.items() if declared.is_alert}
+
+
+def test_what_the_log_says_of_it_is_what_it_says() -> None:
+    source = "".join(path.read_text() for path in SOURCE.rglob("*.py"))
+    rows = [row.split(" | ") for row in alert_section().splitlines() if row.startswith("| `")]
+    assert rows
+    for name, _, said, _ in rows:
+        phrases = [phrase for phrase in re.findall(r"`([^`]+)`", said) if not phrase.startswith("walkeeper ")]
+        assert phrases or "level error" in said, name
+        assert [phrase for phrase in phrases if f'"{phrase}"' not in source] == [], name

@@ -19,7 +19,7 @@ async def test_the_queues_are_looked_at_for_as_long_as_the_block_runs(
     timelines, metrics = ShownTimelines(an_open_timeline()), Metrics("0")
     metrics.watch(cast("Timelines", timelines))
     with timelines.shown[0].registry.receiving(Client(1), print):
-        async with keeping_pulse(metrics):
+        async with keeping_pulse(metrics, lambda: None):
             await trio.sleep(3.5 * QUEUES_SECONDS)
         await trio.sleep(10 * QUEUES_SECONDS)
     assert metrics.registry.get_sample_value("safekeeper_wal_receiver_queue_depth_count") == 3
@@ -30,7 +30,7 @@ async def test_how_late_the_loop_is_can_be_seen_until_some_minutes_later(
 ) -> None:
     metrics = Metrics("0")
     peak = "walkeeper_loop_lag_peak_seconds"
-    async with keeping_pulse(metrics):
+    async with keeping_pulse(metrics, lambda: None):
         await trio.testing.wait_all_tasks_blocked()
         mock_clock.jump(BEAT_SECONDS + 3)
         await trio.testing.wait_all_tasks_blocked()

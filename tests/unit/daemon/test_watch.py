@@ -5,6 +5,7 @@ import re
 from datetime import UTC, datetime
 from pathlib import Path
 
+import structlog
 import trio
 import trio.testing
 
@@ -12,7 +13,7 @@ from keeping import SERVER, START, TTID, Leader, new_disk, timelines_on
 from walkeeper.acceptor.state import new_control_file
 from walkeeper.control.collectors import DiskJobs
 from walkeeper.control.health import Check
-from walkeeper.daemon.watch import TOLD_MAX, WatchedOffload
+from walkeeper.daemon.watch import SILENT_SECONDS, TOLD_MAX, WatchedOffload
 from walkeeper.membership import NO_CONFIGURATION
 from walkeeper.testing.memory_disk import unwatched
 from walkeeper.testing.offload import InlineOffload
@@ -176,3 +177,27 @@ async def test_a_timeline_that_is_being_made_or_removed_is_named_too(
             seen.append(operation(disk.watch))
     assert seen == [f"take of {TTID}", f"take of {TTID}"]
     assert disk.watch.checks() == [Check("disk")]
+
+
+async def test_what_was_slow_and_what_does_not_answer_is_told_once_of_each(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    disk = Disk()
+    with structlog.testing.capture_logs() as logs:
+        await disk.watch(int, "7")
+        disk.watch.tell_of_silence()
+        assert logs == []
+        disk.seconds = 3 * SILENT_SECONDS
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(disk.watch, int, "7")
+            await trio.sleep(SILENT_SECONDS + 1)
+            nursery.start_soon(disk.watch, float, "7")
+            for _ in range(3):
+                disk.watch.tell_of_silence()
+            assert [(line["event"], line["operation"]) for line in logs] == [("the disk does not answer", "int")]
+            await trio.sleep(SILENT_SECONDS + 1)
+            disk.watch.tell_of_silence()
+            assert logs[1]["operation"] == "float"
+    assert [(line["event"], line["operation"]) for line in logs[2:]] == [
+        ("the disk was slow", "int"), ("the disk was slow", "float"),
+    ]  # fmt: skip

@@ -3,6 +3,7 @@
 from contextlib import AbstractAsyncContextManager
 
 import pytest
+import structlog
 import trio
 from trio.testing import MockClock
 
@@ -82,6 +83,24 @@ async def test_wal_is_taken_again_when_there_is_clearly_more_than_the_reserve(au
         disk.free_bytes = RESERVE * 5 // 4 + 1
         await trio.sleep(2.0)
         await leader.timeline.process(run)
+
+
+async def test_the_log_says_so_in_time_and_when_it_comes_to_that() -> None:
+    room = Room(LIMITS)
+
+    async def look() -> Space:
+        return Space(TOTAL, free_bytes)
+
+    with structlog.testing.capture_logs() as logs:
+        for share in (3.0, 1.9, 2.1, 1.9, 0.9, 1.9, 2.3, 1.9):
+            free_bytes = int(share * RESERVE)
+            await room.look(look)
+    assert [line["event"] for line in logs] == [
+        "the disk fills up: WAL will be refused",
+        "the disk is nearly full: WAL is refused, reads go on",
+        "the disk has room again: WAL is taken",
+        "the disk fills up: WAL will be refused",
+    ]
 
 
 async def test_a_keeper_that_starts_on_a_full_disk_knows_it_at_once() -> None:
