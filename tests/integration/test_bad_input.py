@@ -5,6 +5,7 @@ One keeper with one timeline serves all tests of this file; each test ends with 
 
 import json
 import re
+import socket
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
@@ -526,3 +527,43 @@ def test_a_proposer_that_does_not_listen_costs_little_memory_and_keeps_nobody_ou
         with scene.client() as other:
             other.start_up(TTID)
             assert other.query("TIMELINE_STATUS")
+
+
+# ------------------------------------------------------------------------------------------------------ HTTP
+
+KNOWN = f"/v1/tenant/{TTID.tenant_id}/timeline/{TTID.timeline_id}"
+TRICKS = {
+    "a path that climbs": f"/v1/tenant/{'..%2f' * 8}etc/timeline/passwd",
+    "ids of dots": "/v1/tenant/../timeline/..",
+    "an id with a NUL": f"{KNOWN}%00",
+    "an id that goes on": f"{KNOWN}%2f..",
+    "an id of other digits": f"/v1/tenant/{'%D9%A1' * 32}/timeline/{TTID.timeline_id}",
+    "an id that is no UTF-8": f"/v1/tenant/%ff%fe/timeline/{TTID.timeline_id}",
+    "an endless path": "/v1/tenant/" + "a" * 12_000,
+    "an empty id": "/v1/tenant//timeline/",
+}
+
+
+def ask_http(scene: Scene, head: str, body: bytes = b"") -> int:
+    """The status of the answer."""
+    with socket.create_connection(("127.0.0.1", scene.keeper.http_port), ANSWER_SECONDS) as sock:
+        request = f"{head} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {len(body)}\r\n\r\n"
+        sock.sendall(request.encode() + body)
+        with sock.makefile("rb") as answer:
+            return int(answer.readline().split()[1])
+
+
+@pytest.mark.parametrize("method", ["GET", "DELETE"])
+@pytest.mark.parametrize("path", TRICKS.values(), ids=TRICKS)
+def test_a_path_that_is_no_timelines_leads_nowhere(path: str, method: str, scene: Scene) -> None:
+    assert ask_http(scene, f"{method} {path}") in (400, 404)
+    assert ask_http(scene, f"GET {KNOWN}") == 200
+
+
+@pytest.mark.parametrize(
+    "body", [b"{" * 1000, bytes(2 * MIB), b"[" * 900_000], ids=["no JSON", "too large", "deep"]
+)
+def test_a_body_that_is_none_is_refused(body: bytes, scene: Scene) -> None:
+    before = scene.resident_bytes()
+    assert ask_http(scene, "POST /v1/tenant/timeline", body) in (400, 413)
+    assert scene.resident_bytes() - before < GROWTH_BYTES_MAX
