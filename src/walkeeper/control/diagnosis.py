@@ -12,6 +12,7 @@ from typing import Final, Literal
 from walkeeper.control.health import Check
 from walkeeper.control.models import Json
 from walkeeper.timeline.registry import Sender
+from walkeeper.timeline.room import Room
 from walkeeper.timeline.timeline import TimelineStatistics
 
 WAITS_SECONDS: Final = 3.0
@@ -39,6 +40,7 @@ PAGE: Final = "The status page"
 EVENTS: Final = "What happens when …"
 ALERTS: Final = "What to alert on"
 TOKENS: Final = "Tokens"
+LIMITS: Final = "Limits"
 
 
 class Problem(Json, frozen=True):
@@ -59,8 +61,9 @@ def of_keeper(
     loop_lag_seconds: float,
     flush_seconds: float,
     no_sync: bool,
+    room: Room | None,
 ) -> Iterator[Problem]:
-    """``waiting``, ``wedged``: the checks that fail of those for readiness and for life."""
+    """``waiting``, ``wedged``: the checks that fail of those for readiness and for life; ``room``: None at the start."""
     if is_draining:
         yield Problem(
             "ready", "amber", "It was told to stop and is draining: nobody new is let in.",
@@ -77,6 +80,13 @@ def of_keeper(
             "disk", "red", f"The disk does not answer: {check.problem}.",
             "Look at the disk and the kernel's log. No new process helps while the kernel waits; other keepers carry the commits.",
             HEALTH,
+        )  # fmt: skip
+    if room is not None and room.is_refusing:
+        yield Problem(
+            "disk", "red",
+            f"The disk is nearly full, {(room.free_bytes or 0) >> 20} MiB are free: WAL is refused, reads go on.",
+            "Make room on this disk: WAL is taken again by itself. Other keepers carry the commits while they are a majority.",
+            LIMITS,
         )  # fmt: skip
     if no_sync:
         yield Problem(
@@ -126,6 +136,11 @@ def of_timeline(
         yield Problem(
             "whole", "amber", "Not whole: new here, or its disk was lost. It does not count in elections yet.",
             "A writer fills it from the others. Until then lose no other keeper.", EVENTS,
+        )  # fmt: skip
+    if statistics.is_over_limit:
+        yield Problem(
+            "standing", "red", "It takes as much of the disk as it may: its WAL is refused, reads go on.",
+            "Start the keeper with a larger --max-timeline-disk-usage-bytes, or remove segments that nobody needs.", LIMITS,
         )  # fmt: skip
     if behind_bytes and behind_seconds > WAITS_SECONDS:
         yield _waiting(behind_seconds, has_writer=bool(statistics.receivers))

@@ -41,6 +41,7 @@ from walkeeper.control.overview import (
 )
 from walkeeper.control.peers import PATH, Peers
 from walkeeper.errors import Malformed
+from walkeeper.timeline.room import Room
 from walkeeper.timeline.timelines import Timelines
 
 WATCHERS_MAX: Final = 16
@@ -163,7 +164,7 @@ class Looks:
             totals, timelines = await look_at_timelines(self._loaded, find)
         overview = OverviewJson(
             time.time(),
-            describe_keeper(around, self._watchers),
+            describe_keeper(around, self._watchers, None if self._loaded is None else self._loaded.room),
             totals,
             timelines,
             peers,
@@ -213,7 +214,7 @@ async def _wait_gone(receive: Receive, scope: trio.CancelScope) -> None:
     scope.cancel(reason="the watcher has gone")
 
 
-def describe_keeper(around: Surroundings, watchers: int) -> KeeperJson:
+def describe_keeper(around: Surroundings, watchers: int, room: Room | None) -> KeeperJson:
     """This process, as it is now."""
     config, readiness = around.config, around.readiness
     alive, disk, peaks = list(around.alive()), around.disk(), around.peaks()
@@ -225,6 +226,7 @@ def describe_keeper(around: Surroundings, watchers: int) -> KeeperJson:
         loop_lag_seconds=peaks.loop_lag_seconds,
         flush_seconds=peaks.flush_seconds,
         no_sync=config.no_sync,
+        room=room,
     )
     return KeeperJson(
         id=config.id,

@@ -229,7 +229,11 @@ def interest_of(statistics: TimelineStatistics, now: float, *, is_closing: bool)
     state, account = statistics.state, statistics.account
     if state is None:
         trouble = 1 if is_closing else 4
-    elif behind_seconds(state, account, now) > diagnosis.WAITS_SECONDS or statistics.is_corruption_reported:
+    elif (
+        behind_seconds(state, account, now) > diagnosis.WAITS_SECONDS
+        or statistics.is_corruption_reported
+        or statistics.is_over_limit
+    ):
         trouble = 3
     elif not state.is_whole:
         trouble = 2

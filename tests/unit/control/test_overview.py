@@ -30,6 +30,7 @@ from walkeeper.errors import Corrupt
 from walkeeper.ids import TenantId, TenantTimelineId, TimelineId
 from walkeeper.links.address import Address
 from walkeeper.lsn import Lsn
+from walkeeper.timeline.room import Room
 from walkeeper.timeline.timeline import TimelineStatistics
 from walkeeper.timeline.timelines import Timelines
 
@@ -52,6 +53,7 @@ class ManyTimelines:
     """What an overview asks of ``Timelines``."""
 
     def __init__(self, *statistics: TimelineStatistics, shut: int = 0) -> None:
+        self.room = Room()
         self._all = [Looked(each) for each in statistics]
         self._shut = {numbered(9_000_000 + number): Corrupt("its control file") for number in range(shut)}
 
@@ -150,9 +152,11 @@ def test_commits_that_wait_are_red_after_a_while_and_say_why(seconds: float, lev
 
 
 def every_problem() -> list[diagnosis.Problem]:
-    keeper: dict[str, Any] = {"loop_lag_seconds": 2.0, "flush_seconds": 20.0, "no_sync": True}
+    room = Room()
+    room.is_refusing = True
+    keeper: dict[str, Any] = {"loop_lag_seconds": 2.0, "flush_seconds": 20.0, "no_sync": True, "room": room}
     failing = [Check("disk", "no answer")]
-    statistics = replace(an_open_timeline(), is_corruption_reported=True)
+    statistics = replace(an_open_timeline(), is_corruption_reported=True, is_over_limit=True)
     sender = a_sender("x")
     found = [
         *diagnosis.of_keeper(failing, failing, is_draining=False, **keeper),
@@ -175,7 +179,7 @@ def test_every_explanation_names_a_section_of_the_manual() -> None:
     problems = every_problem()
     assert {each.see for each in problems} <= headings
     assert all(each.what and each.advice for each in problems)
-    assert len(problems) >= 16
+    assert len(problems) >= 19
 
 
 async def test_a_keeper_that_is_not_ready_says_what_it_waits_for_before_timelines_are_loaded() -> None:
