@@ -1,7 +1,7 @@
 """What other keepers say of themselves, asked while somebody looks at this one, so that one page shows them all.
 
-Each is asked for its overview, at once and with a limit; a silent one is a row with its reason.  Nobody is asked more often
-than once in ``ASK_SECONDS``, however many look, and nobody while no one does.
+Each is asked for its overview, at once and with a limit; a silent one is a row with its reason.  However many look for the
+same, nobody is asked for it more often than once in ``ASK_SECONDS``, and nobody is asked while no one looks.
 
 Their addresses are what the operator said (``--peer-http``), never what a client did.
 """
@@ -16,7 +16,7 @@ import trio
 
 from walkeeper.control import diagnosis
 from walkeeper.control.diagnosis import Problem
-from walkeeper.control.overview import KeeperJson, OtherKeeperJson, OverviewJson, of_peer
+from walkeeper.control.overview import KeeperJson, OtherKeeperJson, OtherTimelineJson, OverviewJson, of_peer
 from walkeeper.errors import ConfigError, Unreachable
 from walkeeper.ids import NodeId
 from walkeeper.links.address import Address
@@ -34,14 +34,22 @@ PATH: Final = "/v1/walkeeper/overview"
 log = structlog.stdlib.get_logger()
 
 
+FINDS_KEPT_MAX: Final = 16
+"""As many as may watch may look for different things, each with answers of its own."""
+
+
 class Peers:
     """``addresses``: of their HTTP ports.  ``node_id``: who asks."""
 
     def __init__(self, addresses: Sequence[Address], node_id: int) -> None:
-        self._node_id = node_id
+        self._node_id = NodeId(node_id)
         self._told = {address: _Told() for address in addresses}
-        self._asked_at = float("-inf")
-        self._asking = trio.Lock()
+        self._found: dict[str, _Found] = {}
+
+    @property
+    def kept(self) -> int:
+        """How many things that were looked for have their answers still."""
+        return len(self._found)
 
     async def look(self, find: str = "") -> list[OtherKeeperJson]:
         """What they say, or said a moment ago.  ``find`` as they understand it.
@@ -50,18 +58,29 @@ class Peers:
         """
         if not self._told:
             return []
-        async with self._asking:
-            if trio.current_time() - self._asked_at >= ASK_SECONDS:
-                self._asked_at = trio.current_time()
+        found = self._found[find] = self._found.pop(find, None) or _Found()
+        if len(self._found) > FINDS_KEPT_MAX:
+            del self._found[next(iter(self._found))]
+        async with found.asking:
+            if trio.current_time() - found.asked_at >= ASK_SECONDS:
                 async with trio.open_nursery() as nursery:
-                    for address, told in self._told.items():
-                        nursery.start_soon(self._ask, address, told, find)
-        return [told.shown(address, NodeId(self._node_id)) for address, told in self._told.items()]
+                    for address in self._told:
+                        nursery.start_soon(self._ask, address, find, found)
+                found.asked_at = (
+                    trio.current_time()
+                )  # a silent one takes longer to ask than its answer stays fresh
+        return [
+            told.shown(address, self._node_id, found.timelines.get(address, []))
+            for address, told in self._told.items()
+        ]
 
-    async def _ask(self, address: Address, told: "_Told", find: str) -> None:
+    async def _ask(self, address: Address, find: str, found: "_Found") -> None:
+        told = self._told[address]
         try:
             with trio.move_on_after(ANSWER_SECONDS) as limit:
-                told.answered(await _overview_of(address, find), address)
+                overview = await _overview_of(address, find)
+                found.timelines[address] = of_peer(overview.timelines)
+                told.answered(overview.keeper, address)
             if limit.cancelled_caught:
                 told.failed(diagnosis.of_silent_peer(f"no answer within {ANSWER_SECONDS:g} s"), address)
         except Unreachable as error:
@@ -89,21 +108,30 @@ async def _overview_of(address: Address, find: str) -> OverviewJson:
         raise _Closed(f"its answer cannot be read: {error}") from error
 
 
+class _Found:
+    """One thing that is looked for: when everybody was asked for it last, and what each had of it."""
+
+    def __init__(self) -> None:
+        self.asking = trio.Lock()
+        self.asked_at = float("-inf")
+        self.timelines: dict[Address, list[OtherTimelineJson]] = {}
+
+
 class _Told:
     """The state of one peer.  ``complaint``: why its last answer was none."""
 
     def __init__(self) -> None:
-        self.overview: OverviewJson | None = None
+        self.keeper: KeeperJson | None = None
         self.complaint: Problem | None = None
         self.since = time.time()
         self.is_known = False
 
-    def answered(self, overview: OverviewJson, address: Address) -> None:
+    def answered(self, keeper: KeeperJson, address: Address) -> None:
         if not self.is_known or self.complaint is not None:
             self.since = time.time()
             if self.is_known:
                 log.info("peer is back", keeper=str(address))
-        self.overview, self.complaint, self.is_known = overview, None, True
+        self.keeper, self.complaint, self.is_known = keeper, None, True
 
     def failed(self, complaint: Problem, address: Address) -> None:
         if self.complaint is None:
@@ -111,11 +139,9 @@ class _Told:
             log.info("peer lost", keeper=str(address), error=complaint.what)
         self.complaint, self.is_known = complaint, True
 
-    def shown(self, address: Address, node_id: NodeId) -> OtherKeeperJson:
-        keeper = self.overview.keeper if self.overview else None
-        timelines = of_peer(self.overview.timelines) if self.overview else []
-        problems = [self.complaint] if self.complaint else list(_problems_of(keeper, node_id))
-        return OtherKeeperJson(str(address), self.complaint is None, self.since, problems, keeper, timelines)
+    def shown(self, address: Address, node_id: NodeId, timelines: list[OtherTimelineJson]) -> OtherKeeperJson:
+        problems = [self.complaint] if self.complaint else list(_problems_of(self.keeper, node_id))
+        return OtherKeeperJson(str(address), self.complaint is None, self.since, problems, self.keeper, timelines)
 
 
 def _problems_of(keeper: KeeperJson | None, node_id: NodeId) -> Sequence[Problem]:

@@ -11,7 +11,6 @@ from typing import Any, cast
 import httpx2
 import msgspec
 import pytest
-import structlog
 import trio
 
 from managed import NODE, client_of
@@ -25,10 +24,9 @@ from walkeeper.control.health import Check, Readiness
 from walkeeper.control.looks import WATCHERS_MAX, Looks, Surroundings
 from walkeeper.control.overview import SHOWN_MAX, STREAMS_MAX, OverviewJson, describe, look_at_timelines
 from walkeeper.control.page import page_route
-from walkeeper.control.peers import PATH, Peers
+from walkeeper.control.peers import PATH
 from walkeeper.errors import Corrupt
 from walkeeper.ids import TenantId, TenantTimelineId, TimelineId
-from walkeeper.links.address import Address
 from walkeeper.lsn import Lsn
 from walkeeper.timeline.room import Room
 from walkeeper.timeline.timeline import TimelineStatistics
@@ -281,11 +279,3 @@ async def test_a_watcher_that_does_not_read_is_dropped(autojump_clock: trio.test
     with trio.fail_after(60):
         await watch(looks_at(ManyTimelines()), browser)
     assert len(browser.events) == 2
-
-
-async def test_a_peer_that_does_not_answer_is_red_and_says_since_when() -> None:
-    with structlog.testing.capture_logs() as logs:
-        peers = Peers([Address("127.0.0.1", 9)], NODE)
-        (peer,) = await peers.look()
-    assert (peer.is_answering, peer.keeper, [each.level for each in peer.problems]) == (False, None, ["red"])
-    assert [line["event"] for line in logs] == ["peer lost"]
