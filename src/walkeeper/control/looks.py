@@ -39,8 +39,9 @@ from walkeeper.control.overview import (
     TotalsJson,
     look_at_timelines,
 )
-from walkeeper.control.peers import PATH, Peers
+from walkeeper.control.peers import Peers
 from walkeeper.errors import Malformed
+from walkeeper.links.overview import PATH
 from walkeeper.timeline.room import Room
 from walkeeper.timeline.timelines import Timelines
 

@@ -17,11 +17,10 @@ import trio
 from walkeeper.control import diagnosis
 from walkeeper.control.diagnosis import Problem
 from walkeeper.control.overview import KeeperJson, OtherKeeperJson, OtherTimelineJson, OverviewJson, of_peer
-from walkeeper.errors import ConfigError, Unreachable
+from walkeeper.errors import ConfigError, ServerError, Unreachable
 from walkeeper.ids import NodeId
 from walkeeper.links.address import Address
-from walkeeper.links.http_get import http_get
-from walkeeper.links.token import read_token
+from walkeeper.links.overview import ask_overview
 
 ANSWER_SECONDS: Final = 1.0
 """For one keeper: its answer comes from memory, and whoever looks waits for it."""
@@ -29,7 +28,7 @@ ANSWER_SECONDS: Final = 1.0
 ASK_SECONDS: Final = 0.9
 """How old an answer may be: less than the second after which whoever watches is told again."""
 
-PATH: Final = "/v1/walkeeper/overview"
+_overview_in: Final = msgspec.json.Decoder(OverviewJson).decode
 
 log = structlog.stdlib.get_logger()
 
@@ -58,7 +57,7 @@ class Peers:
         """
         if not self._told:
             return []
-        found = self._found[find] = self._found.pop(find, None) or _Found()
+        found = self._found[find] = self._found.pop(find) if find in self._found else _Found()
         if len(self._found) > FINDS_KEPT_MAX:
             del self._found[next(iter(self._found))]
         async with found.asking:
@@ -78,34 +77,17 @@ class Peers:
         told = self._told[address]
         try:
             with trio.move_on_after(ANSWER_SECONDS) as limit:
-                overview = await _overview_of(address, find)
+                overview = await ask_overview(address, find, _overview_in)
                 found.timelines[address] = of_peer(overview.timelines)
                 told.answered(overview.keeper, address)
             if limit.cancelled_caught:
                 told.failed(diagnosis.of_silent_peer(f"no answer within {ANSWER_SECONDS:g} s"), address)
         except Unreachable as error:
             told.failed(diagnosis.of_silent_peer(error.why), address)
-        except _Closed as error:
+        except ServerError as error:
+            told.failed(diagnosis.of_closed_peer(error.message), address)
+        except ConfigError as error:  # somebody is about to replace our token
             told.failed(diagnosis.of_closed_peer(str(error)), address)
-
-
-class _Closed(Exception):
-    """It answers, but not what was asked."""
-
-
-async def _overview_of(address: Address, find: str) -> OverviewJson:
-    """Raises Unreachable, or _Closed."""
-    try:
-        token = read_token()
-    except ConfigError as error:  # somebody is about to replace it
-        raise _Closed(str(error)) from error
-    answer = await http_get(address, f"{PATH}?alone=true&find={find}", token)
-    if answer.status != 200:
-        raise _Closed(f"it answers with HTTP status {answer.status}")
-    try:
-        return msgspec.json.decode(answer.body, type=OverviewJson)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise _Closed(f"its answer cannot be read: {error}") from error
 
 
 class _Found:

@@ -11,15 +11,12 @@ from typing import Any, Final
 import msgspec
 import trio
 
-from walkeeper.errors import ConfigError, ServerError, Unreachable, shortened
+from walkeeper.errors import ConfigError, ServerError, Unreachable
 from walkeeper.links.address import Address
-from walkeeper.links.http_get import http_get
-from walkeeper.links.token import read_token
+from walkeeper.links.overview import ask_overview
 
 ANSWER_SECONDS: Final = 2.0
 """For one keeper: it answers from memory, and whoever looks has no patience for more."""
-
-PATH: Final = "/v1/walkeeper/overview"
 
 
 class Problem(msgspec.Struct, frozen=True):
@@ -144,31 +141,20 @@ async def ask_overviews(keepers: Sequence[Address], find: str) -> Round:
 async def _ask(address: Address, find: str) -> Seen:
     with trio.move_on_after(ANSWER_SECONDS):
         try:
-            answer = await http_get(address, f"{PATH}?alone=true&find={find}", read_token())
+            overview, document = await ask_overview(address, find, _overview_in)
+            return Seen(address, overview, document)
         except Unreachable as error:
             return Seen(address, trouble=error.why)
+        except ServerError as error:
+            return Seen(address, trouble=error.message)
         except ConfigError as error:
             return Seen(address, trouble=str(error))
-        if answer.status != 200:
-            return Seen(address, trouble=_refusal(answer.status, answer.body))
-        try:
-            document = msgspec.json.decode(answer.body)
-            return Seen(address, msgspec.convert(document, Overview), document)
-        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-            return Seen(address, trouble=shortened(f"its answer cannot be read: {error}"))
     return Seen(address, trouble=f"no answer within {ANSWER_SECONDS:g} s")
 
 
-def _refusal(status: int, body: bytes) -> str:
-    match status:
-        case 401:
-            return "it asks for a token (--auth-token-path)"
-        case 403:
-            return "the token is not good there: it needs scope safekeeperdata"
-        case 404:
-            return "it has no overview: is it a walkeeper of this version?"
-        case _:
-            return shortened(f"HTTP status {status}: {body[:200].decode(errors='replace')}")
+def _overview_in(body: bytes) -> tuple[Overview, Any]:
+    document = msgspec.json.decode(body)
+    return msgspec.convert(document, Overview), document
 
 
 async def watch_overviews(

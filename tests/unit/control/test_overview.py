@@ -24,9 +24,9 @@ from walkeeper.control.health import Check, Readiness
 from walkeeper.control.looks import WATCHERS_MAX, Looks, Surroundings
 from walkeeper.control.overview import SHOWN_MAX, STREAMS_MAX, OverviewJson, describe, look_at_timelines
 from walkeeper.control.page import page_route
-from walkeeper.control.peers import PATH
 from walkeeper.errors import Corrupt
 from walkeeper.ids import TenantId, TenantTimelineId, TimelineId
+from walkeeper.links.overview import PATH
 from walkeeper.lsn import Lsn
 from walkeeper.timeline.room import Room
 from walkeeper.timeline.timeline import TimelineStatistics

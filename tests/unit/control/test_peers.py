@@ -18,8 +18,9 @@ from walkeeper.control.dump import KeeperConfig
 from walkeeper.control.http1 import HttpConnection
 from walkeeper.control.looks import WATCHERS_MAX, Surroundings, describe_keeper
 from walkeeper.control.overview import OverviewJson, TimelineJson, TotalsJson
-from walkeeper.control.peers import ANSWER_SECONDS, ASK_SECONDS, PATH, Peers
+from walkeeper.control.peers import ANSWER_SECONDS, ASK_SECONDS, Peers
 from walkeeper.links.address import Address
+from walkeeper.links.overview import PATH
 from walkeeper.testing.network import MemoryNetwork
 
 NODE, OTHER_NODE = 1, 2
@@ -131,7 +132,7 @@ async def test_who_leaves_in_the_middle_leaves_no_peer_unasked(autojump_clock: M
     assert not told.is_answering
 
 
-@pytest.mark.parametrize("body", [b"{}", b"\xff"])
+@pytest.mark.parametrize("body", [b"{}", b"\xff", b'{"x":' + b"[" * 100_000])
 async def test_what_is_no_overview_is_a_row_with_a_reason(body: bytes, autojump_clock: MockClock) -> None:
     async with beside(Peer(body)) as peers:
         (told,) = await peers.look()

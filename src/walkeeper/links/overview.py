@@ -1,0 +1,47 @@
+"""A keeper's overview, asked for over HTTP: where it is, and in words why there is none.
+
+Has no time limit: the caller wraps.  Does not know what is in an overview: the caller decodes what it needs of it.
+"""
+
+from collections.abc import Callable
+from typing import Final, TypeVar
+
+import msgspec
+
+from walkeeper.errors import ServerError, shortened
+from walkeeper.links.address import Address
+from walkeeper.links.http_get import http_get
+from walkeeper.links.token import read_token
+
+PATH: Final = "/v1/walkeeper/overview"
+
+Overview = TypeVar("Overview")
+
+
+async def ask_overview(address: Address, find: str, decode: Callable[[bytes], Overview]) -> Overview:
+    """What the keeper at ``address`` says of itself, without what others say, made of its JSON by ``decode``.
+
+    ``find``: a part of ``tenant/timeline``.  Raises Unreachable if it does not answer, ServerError if it answers otherwise,
+    with why as its ``message``, and ConfigError if there is no token where ours should be.
+
+    Cancellation: at any time; the connection is closed.
+    """
+    answer = await http_get(address, f"{PATH}?alone=true&find={find}", read_token())
+    if answer.status != 200:
+        raise ServerError(str(address), "", _refusal(answer.status, answer.body))
+    try:
+        return decode(answer.body)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise ServerError(str(address), "", shortened(f"its answer cannot be read: {error}")) from error
+
+
+def _refusal(status: int, body: bytes) -> str:
+    match status:
+        case 401:
+            return "it asks for a token (--auth-token-path)"
+        case 403:
+            return "the token is not good there: it needs scope safekeeperdata"
+        case 404:
+            return "it has no overview: is it a walkeeper of this version?"
+        case _:
+            return shortened(f"HTTP status {status}: {body[:200].decode(errors='replace')}")
