@@ -1,7 +1,7 @@
 """Who looks at this keeper from outside, once or all the time, and what they see: ``GET /v1/walkeeper/overview``.
 
 With ``watch=true`` the answer does not end: an overview comes about every second, as server-sent events.  There are
-``WATCHERS_MAX`` such watchers at most, and one that does not read what it is sent is dropped.  However many look, the
+``WATCHERS_MAX`` such watchers at most; one that does not read is cut off as any client (``http1``).  However many look, the
 timelines are looked at once a second, and never for more than a tenth of the time.
 
 Decides nothing, and remembers nothing but the last look.  Does not know the page that shows it.
@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated, Final, NoReturn
 
 import msgspec
 import trio
@@ -53,9 +53,6 @@ WATCH_SECONDS: Final = 1.0
 
 FRESH_SECONDS: Final = 0.9
 """How old a look may be that somebody else has had."""
-
-SEND_SECONDS_MAX: Final = 10.0
-"""How long a watcher may read nothing."""
 
 SHARE_MAX: Final = 0.1
 """Of the time, for looking: with thousands of timelines it is done less often."""
@@ -178,7 +175,7 @@ class Looks:
 
 
 class Watch(Response):
-    """An answer that does not end until whoever watches leaves, or reads no more."""
+    """An answer that does not end until whoever watches leaves."""
 
     def __init__(self, looks: Looks, find: str, *, is_alone: bool) -> None:
         super().__init__(media_type="text/event-stream", headers={"cache-control": "no-store"})
@@ -193,19 +190,14 @@ class Watch(Response):
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(_wait_gone, receive, nursery.cancel_scope)
                 await self._watch(send)
-                nursery.cancel_scope.cancel(reason="the watcher does not read")
 
-    async def _watch(self, send: Send) -> None:
-        """Return when the watcher does not read."""
+    async def _watch(self, send: Send) -> NoReturn:
         start = {"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers}
         await send(start)
         while True:
             began = trio.current_time()
             event = b"data: " + await self._looks.look(self._find, is_alone=self._is_alone) + b"\n\n"
-            with trio.move_on_after(SEND_SECONDS_MAX) as limit:
-                await send({"type": "http.response.body", "body": event, "more_body": True})
-            if limit.cancelled_caught:
-                return
+            await send({"type": "http.response.body", "body": event, "more_body": True})
             await trio.sleep_until(began + WATCH_SECONDS)
 
 

@@ -28,13 +28,12 @@ ANSWER_SECONDS: Final = 1.0
 ASK_SECONDS: Final = 0.9
 """How old an answer may be: less than the second after which whoever watches is told again."""
 
+FINDS_KEPT_MAX: Final = 16
+"""As many as may watch may look for different things, each with answers of its own."""
+
 _overview_in: Final = msgspec.json.Decoder(OverviewJson).decode
 
 log = structlog.stdlib.get_logger()
-
-
-FINDS_KEPT_MAX: Final = 16
-"""As many as may watch may look for different things, each with answers of its own."""
 
 
 class Peers:
@@ -65,9 +64,8 @@ class Peers:
                 async with trio.open_nursery() as nursery:
                     for address in self._told:
                         nursery.start_soon(self._ask, address, find, found)
-                found.asked_at = (
-                    trio.current_time()
-                )  # a silent one takes longer to ask than its answer stays fresh
+                # Not before: asking a silent one takes longer than an answer stays fresh.
+                found.asked_at = trio.current_time()
         return [
             told.shown(address, self._node_id, found.timelines.get(address, []))
             for address, told in self._told.items()

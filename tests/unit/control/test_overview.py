@@ -1,11 +1,11 @@
 """The overview: bounded however much there is, with an explanation for whatever is wrong."""
 
-import math
 import re
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import AsyncIterator, Sequence
+from contextlib import ExitStack, asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
+from random import Random
 from typing import Any, cast
 
 import httpx2
@@ -21,13 +21,16 @@ from walkeeper.control.app import create_app
 from walkeeper.control.dump import KeeperConfig
 from walkeeper.control.events import EVENTS_MAX, Events
 from walkeeper.control.health import Check, Readiness
+from walkeeper.control.http1 import HttpConnection
 from walkeeper.control.looks import WATCHERS_MAX, Looks, Surroundings
 from walkeeper.control.overview import SHOWN_MAX, STREAMS_MAX, OverviewJson, describe, look_at_timelines
 from walkeeper.control.page import page_route
 from walkeeper.errors import Corrupt
 from walkeeper.ids import TenantId, TenantTimelineId, TimelineId
+from walkeeper.links.link import Link
 from walkeeper.links.overview import PATH
 from walkeeper.lsn import Lsn
+from walkeeper.testing.network import MemoryNetwork
 from walkeeper.timeline.room import Room
 from walkeeper.timeline.timeline import TimelineStatistics
 from walkeeper.timeline.timelines import Timelines
@@ -235,47 +238,43 @@ async def test_there_is_no_place_for_one_watcher_too_many() -> None:
     assert (answer.status_code, str(WATCHERS_MAX) in answer.json()["msg"]) == (503, True)
 
 
-class Browser:
-    """An ASGI client of a watch: takes ``events_max`` events, then reads no more, or leaves."""
-
-    def __init__(self, events_max: float = math.inf) -> None:
-        self.events: list[bytes] = []
-        self.left = trio.Event()
-        self._events_max = events_max
-
-    async def receive(self) -> dict[str, Any]:
-        await self.left.wait()
-        return {"type": "http.disconnect"}
-
-    async def send(self, message: Any) -> None:
-        if len(self.events) >= self._events_max:
-            await trio.sleep_forever()
-        if message["type"] == "http.response.body":
-            self.events.append(message["body"])
-
-
-async def watch(looks: Looks, browser: Browser) -> None:
+@asynccontextmanager
+async def watched(looks: Looks) -> AsyncIterator[Link]:
+    """A client that has asked to watch; it is served as every client is."""
+    network = MemoryNetwork(Random(1))
+    listener = network.host("keeper").listen()
+    link = await network.connect(network.host("browser"), network.host("keeper"))
+    there, _ = await listener.accept()
     app = create_app(ManagementApi(KeeperConfig(id=NODE), looks=looks).routes())
-    scope = {
-        "type": "http", "method": "GET", "path": PATH, "raw_path": PATH.encode(), "query_string": b"watch=true",
-        "headers": [], "http_version": "1.1", "scheme": "http", "root_path": "",
-    }  # fmt: skip
-    await app(scope, browser.receive, browser.send)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(HttpConnection(app, there).serve)
+        link.send_soon(f"GET {PATH}?watch=true HTTP/1.1\r\nhost: x\r\n\r\n".encode())
+        yield link
+        await link.aclose()
+
+
+async def watchers_of(looks: Looks) -> int:
+    await trio.sleep(1)  # no look is older then
+    return (await overview_of(looks)).keeper.watchers
 
 
 async def test_a_watcher_is_told_every_second_until_it_leaves(autojump_clock: trio.testing.MockClock) -> None:
-    browser, looks = Browser(), looks_at(ManyTimelines(idle(1)))
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(watch, looks, browser)
-        await trio.sleep(4.5)
-        browser.left.set()
-    assert 4 <= len(browser.events) <= 6
-    assert all(each.startswith(b"data: {") and each.endswith(b"}\n\n") for each in browser.events)
-    assert (await overview_of(looks)).keeper.watchers == 0
+    looks, heard = looks_at(ManyTimelines(idle(1))), b""
+    async with watched(looks) as link:
+        with trio.move_on_after(4.5):
+            while True:
+                heard += await link.receive()
+        assert await watchers_of(looks) == 1
+    assert 4 <= len(re.findall(rb"(?m)^data: {.*}$", heard)) <= 6
+    assert await watchers_of(looks) == 0
 
 
-async def test_a_watcher_that_does_not_read_is_dropped(autojump_clock: trio.testing.MockClock) -> None:
-    browser = Browser(events_max=2)
-    with trio.fail_after(60):
-        await watch(looks_at(ManyTimelines()), browser)
-    assert len(browser.events) == 2
+async def test_a_watcher_that_does_not_read_is_cut_off(autojump_clock: trio.testing.MockClock) -> None:
+    looks = looks_at(ManyTimelines(*map(idle, range(SHOWN_MAX))))
+    async with watched(looks) as link:
+        assert await watchers_of(looks) == 1
+        await trio.sleep(30)  # that is, until its window is full
+        assert await watchers_of(looks) == 0
+        with trio.fail_after(1):
+            while await link.receive():
+                pass
