@@ -22,6 +22,7 @@ CHARACTERS_MAX: Final = 300
 
 NOTEWORTHY: Final = frozenset(
     {
+        "certificate reloaded",
         "connection lost",
         "data directory claimed",
         "keys reloaded",
@@ -32,18 +33,20 @@ NOTEWORTHY: Final = frozenset(
         "proposer begins",
         "proposer ends",
         "reader sent away",
+        "reloaded",
         "stopping",
         "timeline created",
         "timeline deleted",
         "timeline found on disk",
         "timeline is open again",
+        "users reloaded",
     }
 )
 """Lines of information that are events: changes of who is there, who leads, and what there is."""
 
 FIELDS: Final = (
-    "application", "connection", "error", "http", "id", "keeper", "kind", "peer", "pg", "port", "protocol", "signal",
-    "term", "unsaid", "version",
+    "application", "connection", "error", "expires", "free_bytes", "http", "id", "keeper", "kind", "operation", "peer", "pg",
+    "port", "protocol", "seconds", "signal", "subject", "task", "term", "unsaid", "version", "what",
 )  # fmt: skip
 
 
@@ -88,5 +91,5 @@ class Events:
 
 
 def _shortened(value: object) -> str:
-    text = str(value)
+    text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
     return text if len(text) <= CHARACTERS_MAX else f"{text[:CHARACTERS_MAX]} ..."

@@ -206,6 +206,32 @@ def test_events_are_the_last_few_lines_that_matter_and_only_harmless_fields_of_t
     assert (others[0].number, others[0].fields, others[0].ttid) == (300, {"term": "299"}, str(TTID))
 
 
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ({"event": "users reloaded", "users": 3}, {}),
+        (
+            {"event": "certificate reloaded", "subject": "CN=k1", "expires": "2027"},
+            {"subject": "CN=k1", "expires": "2027"},
+        ),
+        ({"event": "reloaded", "what": ["keys", "users"]}, {"what": "keys, users"}),
+        (
+            {"event": "the disk was slow", "level": "warning", "operation": "fsync", "seconds": 2.5},
+            {"operation": "fsync", "seconds": "2.5"},
+        ),
+        (
+            {"event": "a step of the event loop was slow", "level": "warning", "task": "connection"},
+            {"task": "connection"},
+        ),
+        ({"event": "the disk fills up", "level": "warning", "free_bytes": 7}, {"free_bytes": "7"}),
+    ],
+)
+def test_an_event_says_which(line: dict[str, Any], told: dict[str, str]) -> None:
+    events = Events()
+    events.note(line)
+    assert [each.fields for each in events.latest()] == [told]
+
+
 # -- over HTTP ------------------------------------------------------------------------------------------------
 
 
