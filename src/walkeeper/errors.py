@@ -96,7 +96,10 @@ class AccessDenied(Refused):
 
 
 class LoginFailed(AccessDenied):
-    """A user has not proved to know the password; whether there is such a user is not said."""
+    """A user has not proved to know the password; whether there is such a user is not said.
+
+    Where tokens are asked for, too, being asked for a password says it.
+    """
 
     said = "password authentication failed"
 
