@@ -27,7 +27,7 @@ IDLE_SECONDS_MAX: Final = 75.0
 """How long a kept-alive connection may be silent: longer than any usual interval between scrapes."""
 
 HEAD_SECONDS_MAX: Final = 10.0
-"""How long a client may take from the first byte of a request to the last of its headers."""
+"""How long a client may take from the first byte of a request to the last of its headers, and before that for TLS."""
 
 BODY_SECONDS_MAX: Final = 30.0
 """How long it may then take for the body, which has a MiB at most."""
@@ -50,7 +50,8 @@ LINGER_SECONDS_MAX: Final = 1.0
 Headers = list[tuple[bytes, bytes]]
 
 Encrypt = Callable[[Link], Awaitable[Link]]
-"""Makes of an accepted link the one to speak over.  Raises PeerError; the plain one is only to be closed then."""
+"""Makes of an accepted link, in a time of its own, the one to speak over.  Raises PeerError; the plain one is only to be
+closed then."""
 
 log = structlog.stdlib.get_logger()
 
@@ -78,8 +79,9 @@ class HttpConnection:
         """Answer requests until the client leaves or has to go.  Cancellation: cuts a request off."""
         try:
             with self._scope:
-                if await self._is_encrypted():
-                    await self._converse()
+                if self._encrypt is not None:
+                    self._link = await self._encrypt(self._link)
+                await self._converse()
                 await self._linger()
         except (trio.BrokenResourceError, PeerError):
             pass
@@ -97,14 +99,6 @@ class HttpConnection:
         self._is_ending = True
         if self.waits_since is not None:
             self._scope.cancel(reason="shutdown")
-
-    async def _is_encrypted(self) -> bool:
-        """Whether the client has done in time what there is to do before the first request."""
-        if self._encrypt is None:
-            return True
-        with trio.move_on_after(HEAD_SECONDS_MAX) as limit:
-            self._link = await self._encrypt(self._link)
-        return not limit.cancelled_caught
 
     async def _converse(self) -> None:
         while (request := await self._next_request()) is not None:

@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import Final
 
 import structlog
+import trio
 
 from walkeeper.auth.certificates import CertificateFiles, Certificates
 from walkeeper.auth.claims import Verify
 from walkeeper.auth.users import Users, load_users
-from walkeeper.control.http1 import Encrypt
+from walkeeper.control.http1 import HEAD_SECONDS_MAX, Encrypt
 from walkeeper.control.metrics import Metrics
 from walkeeper.daemon.config import AuthConfig, TlsConfig
 from walkeeper.daemon.sockets import is_loopback
@@ -142,7 +143,9 @@ def _encrypting(certificates: Certificates, metrics: Metrics) -> Encrypt:
 
     async def encrypt(plain: Link) -> Link:
         try:
-            return await accept_tls(plain, certificates.current.http, wait_turn=turnstile.go_through)
+            with trio.move_on_after(HEAD_SECONDS_MAX):
+                return await accept_tls(plain, certificates.current.http, wait_turn=turnstile.go_through)
+            raise TlsFailed(f"TLS handshake: no end within {HEAD_SECONDS_MAX:g} s")
         except TlsFailed as error:
             metrics.https_failed()
             throttled.warning("HTTPS connection failed", error=str(error))

@@ -13,12 +13,11 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
-from trio.testing import MockClock
 
 from certified import Pki
 from walkeeper.auth.certificates import Certificates
 from walkeeper.control import server
-from walkeeper.control.http1 import GRACE_SECONDS, HEAD_SECONDS_MAX, LINGER_SECONDS_MAX
+from walkeeper.control.http1 import GRACE_SECONDS
 from walkeeper.control.server import serving_http
 from walkeeper.errors import TlsFailed
 from walkeeper.links.link import Link
@@ -226,11 +225,3 @@ async def test_the_same_is_served_over_tls(tmp_path: Path) -> None:
         with pytest.raises(httpx2.TransportError):
             await client.get(f"http://localhost:{port}/")
         assert len(failures) == 1
-
-
-async def test_a_tls_handshake_that_never_ends_is_cut(tmp_path: Path, autojump_clock: MockClock) -> None:
-    async with serving_https(Pki.begin(tmp_path)) as (port, _):
-        with trio.fail_after(HEAD_SECONDS_MAX + LINGER_SECONDS_MAX + 1):
-            async with await trio.open_tcp_stream("127.0.0.1", port) as silent:
-                await silent.send_all(b"\x16\x03\x01")
-                assert await silent.receive_some() == b""

@@ -3,16 +3,21 @@
 import socket
 from collections.abc import Sequence
 from pathlib import Path
+from random import Random
 
 import pytest
 import structlog
+import trio
+from trio.testing import MockClock
 
 from certified import Pki, user_line
 from minted import Mint
-from walkeeper.control.metrics import Metrics
+from walkeeper.control.http1 import HEAD_SECONDS_MAX
+from walkeeper.control.metrics import Metrics, render
 from walkeeper.daemon.config import AuthConfig, TlsConfig
 from walkeeper.daemon.gates import Gates, open_gates, warn_of_open_port
-from walkeeper.errors import ConfigError
+from walkeeper.errors import ConfigError, TlsFailed
+from walkeeper.testing.network import MemoryNetwork
 
 EVERYWHERE = "0.0.0.0"
 NO_AUTH, NO_TLS = AuthConfig(), TlsConfig()
@@ -46,6 +51,25 @@ def test_https_alone_leaves_the_postgresql_port_as_it_is(pki: Pki) -> None:
     gates = opened(pki.directory, https=True)
     assert gates.pg.certificates is None
     assert gates.encrypt is not None
+
+
+@pytest.mark.parametrize("seconds", [0.0, HEAD_SECONDS_MAX])
+async def test_a_handshake_that_comes_to_nothing_or_to_no_end_is_counted_and_told(
+    seconds: float, pki: Pki, autojump_clock: MockClock
+) -> None:
+    metrics, network = Metrics("0"), MemoryNetwork(Random(1))
+    encrypt = open_gates(NO_AUTH, NO_TLS, pki.directory, metrics, https=True).encrypt
+    assert encrypt is not None
+    listener = network.host("keeper").listen()
+    client = await network.connect(network.host("browser"), network.host("keeper"))
+    client.send_soon(b"\x16\x03\x01" if seconds else b"GET / HTTP/1.1\r\n\r\n")
+    link, _ = await listener.accept()
+    began = trio.current_time()
+    with structlog.testing.capture_logs() as logs, pytest.raises(TlsFailed), trio.fail_after(60):
+        await encrypt(link)
+    assert trio.current_time() - began == pytest.approx(seconds, abs=0.1)
+    assert [line["event"] for line in logs] == ["HTTPS connection failed"]
+    assert b'http_server_connection_errors_total{type="tls"} 1.0\n' in await render(metrics.registry)
 
 
 @pytest.mark.parametrize(
