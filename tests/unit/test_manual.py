@@ -5,11 +5,14 @@ from pathlib import Path
 
 from walkeeper.auth.certificates import POSTGRES_ALPN
 from walkeeper.auth.scram import BINDING_NAME, BOUND, UNBOUND
+from walkeeper.control.looks import WATCHERS_MAX
 from walkeeper.daemon import config
 from walkeeper.services import sqlstate
 
 DOCS = Path(__file__).parents[2] / "docs"
-PROTOCOL, OPERATIONS = [(DOCS / f"{name}.md").read_text() for name in ("protocol", "operations")]
+PROTOCOL, OPERATIONS, HTTP_API = [
+    (DOCS / f"{name}.md").read_text() for name in ("protocol", "operations", "http-api")
+]
 
 
 def section(text: str, heading: str) -> str:
@@ -34,3 +37,13 @@ def test_every_flag_that_is_ours_alone_is_among_the_differences() -> None:
     row = re.findall(r"(?m)^\| (.*) \| exist \| do not \|$", section(OPERATIONS, "Configuration"))
     assert ours
     assert [flag for flag in ours if f"`{flag}`" not in row[0]] == []
+
+
+def test_of_503_it_is_told_that_there_may_be_no_room() -> None:
+    (row,) = re.findall(r"(?m)^\| 503 \| (.*) \|$", HTTP_API)
+    assert "no room for WAL" in row
+    assert f"{WATCHERS_MAX} are watching" in row
+
+
+def test_the_api_is_said_to_be_there_over_https() -> None:
+    assert "`--listen-https`" in HTTP_API

@@ -154,7 +154,7 @@ CONNECTIONS: Final = (
     ),
     Declared(
         "http_server_connection_errors_total", "counter", "connections",
-        "HTTPS connections for which no TLS came about (type tls); others are not counted here",
+        "HTTPS connections for which no TLS came about, in time or at all (type tls); others are not counted here",
         "Clients do not trust the certificate, or are no HTTPS clients: the log says why.",
         ("type",),
     ),
@@ -488,9 +488,10 @@ OURS: Final = (
     ),
     Declared(
         "walkeeper_memory_bytes", "gauge", "bytes",
-        "What connections hold: `queued` waits for the disk, `reading` is what readers are being sent",
+        "What connections hold: `queued` waits for the disk; `reading` is set aside for readers, 512 KiB for each that is"
+        " connected, whatever it is being sent",
         "Near `walkeeper_memory_limit_bytes` writers are read from only as the disk catches up, and at half of it readers are"
-        " refused.",
+        " refused: `--max-memory` must be a MiB for each reader, and more for writers.",
         ("stage",), is_alert=True,
     ),
     Declared(
