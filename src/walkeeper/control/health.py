@@ -42,6 +42,10 @@ class Readiness:
         self.is_draining = True
         self._problems[condition] = "draining"
 
+    @property
+    def serves(self) -> bool:
+        return not any(self._problems.values())
+
     def checks(self) -> Sequence[Check]:
         return [Check(name, problem) for name, problem in self._problems.items()]
 

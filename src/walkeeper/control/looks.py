@@ -148,6 +148,7 @@ class Looks:
             looked_at, kept = self._kept.get((find, is_alone), (float("-inf"), b""))
             if now - looked_at < FRESH_SECONDS or (kept and now < self._rest_until):
                 return kept
+            await trio.sleep_until(self._rest_until)
             body = await self._look(find, peers)
             self._kept[find, is_alone] = now, body
             if len(self._kept) > LOOKS_KEPT_MAX:

@@ -44,7 +44,9 @@ def as_text(found: TasksJson) -> str:
     lines: list[str] = []
     for task in found.tasks:
         indent = "  " * task.depth
-        marks = "".join(f" {name}={value}" for name, value in task.marks.items())
+        marks = "".join(
+            f" {name}={value if value.isprintable() else repr(value)}" for name, value in task.marks.items()
+        )
         lines.append(f"{indent}{task.name}{marks}")
         lines += [f"{indent}  | {frame}" for frame in task.frames]
     return "\n".join([*lines, *(["(and more)"] if found.is_cut else [])])

@@ -19,6 +19,7 @@ from walkeeper.daemon.values import (
     parse_duration_seconds,
     parse_find,
     parse_limit_seconds,
+    parse_memory_bytes,
     parse_node_id,
     parse_path,
     parse_positive,
@@ -205,8 +206,8 @@ class LimitsConfig:
         help="WAL is refused to a timeline whose segments take so much; 0: never",
     )  # fmt: skip
     memory_bytes_max: int | None = option(
-        "max-memory", parse_size_bytes, metavar="SIZE",
-        help="what all writers and readers together may hold in memory, such as 1GB; if not said, a quarter of what the"
+        "max-memory", parse_memory_bytes, metavar="SIZE",
+        help="what all writers and readers together may hold in memory, such as 1GB, at least 16MB; if not said, a quarter of what the"
         " machine, or this process's control group, has",
     )  # fmt: skip
 

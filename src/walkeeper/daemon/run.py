@@ -211,7 +211,7 @@ async def serve(
             serving_http(app, http, metrics.http_connection_begins),
             _serving_https(app, https, metrics, gates),
             keeping_pulse(metrics, offload.tell_of_silence),
-            answering_signals(),
+            answering_signals(lambda: readiness.serves),
             reporting(os.environ, offload.checks, partial(_describe, readiness, metrics)),
             AsyncExitStack() as beside,
         ):

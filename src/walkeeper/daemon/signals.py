@@ -8,6 +8,7 @@ import signal
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Final
 
 import structlog
@@ -32,12 +33,15 @@ def ignore_until_answered() -> None:
 
 
 @asynccontextmanager
-async def answering_signals() -> AsyncIterator[None]:
-    """Answer for as long as the block runs.  A reload that waits for the disk keeps nobody from seeing the tasks."""
+async def answering_signals(serves: Callable[[], bool]) -> AsyncIterator[None]:
+    """Answer for as long as the block runs.  A reload that waits for the disk keeps nobody from seeing the tasks.
+
+    ``serves``: whether the service manager has been told so; if not, no reload may be what tells it.
+    """
     with trio.open_signal_receiver(DUMP) as dumps, trio.open_signal_receiver(RELOAD) as reloads:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_answer, dumps, dump_tasks, name="dump tasks")
-            nursery.start_soon(_answer, reloads, reload, name="reload")
+            nursery.start_soon(_answer, reloads, partial(reload, serves), name="reload")
             yield
             nursery.cancel_scope.cancel(reason="shutdown")
 
@@ -53,16 +57,18 @@ async def dump_tasks() -> None:
     log.info("tasks", count=len(found.tasks), stack=as_text(found))
 
 
-async def reload() -> None:
+async def reload(serves: Callable[[], bool]) -> None:
     """Say to the service manager that it begins and ends, and to the log what became of it.
 
     Cancellation: as ``reload_all``.
     """
-    notify(reloading(time.monotonic()), os.environ)
+    if serves():
+        notify(reloading(time.monotonic()), os.environ)
     results = await reload_all()
     for result in results:
         if result.problem:
             log.warning("not reloaded: what was there before stays", what=result.what, error=result.problem)
     read = [result.what for result in results if not result.problem]
     log.info("reloaded", what=read, needs_restart=NEEDS_RESTART)
-    notify(READY, os.environ)
+    if serves():
+        notify(READY, os.environ)

@@ -34,7 +34,7 @@ async def until_stopped(work: Callable[[], Awaitable[None]]) -> None:
 
     Cancellation: ends ``work``.
     """
-    async with answering_signals(), trio.open_nursery() as nursery:
+    async with answering_signals(lambda: False), trio.open_nursery() as nursery:
         nursery.start_soon(work)
         await wait_for_stop()
         nursery.cancel_scope.cancel(reason="a signal to stop")

@@ -33,6 +33,8 @@ _UNITS: Final = (
 _SECONDS_OF_UNIT: Final = {name: seconds for seconds, names in _UNITS for name in names}
 _DURATION_PART: Final = re.compile(r"\s*([0-9]+)\s*([A-Za-z]+)\s*")
 
+MEMORY_BYTES_MIN: Final = 16 << 20
+
 
 def parse_duration_seconds(text: str) -> float:
     """``300s``, ``5000 ms`` or ``1h 30m`` -> seconds."""
@@ -75,6 +77,14 @@ def parse_size_bytes(text: str) -> int:
         return parse_size(text)
     except Malformed as error:
         raise ValueError(str(error)) from None
+
+
+def parse_memory_bytes(text: str) -> int:
+    """The same, and enough for some readers, of which each needs half a MiB."""
+    size = parse_size_bytes(text)
+    if size < MEMORY_BYTES_MIN:
+        raise ValueError(f"{text} is too little memory: at least {MEMORY_BYTES_MIN >> 20}MB")
+    return size
 
 
 def parse_ratio(text: str) -> float:

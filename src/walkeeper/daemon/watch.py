@@ -12,6 +12,7 @@ Does not end anything: ``/livez`` tells whoever can.
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from functools import partial
 from itertools import islice
@@ -38,7 +39,7 @@ TOLD_MAX: Final = 10
 
 
 SLOW_SECONDS: Final = 1.0
-"""A call that took longer is told of: its commits have waited for it."""
+"""A call that took longer, the wait for a thread included, is told of."""
 
 SILENT_SECONDS: Final = 5.0
 """One that has been running for longer is told of while it does."""
@@ -81,7 +82,12 @@ class WatchedOffload:
         finally:
             seconds = trio.current_time() - self._running.pop(call).began
             if seconds > SLOW_SECONDS:
-                throttled.warning("the disk was slow", operation=_what(function, args), seconds=round(seconds, 3))
+                with suppress(
+                    OSError, ValueError
+                ):  # a log that cannot be written must not undo what the disk has done
+                    throttled.warning(
+                        "the disk was slow", operation=_what(function, args), seconds=round(seconds, 3)
+                    )
 
     def jobs(self) -> DiskJobs:
         """How many calls are running, and for how long the oldest has been."""
@@ -97,7 +103,8 @@ class WatchedOffload:
                 return
             if number > self._told:
                 self._told = number
-                log.error("the disk does not answer", operation=_what(call.function, call.args))
+                with suppress(OSError, ValueError):
+                    log.error("the disk does not answer", operation=_what(call.function, call.args))
 
     def checks(self) -> Sequence[Check]:
         """Whether the calls that are running may still end."""

@@ -8,6 +8,7 @@ refused.
 Counts receive buffers that wait for the disk, and the WAL that readers are being sent.
 """
 
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from math import inf
@@ -31,23 +32,33 @@ class Budget:
         self.bytes_max = bytes_max
         self.queued_bytes = 0
         self.reading_bytes = 0
-        self._freed = trio.Event()
+        self._waiting: deque[tuple[int, trio.Event]] = deque()
 
     def try_take(self, count: int) -> bool:
-        """Take ``count`` for what waits for the disk, if it fits; says whether it did."""
-        if self.queued_bytes and self.queued_bytes + self.reading_bytes + count > self.bytes_max:
+        """Take ``count`` for what waits for the disk, if it fits and nobody waits for it; says whether it did."""
+        if self._waiting or not self._fits(count):
             return False
         self.queued_bytes += count
         return True
 
-    async def wait_freed(self) -> None:
-        """Return when something was given back.  Cancellation: at any time."""
+    async def take(self, count: int) -> None:
+        """Wait until ``count`` fits; who came first is first.
+
+        Cancellation: while it waits, nothing is taken.
+        """
         log.warning("memory is used up: a writer is not read from for a moment", bytes_max=self.bytes_max)
-        await self._freed.wait()
+        waiter = (count, trio.Event())
+        self._waiting.append(waiter)
+        try:
+            await waiter[1].wait()
+        finally:
+            if waiter in self._waiting:
+                self._waiting.remove(waiter)
+                self._let_in()  # the next one may want less
 
     def give_back(self, count: int) -> None:
         self.queued_bytes -= count
-        self._wake()
+        self._let_in()
 
     @contextmanager
     def reading(self, count: int) -> Iterator[None]:
@@ -59,8 +70,13 @@ class Budget:
             yield
         finally:
             self.reading_bytes -= count
-            self._wake()
+            self._let_in()
 
-    def _wake(self) -> None:
-        self._freed.set()
-        self._freed = trio.Event()
+    def _fits(self, count: int) -> bool:
+        return not self.queued_bytes or self.queued_bytes + self.reading_bytes + count <= self.bytes_max
+
+    def _let_in(self) -> None:
+        while self._waiting and self._fits(self._waiting[0][0]):
+            count, may_go = self._waiting.popleft()
+            self.queued_bytes += count
+            may_go.set()

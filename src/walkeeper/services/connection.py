@@ -226,6 +226,7 @@ class Connection:
         self._claims = await log_in(self._talk, self._gate, startup)
         if self._claims is None:
             return False
+        self._client = replace(self._client, only_reads=self._claims.user is not None)
         self._instruments.connection_identified(
             self._traffic, self._client.application_name, self._options.availability_zone
         )

@@ -82,12 +82,12 @@ class PinnedBytes:
 
         Cancellation: while it waits, nothing is taken.
         """
-        while not self.try_take(count):
-            if self._fits(count):
-                await self._budget.wait_freed()
-            else:
-                self._freed = trio.Event()
-                await self._freed.wait()
+        while not self._fits(count):
+            self._freed = trio.Event()
+            await self._freed.wait()
+        if not self._budget.try_take(count):
+            await self._budget.take(count)
+        self.taken_bytes += count
 
     def try_take(self, count: int) -> bool:
         """Take ``count`` if it fits; says whether it did."""

@@ -50,6 +50,7 @@ class Account:
     def truncate(self, lsn: Lsn) -> None:
         """The WAL ends at ``lsn`` now: what comes there is flushed for the first time, or again."""
         self._counted_from = min(self._counted_from or lsn, lsn)
+        self.waits_since = None
 
     def advance(self, before: AcceptorState, after: AcceptorState) -> None:
         """Something was kept that has not truncated anything."""

@@ -41,11 +41,15 @@ class ReceiverStatus(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Client:
-    """Who is at the other end: the keeper's running number of the connection, and what is known of the peer."""
+    """Who is at the other end: the keeper's running number of the connection, and what is known of the peer.
+
+    ``only_reads``: nothing that it says may be kept, or reach writers as a pageserver's word.
+    """
 
     connection: int
     peer: str = ""
     application_name: str | None = None
+    only_reads: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,6 +181,8 @@ class Registry:
             case HotStandbyFeedback():
                 sender.hot_standby, sender.pageserver = message, None
                 self._merge()
+            case PageserverFeedback() if sender.client.only_reads:
+                pass
             case PageserverFeedback():
                 needed = sender.hot_standby
                 sender.pageserver, sender.status, sender.hot_standby = message, None, None

@@ -84,6 +84,7 @@ class Room:
         self._unspent_bytes = math.inf  # of what may be let in before the next look
         self._is_spent = trio.Event()
         self._is_filling = False
+        self._is_blind = False
 
     def require(self) -> None:
         """Raises FileSystemLimit while WAL is refused."""
@@ -127,8 +128,11 @@ class Room:
         try:
             space = await look()
         except StorageError as error:
-            log.error("the file system cannot be looked at", error=str(error))
+            if not self._is_blind:
+                log.error("the file system cannot be looked at", error=str(error))
+            self._is_blind, self._unspent_bytes = True, math.inf  # until it is looked at again, regularly
             return
+        self._is_blind = False
         self._observe(LOOK_AT_DISK, time.perf_counter() - began, 0)
         self._judge(space, self._limits.usage_ratio_max)
 

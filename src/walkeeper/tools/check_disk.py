@@ -21,7 +21,7 @@ from walkeeper.errors import ConfigError, StorageError
 from walkeeper.storage.data_directory import ID_FILE, TRIAL_FILE, require_own
 from walkeeper.storage.disk import Disk, LookingDisk
 from walkeeper.tools.inspect import lock_owner
-from walkeeper.tools.verdicts import Verdict, fail, ok, warn
+from walkeeper.tools.verdicts import Grade, Verdict, fail, graded, ok, warn
 
 MOUNTS: Final = Path("/proc/self/mountinfo")
 
@@ -98,8 +98,11 @@ def check_disk(
         require_own(disk, real)
     except (ConfigError, StorageError) as error:
         return [fail(subject, str(error), "make it, empty and owned by the user that runs the keeper")]
+    owned = list(_check_owner(subject, real))
+    if graded(Grade.FAIL, owned):
+        return owned  # where anybody may write nothing is tried: it might be written through a link of somebody else's
     return [
-        *_check_owner(subject, real),
+        *owned,
         *_check_daemon(subject, real),
         *_check_mount(real, mounts),
         *_check_space(real),

@@ -434,6 +434,11 @@ def _remedy_of(trouble: Trouble) -> str:
 
 _REFUSALS: Final = (
     ("No space left", "make room on its disk: it goes on by itself"),
+    ("Global disk usage exceeded", "its disk is nearly full: make room there, and it goes on by itself"),
+    (
+        "WAL storage utilization exceeds",
+        "remove segments that nobody needs, or raise --max-timeline-disk-usage-bytes",
+    ),
     ("generation", "give it the newer configuration (PUT .../membership)"),
     ("being read again", "its disk failed in the middle of an operation: its log says how"),
 )

@@ -1,5 +1,6 @@
 """A disk that does not answer is noticed, and said to be where it is."""
 
+import io
 import math
 import re
 from datetime import UTC, datetime
@@ -201,3 +202,21 @@ async def test_what_was_slow_and_what_does_not_answer_is_told_once_of_each(
     assert [(line["event"], line["operation"]) for line in logs[2:]] == [
         ("the disk was slow", "int"), ("the disk was slow", "float"),
     ]  # fmt: skip
+
+
+async def test_a_log_that_cannot_be_written_does_not_undo_what_the_disk_has_done(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    disk = Disk()
+    disk.seconds = 2 * SILENT_SECONDS
+    gone = io.StringIO()
+    gone.close()
+    structlog.configure(logger_factory=structlog.WriteLoggerFactory(gone))
+    try:
+        assert await disk.watch(int, "7") == 7
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(disk.watch, int, "7")
+            await trio.sleep(SILENT_SECONDS + 1)
+            disk.watch.tell_of_silence()
+    finally:
+        structlog.reset_defaults()

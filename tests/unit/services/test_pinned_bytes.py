@@ -1,6 +1,7 @@
 """The budget of receive buffers: the reader takes, the acceptor gives back."""
 
 import pytest
+import structlog
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
@@ -63,3 +64,39 @@ def test_readers_have_half_and_never_keep_a_writer_from_its_first_buffer() -> No
         assert PinnedBytes(1000, budget).try_take(100)
         assert not PinnedBytes(1000, budget).try_take(1)
     assert budget.reading_bytes == 0
+
+
+async def test_of_those_that_wait_for_memory_each_is_told_once_and_those_that_fit_go_on_in_order(
+    autojump_clock: MockClock,
+) -> None:
+    budget = Budget(100)
+    first = PinnedBytes(100, budget)
+    await first.take(100)
+    waiting = [PinnedBytes(100, budget) for _ in range(4)]
+    with structlog.testing.capture_logs() as logs:
+        async with trio.open_nursery() as nursery:
+            for one in waiting:
+                nursery.start_soon(one.take, 30)
+                await wait_all_tasks_blocked()
+            for _ in range(10):
+                first.give_back(1)
+                await wait_all_tasks_blocked()
+            first.give_back(90)
+            await wait_all_tasks_blocked()
+            assert [one.taken_bytes for one in waiting] == [30, 30, 30, 0]
+            waiting[0].give_back(30)
+    assert budget.queued_bytes == 90
+    assert len(logs) == 4
+
+
+async def test_whoever_gives_up_waiting_for_memory_keeps_nobody_waiting(autojump_clock: MockClock) -> None:
+    budget = Budget(100)
+    first, impatient, patient = (PinnedBytes(100, budget) for _ in range(3))
+    await first.take(100)
+    async with trio.open_nursery() as nursery:
+        with trio.CancelScope() as scope:
+            nursery.start_soon(patient.take, 30)
+            scope.cancel()
+            await impatient.take(30)
+        first.give_back(100)
+    assert (impatient.taken_bytes, patient.taken_bytes) == (0, 30)

@@ -128,3 +128,22 @@ async def test_wal_waits_from_when_it_came_or_something_was_committed_last_until
         assert since is not None and moved is not None
         assert (still, committed) == (since, moved)
         assert since <= moved
+
+
+async def test_wal_that_a_new_leader_writes_does_not_wait_since_what_it_has_truncated(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with timelines_on(new_disk()) as timelines:
+        timeline = await timelines.create(TTID, SERVER)
+        old = Leader(timeline)
+        await old.be_elected()
+        await old.append()
+        timeline.account.waits_since = 1.0
+        leader = Leader(timeline, term=2)
+        await leader.be_elected(TermHistory.of((Term(2), START)))
+        moments: list[float | None] = [timeline.account.waits_since]
+        await leader.append()
+        moments.append(timeline.account.waits_since)
+        none, since = moments
+        assert none is None
+        assert since is not None and since > 1.0

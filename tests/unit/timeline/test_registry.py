@@ -114,3 +114,15 @@ async def test_the_last_report_of_a_pageserver_is_remembered_and_a_corruption_fo
         assert office.registry.pageserver == last
         assert office.registry.pageserver_reports == 2
         assert office.registry.is_corruption_reported
+
+
+async def test_what_somebody_says_who_may_only_read_is_no_pageservers_word() -> None:
+    with Office() as office:
+        office.receiver()
+        with office.registry.sending(Client(9, only_reads=True)) as sender:
+            office.registry.record(
+                sender, PageserverFeedback(remote_consistent_lsn=Lsn(70), corruption_detected=True)
+            )
+        assert office.registry.remote_consistent_lsn == INVALID_LSN
+        assert (office.registry.pageserver, office.told) == (None, [])
+        assert not office.registry.is_corruption_reported

@@ -9,7 +9,7 @@ from trio.testing import MockClock
 
 from keeping import DATA, SEGMENT, SERVER, START, TTID, Leader, new_disk
 from walkeeper.acceptor.administration import BumpTerm
-from walkeeper.errors import FileSystemLimit, TimelineLimit
+from walkeeper.errors import FileSystemLimit, StorageError, TimelineLimit
 from walkeeper.formats.segments import segment_name, segment_number
 from walkeeper.ids import FIRST_TLI, NodeId, TenantId, TenantTimelineId
 from walkeeper.storage.data_directory import claim
@@ -163,3 +163,23 @@ async def test_a_timeline_takes_no_more_than_its_limit_and_goes_on_when_segments
         await trio.sleep(3.0)
         assert not leader.timeline.statistics().is_over_limit
         await leader.timeline.process(run)
+
+
+async def test_a_disk_that_cannot_be_looked_at_is_told_once_and_not_asked_more_often(
+    autojump_clock: MockClock,
+) -> None:
+    room, looks = Room(LIMITS), list[float]()
+
+    async def look() -> Space:
+        looks.append(trio.current_time())
+        raise StorageError("statvfs")
+
+    with structlog.testing.capture_logs() as logs:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(room.watch, look)
+            for _ in range(100):
+                room.admit(GIB, 0)
+                await trio.sleep(1.0)
+            nursery.cancel_scope.cancel()
+    assert len(looks) <= 100 / CHECK_SECONDS + 1
+    assert len(logs) == 1

@@ -298,3 +298,12 @@ def test_the_exit_code_is_for_scripts(directory: Path, flags: tuple[str, ...], c
     (directory / ID_FILE).write_text("1")
     places = {".": str(directory), "MISSING": str(directory / "missing")}
     assert run_command(["check", *(places.get(flag, flag) for flag in flags)], {}) == code
+
+
+def test_where_anybody_may_write_nothing_is_written_through_somebody_elses_link(directory: Path) -> None:
+    precious = directory.parent / "precious"
+    precious.write_text("kept")
+    (directory / TRIAL_FILE).symlink_to(precious)
+    directory.chmod(0o777)
+    assert found(check_disk(OsDisk(sync=False), directory), FAIL)
+    assert precious.read_text() == "kept"
