@@ -44,11 +44,6 @@ class Peers:
         self._told = {address: _Told() for address in addresses}
         self._found: dict[str, _Found] = {}
 
-    @property
-    def kept(self) -> int:
-        """How many things that were looked for have their answers still."""
-        return len(self._found)
-
     async def look(self, find: str = "") -> list[OtherKeeperJson]:
         """What they say, or said a moment ago.  ``find`` as they understand it.
 

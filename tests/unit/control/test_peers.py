@@ -18,7 +18,7 @@ from walkeeper.control.dump import KeeperConfig
 from walkeeper.control.http1 import HttpConnection
 from walkeeper.control.looks import WATCHERS_MAX, Surroundings, describe_keeper
 from walkeeper.control.overview import OverviewJson, TimelineJson, TotalsJson
-from walkeeper.control.peers import ANSWER_SECONDS, ASK_SECONDS, Peers
+from walkeeper.control.peers import ANSWER_SECONDS, ASK_SECONDS, FINDS_KEPT_MAX, Peers
 from walkeeper.links.address import Address
 from walkeeper.links.overview import PATH
 from walkeeper.testing.network import MemoryNetwork
@@ -62,7 +62,7 @@ async def beside(peer: Peer) -> AsyncIterator[Peers]:
             nursery.start_soon(HttpConnection(app, link).serve)
 
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(serve)
+        nursery.start_soon(serve)  # noqa: ASYNC113 - it waits for whoever asks
         with network.host("k1").home():
             yield Peers([PEER], NODE)
         nursery.cancel_scope.cancel(reason="asked")
@@ -114,12 +114,15 @@ async def test_those_who_look_for_different_things_do_not_wait_for_each_other(au
                     nursery.start_soon(peers.look, NAME[: number + 1])
 
 
-async def test_what_was_found_is_forgotten_when_nobody_looks_for_it(autojump_clock: MockClock) -> None:
+async def test_only_so_much_of_what_was_looked_for_is_kept(autojump_clock: MockClock) -> None:
     peer = Peer()
+    finds = [NAME[: number + 1] for number in range(FINDS_KEPT_MAX + 1)]
+    began = trio.current_time()
     async with beside(peer) as peers:
-        for number in range(10 * WATCHERS_MAX):
-            await peers.look(f"{number:x}")
-        assert peers.kept <= WATCHERS_MAX
+        for find in (*finds, finds[-1], finds[0]):
+            await peers.look(find)
+        assert trio.current_time() - began < ASK_SECONDS
+    assert peer.asked == [*finds, finds[0]]
 
 
 async def test_who_leaves_in_the_middle_leaves_no_peer_unasked(autojump_clock: MockClock) -> None:
