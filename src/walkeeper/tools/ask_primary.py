@@ -151,9 +151,7 @@ async def ask_primary_facts(connection: Connection, sidecar: str, slot: str) -> 
 
 def _standby(told: _Standby) -> StandbyFacts:
     """Who may not see them is shown rows of nulls."""
-    return StandbyFacts(
-        told.state or "not shown", told.sync_state or "not shown", _lsn(told.flush_lsn), told.replied_at
-    )
+    return StandbyFacts(told.state, told.sync_state, _lsn(told.flush_lsn), told.replied_at)
 
 
 def _slot(told: _Slot) -> SlotFacts:

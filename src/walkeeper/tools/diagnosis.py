@@ -57,10 +57,13 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class StandbyFacts:
-    """A row of pg_stat_replication.  ``flush_lsn``: what it has acknowledged."""
+    """A row of pg_stat_replication.  ``flush_lsn``: what it has acknowledged.
 
-    state: str
-    sync_state: str
+    ``state`` is None in a row whose values the role may not see.
+    """
+
+    state: str | None
+    sync_state: str | None
     flush_lsn: Lsn | None
     replied_at: datetime | None
 
@@ -194,6 +197,9 @@ def _of_standby(facts: Facts, primary: PrimaryFacts) -> Iterator[Finding]:
             f"start walkeeper propose, or {SIDECAR}; its application_name must be {facts.sidecar}",
         )
         return
+    if standby.state is None:
+        yield Finding(Gravity.NOTE, who, "how it is could not be seen", "GRANT pg_monitor to the role that asks")
+        return
     replied_at = standby.replied_at
     if replied_at is not None and primary.now - replied_at > SILENT:
         since = _by_our_clock(facts, primary.now, replied_at)
@@ -314,24 +320,29 @@ class Keepers:
             return
         if told.node_id is None or _is_streaming(told):
             return
-        since = self._since(told, told.flushed_at)
+        last = self._last_wal(told)
         if told.receivers:
-            yield "a writer asks for its vote and does not stream yet", SIDECAR, since
+            yield f"a writer asks for its vote and does not stream yet{last}", SIDECAR, None
         elif told.refused is not None:
             when = self._since(told, told.refused.at)
             yield f"it has sent the writer away: {told.refused.why}", _remedy_for_refusal(told.refused.why), when
         elif told.term is not None and told.last_log_term is not None and told.term > told.last_log_term:
             yield (
-                f"no writer streams to it; it has voted in term {told.term}, and its WAL is of term {told.last_log_term}",
+                f"no writer streams to it{last}; it has voted in term {told.term}, and its WAL is of term {told.last_log_term}",
                 f"a writer that was fenced does not come back by itself: start the one that is to write; {SIDECAR}",
-                since,
+                None,
             )
         else:
             yield (
-                "no writer streams to it",
+                f"no writer streams to it{last}",
                 f"start walkeeper propose, or {SIDECAR}; is this keeper among its --keepers?",
-                since,
+                None,
             )
+
+    def _last_wal(self, told: KeeperStatus) -> str:
+        """When its WAL grew last: not since when nobody streams, for a writer may be idle."""
+        moment = self._since(told, told.flushed_at)
+        return "" if moment is None else f" (its last WAL came at {moment.isoformat(timespec='seconds')})"
 
     def _leader_term(self) -> Term | None:
         terms = [each.told.last_log_term for each in self._answers if _is_streaming(each.told)]

@@ -129,7 +129,7 @@ SITUATIONS = (
         found=((BLOCKED, "quorum", "1 of 3"), (BLOCKED, K1, "refused"), (BLOCKED, K2, "until it is whole")),
     ),
     # -- who writes
-    Situation("one hears nothing", {2: GONE}, found=((RISK, K2, "no writer streams to it, since 2026-01-31T14:13:16"),)),
+    Situation("one hears nothing", {2: GONE}, found=((RISK, K2, "no writer streams to it (its last WAL came at 2026-01-31T14:13:16+00:00); to do"),)),
     Situation(
         "no sidecar", dict.fromkeys((1, 2, 3), GONE), primary(standby=None),
         ((BLOCKED, SIDECAR, "not connected"), (BLOCKED, "quorum", "0 of 3"),
@@ -194,6 +194,10 @@ SITUATIONS = (
     Situation(
         "the sidecar hangs", primary=standby(replied_at=LONG_AGO),
         found=((BLOCKED, SIDECAR, "said nothing to the primary, since 2026-01-31T14:13:16"),),
+    ),
+    Situation(
+        "the sidecar is not shown to this role", primary=standby(state=None, sync_state=None, flush_lsn=None, replied_at=None),
+        found=((NOTE, SIDECAR, "how it is could not be seen; to do: GRANT pg_monitor"),),
     ),
     Situation("the sidecar begins", primary=standby(state="catchup"), found=((NOTE, SIDECAR, "catchup"),)),
     Situation("it is not the one", primary=standby(sync_state="potential"), found=((RISK, SIDECAR, "potential"),)),
