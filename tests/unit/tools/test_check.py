@@ -204,7 +204,9 @@ def test_a_setting_that_harms_is_named(setting: str, value: str, grade: Grade) -
 
 def test_commits_are_made_to_wait_for_a_sidecar_only_once_it_leads() -> None:
     (verdict,) = [each for each in judge(GOOD | {"synchronous_standby_names": ""}, "p", "s") if each.grade is WARN]
-    assert verdict.remedy.startswith("once the sidecar says leading: ALTER SYSTEM SET synchronous_standby_names = 's'")
+    assert verdict.remedy.startswith(
+        "once the sidecar says leading: ALTER SYSTEM SET synchronous_standby_names = 's'"
+    )
 
 
 # -- the keepers ---------------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ import pytest
 from walkeeper.errors import ConfigError
 from walkeeper.ids import NodeId, TenantTimelineId, TimelineNumber
 from walkeeper.links.address import Address
-from walkeeper.links.keeper import KeptTimeline
+from walkeeper.links.keeper import FINAL, TOKEN, KeptTimeline
 from walkeeper.links.poll import Answer, Poll, Trouble
 from walkeeper.lsn import Lsn, parse_lsn
 from walkeeper.tools.diagnosis import (
@@ -70,7 +70,13 @@ def ignorant(number: int) -> Trouble:
 
 
 def misplaced(number: int) -> Trouble:
-    return replace(dead(number), refusal=ConfigError("another cluster"))
+    return replace(dead(number), refusal=ConfigError("another cluster"), advice=FINAL)
+
+
+def closed(number: int) -> Trouble:
+    """It wants a token that we do not have."""
+    address = ADDRESSES[number - 1]
+    return Trouble(address, f"keeper {address} asks for a token: --auth-token-path", advice=TOKEN)
 
 
 def keeper(**different: Any) -> KeeperStatus:
@@ -127,6 +133,21 @@ SITUATIONS = (
     Situation(
         "one new, one dead", {1: dead(1), 2: keeper(is_whole=False)},
         found=((BLOCKED, "quorum", "1 of 3"), (BLOCKED, K1, "refused"), (BLOCKED, K2, "until it is whole")),
+    ),
+    # -- who does not let us in
+    Situation("one wants a token", {1: closed(1)}, found=((NOTE, K1, "could not be seen: asks for a token"),)),
+    Situation(
+        "all want a token", {number: closed(number) for number in (1, 2, 3)},
+        found=((NOTE, "quorum", "could not be seen: 0 of 3 keepers can acknowledge, 2 are needed, 3 would not tell"),
+               *((NOTE, each, "--auth-token-path") for each in (K1, K2, K3))),
+    ),
+    Situation(
+        "one wants a token, one is dead", {1: closed(1), 2: dead(2)},
+        found=((RISK, K2, "Connection refused"), (NOTE, "quorum", "could not be seen"), (NOTE, K1, "could not be seen")),
+    ),
+    Situation(
+        "one wants a token, two are dead", {1: closed(1), 2: dead(2), 3: dead(3)},
+        found=((BLOCKED, "quorum", "0 of 3"), (BLOCKED, K2, "refused"), (BLOCKED, K3, "refused"), (NOTE, K1, "token")),
     ),
     # -- who writes
     Situation("one hears nothing", {2: GONE}, found=((RISK, K2, "no writer streams to it (its last WAL came at 2026-01-31T14:13:16+00:00); to do"),)),
@@ -287,6 +308,8 @@ def test_the_text_begins_with_whether_anything_is_blocked_and_has_a_printable_li
     by_name = {each.name: each for each in SITUATIONS}
     assert report(as_text, by_name["all is well"]) == "nothing is blocked"
     assert report(as_text, by_name["one dead"]).splitlines()[0] == "nothing is blocked"
+    unseen = report(as_text, by_name["all want a token"]).splitlines()[0]
+    assert unseen == "nothing is blocked, as far as could be seen"
     assert report(as_text, by_name["two dead"]).splitlines()[0].startswith("blocked: quorum: ")
     (_, line) = report(as_text, by_name["a reader pauses"]).splitlines()
     assert line.isprintable()
