@@ -40,8 +40,6 @@ async def http_get(address: Address, target: str, token: str | None = None) -> H
         return await _ask(link, address, target, token)
     except trio.BrokenResourceError as error:
         raise Unreachable(str(address), "the connection broke") from error
-    except h11.RemoteProtocolError as error:
-        raise Unreachable(str(address), f"it does not speak HTTP: {error}") from error
     finally:
         await link.aclose()
 
@@ -65,7 +63,15 @@ async def _ask(link: Link, address: Address, target: str, token: str | None) -> 
     await send_all(link, b"".join(piece or b"" for piece in pieces))
     status, body = 0, bytearray()
     while True:
-        event = session.next_event()
+        try:
+            event = session.next_event()
+        except h11.RemoteProtocolError as error:
+            why = (
+                "its answer is garbled or cut off"
+                if status
+                else "it speaks no plain HTTP: is it the port of --listen-http?"
+            )
+            raise Unreachable(str(address), why) from error
         match event:
             case h11.NEED_DATA:
                 session.receive_data(await link.receive())
