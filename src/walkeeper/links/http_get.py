@@ -4,17 +4,16 @@ Has no time limit: the caller wraps.  Dials as every other link does, so a simul
 whoever adds TLS adds it to the link.
 """
 
-import os
 from dataclasses import dataclass
 from typing import Final
 
 import h11
 import trio
 
-from walkeeper.errors import Unreachable, leaves
+from walkeeper.errors import Unreachable
 from walkeeper.links.address import Address
 from walkeeper.links.conninfo import ConnectionInfo
-from walkeeper.links.dial import network
+from walkeeper.links.dial import network, why_not_dialled
 from walkeeper.links.link import Link, send_all
 
 BODY_BYTES_MAX: Final = 4 * 1024 * 1024
@@ -35,20 +34,13 @@ async def http_get(address: Address, target: str, token: str | None = None) -> H
     try:
         link = await network.get()(ConnectionInfo(address.host, address.port))
     except OSError as error:
-        raise Unreachable(str(address), _why(error)) from error
+        raise Unreachable(str(address), why_not_dialled(error)) from error
     try:
         return await _ask(link, address, target, token)
     except trio.BrokenResourceError as error:
         raise Unreachable(str(address), "the connection broke") from error
     finally:
         await link.aclose()
-
-
-def _why(error: OSError) -> str:
-    """Why dialling failed, without the address; several addresses fail with one error that has the others as its cause."""
-    causes = leaves(error.__cause__ or error)
-    reasons = {os.strerror(each.errno) for each in causes if isinstance(each, OSError) and each.errno}
-    return ", ".join(sorted(reasons)) or str(error)
 
 
 async def _ask(link: Link, address: Address, target: str, token: str | None) -> HttpAnswer:

@@ -29,7 +29,7 @@ from walkeeper.formats.frontend import CopyData, CopyDone, Query
 from walkeeper.formats.session import ClientMessage, ClientSession, EndOfStream
 from walkeeper.formats.startup import EncryptionAnswer, SslRequest, StartupMessage
 from walkeeper.links.conninfo import ConnectionInfo, SslMode
-from walkeeper.links.dial import network
+from walkeeper.links.dial import network, why_not_dialled
 from walkeeper.links.link import Link
 from walkeeper.links.login import Login, refusal
 from walkeeper.links.tls import client_context
@@ -320,16 +320,5 @@ async def _open(info: ConnectionInfo, name: str) -> Link:
         with time_limit(info.connect_timeout_seconds, name, "connection"):
             return await network.get()(info)
     except OSError as error:
-        raise Unreachable(name, _reason(error)) from error
+        raise Unreachable(name, why_not_dialled(error)) from error
     raise AssertionError("the block returns or raises")
-
-
-def _reason(error: OSError) -> str:
-    """One line; several addresses fail with one error that has the others as its cause."""
-    cause = error.__cause__
-    if isinstance(cause, BaseExceptionGroup):
-        reasons = {str(each.strerror or each) for each in cause.exceptions if isinstance(each, OSError)}
-        return ", ".join(sorted(reasons)) or str(error)
-    if isinstance(cause, OSError):
-        return cause.strerror or str(cause)
-    return error.strerror or str(error)

@@ -13,6 +13,7 @@ import trio
 from fake_servers import SEGMENT_BYTES, SYSTEM_ID, Client, FakeKeeper
 from walkeeper.daemon.cli import run_command
 from walkeeper.errors import DurabilityLost
+from walkeeper.formats.authentication import AuthenticationCleartextPassword
 from walkeeper.ids import NodeId, TenantTimelineId
 from walkeeper.links.address import Address
 from walkeeper.lsn import Lsn
@@ -276,6 +277,24 @@ async def test_a_keeper_that_is_not_there_fails_and_a_pair_is_warned_of(keepers:
     (line,) = found(verdicts, FAIL)
     assert line.startswith(f"keeper {nobody}: ")
     assert [line.split(": ")[0] for line in found(verdicts, WARN)] == ["quorum"]
+
+
+@dataclass
+class Doorkeeper(FakeKeeper):
+    """Asks for a token."""
+
+    async def welcome(self, client: Client) -> None:
+        await client.send(AuthenticationCleartextPassword())
+
+
+async def test_what_can_be_done_depends_on_why_a_keeper_does_not_answer(nursery: trio.Nursery) -> None:
+    closed, nobody = Doorkeeper(), Address("127.0.0.1", 1)
+    await nursery.start(closed.serve)
+    verdicts = await check_keepers([closed.address, nobody], None, None, "1.0")
+    assert [(each.what, each.remedy) for each in verdicts if each.grade is FAIL] == [
+        ("asks for a token: --auth-token-path", "give a token that is good there: --auth-token-path"),
+        ("Connection refused", "start it, or look at its address, its network and its log"),
+    ]
 
 
 # -- what is printed -----------------------------------------------------------------------------------------
