@@ -4,8 +4,8 @@ Source: Neon's safekeeper protocol (START_WAL_PUSH, START_REPLICATION with a ter
 """
 
 import ssl
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import Final
 
@@ -124,7 +124,7 @@ async def connect_keeper(
 ) -> AsyncIterator[Connection]:
     """A connection for ``ttid``; None: for what is asked of the keeper itself.
 
-    Raises as ``connect`` does, but Unreachable while there is no token to be read or no TLS.
+    Raises as ``connect`` does, but KeptOut, which is Unreachable, while there is no token to be read or no TLS.
 
     Certificates are exchanged meanwhile, here and there, and one keeper's must not end what others could go on with.
     """
@@ -142,9 +142,17 @@ async def connect_keeper(
         application_name=application_name,
         options="" if ttid is None else encode_options(ttid),
     )
+    async with AsyncExitStack() as stack:
+        with _told_as_a_keepers(name):  # but not what comes of the block, be it of another keeper
+            connection = await stack.enter_async_context(connect(with_keeper_tls(info), name))
+        yield connection
+
+
+@contextmanager
+def _told_as_a_keepers(name: str) -> Iterator[None]:
+    """Have what keeps us out be told in the words of the options for keepers, not of libpq."""
     try:
-        async with connect(with_keeper_tls(info), name) as connection:
-            yield connection
+        yield
     except NotEncrypted as error:
         advice = TRUST if isinstance(error.__cause__, ssl.SSLCertVerificationError) else FILES
         raise KeptOut(name, str(error).removeprefix(name).lstrip(": "), advice) from error

@@ -16,7 +16,7 @@ from walkeeper.formats.authentication import AuthenticationCleartextPassword
 from walkeeper.formats.backend import BackendMessage, ErrorResponse
 from walkeeper.ids import FIRST_TLI, NodeId, TenantTimelineId
 from walkeeper.links.address import Address
-from walkeeper.links.keeper import ENCRYPT, FAILED, FINAL, TOKEN, Advice, KeptTimeline
+from walkeeper.links.keeper import ENCRYPT, FAILED, FINAL, TOKEN, Advice, KeptTimeline, connect_keeper
 from walkeeper.links.poll import ANSWER_SECONDS, Answer, Poll, Trouble, poll
 from walkeeper.links.postgres import Connection
 from walkeeper.lsn import Lsn
@@ -94,6 +94,15 @@ async def test_a_keeper_that_does_not_let_us_in_says_what_would_help(
     (trouble,) = (await ask([keeper])).troubles
     assert (trouble.why, trouble.advice) == (f"keeper {keeper.address}{why}", advice)
     assert trouble.advice.is_unseen is (advice in (TOKEN, ENCRYPT))
+
+
+async def test_what_another_keeper_wants_is_not_told_of_the_one_that_let_us_in(nursery: trio.Nursery) -> None:
+    ours, other = FakeKeeper(), Doorkeeper()
+    for each in (ours, other):
+        await nursery.start(each.serve)
+    with pytest.raises(ConfigError, match=f"^keeper {other.address} asks for a token"):
+        async with connect_keeper(ours.address, TTID, "test"), connect_keeper(other.address, TTID, "test"):
+            raise AssertionError("both let us in")
 
 
 @pytest.fixture
