@@ -6,6 +6,7 @@
 Has no time limits and does not speak: the caller does.
 """
 
+import os
 import socket
 from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
@@ -13,6 +14,7 @@ from typing import Final
 
 import trio
 
+from walkeeper.errors import leaves
 from walkeeper.links.conninfo import ConnectionInfo
 from walkeeper.links.link import Link, SocketLink
 
@@ -43,3 +45,15 @@ def _detached(sock: trio.socket.SocketType) -> socket.socket:
 
 
 network: Final[ContextVar[Dial]] = ContextVar("network", default=dial_socket)
+
+
+def why_not_dialled(error: OSError) -> str:
+    """One line, without the address; several addresses fail with one error that has the others as its cause."""
+    causes = leaves(error.__cause__ or error)
+    return ", ".join(sorted({_reason(each) for each in causes if isinstance(each, OSError)})) or str(error)
+
+
+def _reason(error: OSError) -> str:
+    """A name that is not resolved has a negative number and a text, and Trio's own texts have the address."""
+    number = error.errno or 0
+    return os.strerror(number) if number > 0 else error.strerror or str(error)

@@ -4,17 +4,16 @@ Has no time limit: the caller wraps.  Dials as every other link does, so a simul
 whoever adds TLS adds it to the link.
 """
 
-import os
 from dataclasses import dataclass
 from typing import Final
 
 import h11
 import trio
 
-from walkeeper.errors import Unreachable, leaves
+from walkeeper.errors import Unreachable
 from walkeeper.links.address import Address
 from walkeeper.links.conninfo import ConnectionInfo
-from walkeeper.links.dial import network
+from walkeeper.links.dial import network, why_not_dialled
 from walkeeper.links.link import Link, send_all
 
 BODY_BYTES_MAX: Final = 4 * 1024 * 1024
@@ -35,22 +34,13 @@ async def http_get(address: Address, target: str, token: str | None = None) -> H
     try:
         link = await network.get()(ConnectionInfo(address.host, address.port))
     except OSError as error:
-        raise Unreachable(str(address), _why(error)) from error
+        raise Unreachable(str(address), why_not_dialled(error)) from error
     try:
         return await _ask(link, address, target, token)
     except trio.BrokenResourceError as error:
         raise Unreachable(str(address), "the connection broke") from error
-    except h11.RemoteProtocolError as error:
-        raise Unreachable(str(address), f"it does not speak HTTP: {error}") from error
     finally:
         await link.aclose()
-
-
-def _why(error: OSError) -> str:
-    """Why dialling failed, without the address; several addresses fail with one error that has the others as its cause."""
-    causes = leaves(error.__cause__ or error)
-    reasons = {os.strerror(each.errno) for each in causes if isinstance(each, OSError) and each.errno}
-    return ", ".join(sorted(reasons)) or str(error)
 
 
 async def _ask(link: Link, address: Address, target: str, token: str | None) -> HttpAnswer:
@@ -65,7 +55,15 @@ async def _ask(link: Link, address: Address, target: str, token: str | None) -> 
     await send_all(link, b"".join(piece or b"" for piece in pieces))
     status, body = 0, bytearray()
     while True:
-        event = session.next_event()
+        try:
+            event = session.next_event()
+        except h11.RemoteProtocolError as error:
+            why = (
+                "its answer is garbled or cut off"
+                if status
+                else "it speaks no plain HTTP: is it the port of --listen-http?"
+            )
+            raise Unreachable(str(address), why) from error
         match event:
             case h11.NEED_DATA:
                 session.receive_data(await link.receive())

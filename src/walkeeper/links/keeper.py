@@ -3,12 +3,22 @@
 Source: Neon's safekeeper protocol (START_WAL_PUSH, START_REPLICATION with a term, IDENTIFY_SYSTEM).
 """
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+import ssl
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import Final
 
-from walkeeper.errors import ConfigError, Malformed, NotEncrypted, ServerError, Unreachable
+from walkeeper.errors import (
+    AccessDenied,
+    ConfigError,
+    Malformed,
+    MustUseTls,
+    NotEncrypted,
+    PeerError,
+    ServerError,
+    Unreachable,
+)
 from walkeeper.formats.commands import (
     INCOMPLETE,
     NODE_ID,
@@ -25,6 +35,7 @@ from walkeeper.ids import NodeId, TenantTimelineId, TimelineNumber
 from walkeeper.links.address import Address
 from walkeeper.links.conninfo import ConnectionInfo
 from walkeeper.links.keeper_tls import with_keeper_tls
+from walkeeper.links.login import LoginRefused, PasswordMissing
 from walkeeper.links.postgres import Connection, Row, connect
 from walkeeper.links.token import read_token
 from walkeeper.links.wal_stream import WalStream
@@ -39,13 +50,81 @@ _NOT_FOUND: Final = "was not found"
 """How a keeper says that it has no such timeline.  Neon's has no SQLSTATE of its own for it, but these words."""
 
 
+@dataclass(frozen=True, slots=True)
+class Advice:
+    """What can be done about a keeper that is of no help.
+
+    ``is_unseen``: it is we who are not let in, or speak to somebody else; the keeper may be well.
+    """
+
+    remedy: str
+    is_unseen: bool = False
+
+
+ABSENT: Final = Advice("start it, or look at its address, its network and its log")
+FINAL: Final = Advice("put right what it says: it will say the same again")
+FAILED: Final = Advice("its log says more")
+TOKEN: Final = Advice("give a token that is good there: --auth-token-path", is_unseen=True)
+TRUST: Final = Advice(
+    "give the certificate of its authority: --keeper-sslrootcert; with verify-full its own has to name this address",
+    is_unseen=True,
+)
+CERTIFICATE: Final = Advice(
+    "give one that it trusts, and its key: --keeper-sslcert, --keeper-sslkey", is_unseen=True
+)
+FILES: Final = Advice(
+    "put right --keeper-sslmode, --keeper-sslrootcert, --keeper-sslcert or --keeper-sslkey", is_unseen=True
+)
+ENCRYPT: Final = Advice("--keeper-sslmode require, or one that verifies", is_unseen=True)
+PORT: Final = Advice("give the address of a keeper's --listen-pg", is_unseen=True)
+
+_ALERTS: Final = {
+    "CERTIFICATE_REQUIRED": "it asks for a certificate: --keeper-sslcert",
+    "ALERT_UNKNOWN_CA": "it does not trust our certificate: --keeper-sslcert",
+}
+"""What OpenSSL calls the goodbye of a keeper that wants to know who we are; and what we call it."""
+
+_LOGIN_SQLSTATES: Final = ("28P01", "28000", "42501")
+
+
+class KeptOut(Unreachable):
+    """TLS or our token do not come about as the keeper, or whoever started us, wants it: another attempt may do better."""
+
+    def __init__(self, server: str, why: str, advice: Advice) -> None:
+        super().__init__(server, why)
+        self.advice = advice
+
+
+def advise(error: Exception) -> Advice:
+    """What to do about ``error``, which came of asking a keeper."""
+    match error:
+        case KeptOut():
+            return error.advice
+        case PasswordMissing():
+            return TOKEN
+        case LoginRefused() if error.said.sqlstate in _LOGIN_SQLSTATES:
+            return TOKEN
+        case ServerError() if AccessDenied.said in error.message:
+            return TOKEN
+        case ServerError() if str(MustUseTls()) in error.message:
+            return ENCRYPT
+        case PeerError():
+            return PORT
+        case ConfigError():
+            return FINAL
+        case ServerError():
+            return FAILED
+        case _:
+            return ABSENT
+
+
 @asynccontextmanager
 async def connect_keeper(
     address: Address, ttid: TenantTimelineId | None, application_name: str
 ) -> AsyncIterator[Connection]:
     """A connection for ``ttid``; None: for what is asked of the keeper itself.
 
-    Raises as ``connect`` does, but Unreachable while there is no token to be read or no TLS.
+    Raises as ``connect`` does, but KeptOut, which is Unreachable, while there is no token to be read or no TLS.
 
     Certificates are exchanged meanwhile, here and there, and one keeper's must not end what others could go on with.
     """
@@ -53,7 +132,7 @@ async def connect_keeper(
     try:
         token = read_token()
     except ConfigError as error:  # there was one at the start: somebody is about to replace it
-        raise Unreachable(name, str(error)) from error
+        raise KeptOut(name, str(error), TOKEN) from error
     info = ConnectionInfo(
         address.host,
         address.port,
@@ -63,11 +142,31 @@ async def connect_keeper(
         application_name=application_name,
         options="" if ttid is None else encode_options(ttid),
     )
+    async with AsyncExitStack() as stack:
+        with _told_as_a_keepers(name):  # but not what comes of the block, be it of another keeper
+            connection = await stack.enter_async_context(connect(with_keeper_tls(info), name))
+        yield connection
+
+
+@contextmanager
+def _told_as_a_keepers(name: str) -> Iterator[None]:
+    """Have what keeps us out be told in the words of the options for keepers, not of libpq."""
     try:
-        async with connect(with_keeper_tls(info), name) as connection:
-            yield connection
+        yield
     except NotEncrypted as error:
-        raise Unreachable(name, str(error).removeprefix(f"{name}: ")) from error
+        advice = TRUST if isinstance(error.__cause__, ssl.SSLCertVerificationError) else FILES
+        raise KeptOut(name, str(error).removeprefix(name).lstrip(": "), advice) from error
+    except PasswordMissing as error:
+        raise PasswordMissing(f"{name} asks for a token: --auth-token-path") from error
+    except LoginRefused as error:
+        if error.said.sqlstate not in _LOGIN_SQLSTATES:
+            raise
+        raise LoginRefused(error.said, "check the token (--auth-token-path)") from error
+    except Unreachable as error:
+        why = next((why for alert, why in _ALERTS.items() if alert in error.why), "")
+        if not why:
+            raise
+        raise KeptOut(name, why, CERTIFICATE) from error
 
 
 _NOT_UNDERSTOOD: Final = ("42601", "XX000")

@@ -13,6 +13,9 @@ from typing import Final
 from walkeeper.links.conninfo import ConnectionInfo, SslMode
 from walkeeper.links.tls import client_context
 
+FLAGS: Final = "--keeper-"
+"""How the options begin that have libpq's names."""
+
 
 @dataclass(frozen=True, slots=True)
 class KeeperTls:
@@ -29,7 +32,7 @@ keeper_tls: Final[ContextVar[KeeperTls]] = ContextVar("keeper_tls", default=Keep
 
 def demand_tls(wanted: KeeperTls) -> None:
     """Have connections to keepers be encrypted so from now on.  Raises NotEncrypted for files that cannot be used."""
-    client_context(with_keeper_tls(ConnectionInfo("the keepers"), wanted))
+    client_context(with_keeper_tls(ConnectionInfo("the keepers"), wanted), FLAGS)
     keeper_tls.set(wanted)
 
 

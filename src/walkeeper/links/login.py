@@ -48,6 +48,18 @@ _MISCONFIGURED: Final = {
 """SQLSTATEs of refusals that no retry will change, and what to do."""
 
 
+class PasswordMissing(ConfigError):
+    """The server asks for a password, and nobody gave one."""
+
+
+class LoginRefused(ConfigError):
+    """The server does not let us in, and ``said`` why."""
+
+    def __init__(self, said: ServerError, advice: str) -> None:
+        super().__init__(f"{said}; {advice}")
+        self.said = said
+
+
 class Login:
     """One exchange of proofs.  ``answer`` gives the reply to each of the server's messages, None if it needs none.
 
@@ -84,9 +96,9 @@ class Login:
 
     def _password(self) -> str:
         if not self._info.password:
-            raise ConfigError(
+            raise PasswordMissing(
                 f"{self._info} asks for the password of {self._info.user}: give it in the connection string, PGPASSWORD or a"
-                " password file; a keeper's is a token (--auth-token-path)"
+                " password file"
             )
         if not can_be_sent(self._info.password):
             raise ConfigError(f"the password of {self._info.user} for {self._info} is no UTF-8 or has a NUL in it")
@@ -140,7 +152,7 @@ def _md5_proof(password: str, user: str, salt: bytes) -> bytes:
     return b"md5" + md5(inner.encode() + salt, usedforsecurity=False).hexdigest().encode()
 
 
-def refusal(error: ServerError) -> ServerError | ConfigError:
+def refusal(error: ServerError) -> ServerError | LoginRefused:
     """A server's error as what it means for whoever started us."""
     advice = _MISCONFIGURED.get(error.sqlstate)
-    return error if advice is None else ConfigError(f"{error}; {advice}")
+    return error if advice is None else LoginRefused(error, advice)

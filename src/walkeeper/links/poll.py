@@ -17,7 +17,16 @@ from walkeeper.errors import ConfigError, PeerError, ServerError, Unreachable
 from walkeeper.ids import NodeId, TenantTimelineId
 from walkeeper.links.address import Address
 from walkeeper.links.backoff import Backoff
-from walkeeper.links.keeper import KeptTimeline, ask_node_id, connect_keeper, identify
+from walkeeper.links.keeper import (
+    ABSENT,
+    FINAL,
+    Advice,
+    KeptTimeline,
+    advise,
+    ask_node_id,
+    connect_keeper,
+    identify,
+)
 from walkeeper.links.postgres import Connection, time_limit
 from walkeeper.lsn import Lsn
 from walkeeper.membership import majority
@@ -53,6 +62,7 @@ class Trouble:
     is_ignorant: bool = False
     refusal: ConfigError | None = None
     node_id: NodeId | None = None
+    advice: Advice = ABSENT
 
     @property
     def may_pass(self) -> bool:
@@ -189,9 +199,9 @@ async def _ask(
                     )
                 return Answer(address, kept, await ask(connection), node_id)
     except ConfigError as error:
-        return Trouble(address, str(error), refusal=error)
+        return Trouble(address, str(error), refusal=error, advice=advise(error))
     except (Unreachable, ServerError, PeerError) as error:
-        return Trouble(address, str(error))
+        return Trouble(address, str(error), advice=advise(error))
     raise AssertionError("the block returns or raises")
 
 
@@ -204,7 +214,7 @@ def _each_once(results: Sequence[Answer[T] | Trouble]) -> Sequence[Answer[T] | T
         if node_id is None or first.setdefault(node_id, address) == address:
             return result
         why = f"keeper {first[node_id]} and keeper {address} are the same keeper (id {node_id}): list it once"
-        return Trouble(address, why, refusal=ConfigError(why))
+        return Trouble(address, why, refusal=ConfigError(why), advice=FINAL)
 
     return [or_same(result) for result in results]
 

@@ -29,7 +29,7 @@ from walkeeper.formats.frontend import CopyData, CopyDone, Query
 from walkeeper.formats.session import ClientMessage, ClientSession, EndOfStream
 from walkeeper.formats.startup import EncryptionAnswer, SslRequest, StartupMessage
 from walkeeper.links.conninfo import ConnectionInfo, SslMode
-from walkeeper.links.dial import network
+from walkeeper.links.dial import network, why_not_dialled
 from walkeeper.links.link import Link
 from walkeeper.links.login import Login, refusal
 from walkeeper.links.tls import client_context
@@ -45,6 +45,9 @@ ROWS_MAX: Final = 100
 
 PARAMETERS_MAX: Final = 100
 """Settings that a server tells unasked: PostgreSQL has some fifteen."""
+
+_HTTP: Final = repr(b"H")
+"""How ``HTTP/1.1 400`` looks to who waits for one byte that says whether there is TLS."""
 
 Row = tuple[str | None, ...]
 
@@ -202,10 +205,8 @@ class Connection:
         if info.sslmode is SslMode.DISABLE or info.is_unix_socket:
             return
         await self._send(SslRequest())
-        answer = await self._next_event()
-        assert isinstance(answer, EncryptionAnswer)
-        if answer.accepted:
-            tls = TlsLink(self.link, client_context(info), info.host)
+        if (await self._hear_about_encryption()).accepted:
+            tls = TlsLink(self.link, self._tls_context(info), info.host)
             try:
                 await tls.shake_hands()
             except ssl.SSLCertVerificationError as error:
@@ -217,6 +218,22 @@ class Connection:
             self.link = tls
         elif info.sslmode is not SslMode.PREFER:
             raise NotEncrypted(f"{self.name} does not offer TLS, but sslmode={info.sslmode.value}")
+
+    async def _hear_about_encryption(self) -> EncryptionAnswer:
+        try:
+            answer = await self._next_event()
+        except Malformed as error:
+            if str(error).endswith(_HTTP):
+                raise Malformed(f"{self.name}: it speaks HTTP: is it the port of --listen-http?") from error
+            raise
+        assert isinstance(answer, EncryptionAnswer)
+        return answer
+
+    def _tls_context(self, info: ConnectionInfo) -> ssl.SSLContext:
+        try:
+            return client_context(info)
+        except NotEncrypted as error:
+            raise NotEncrypted(f"{self.name}: {error}") from None
 
     async def log_in(self, info: ConnectionInfo, more: Mapping[str, str]) -> None:
         """``more`` are startup parameters besides user and database.  Raises ConfigError, ServerError."""
@@ -303,16 +320,5 @@ async def _open(info: ConnectionInfo, name: str) -> Link:
         with time_limit(info.connect_timeout_seconds, name, "connection"):
             return await network.get()(info)
     except OSError as error:
-        raise Unreachable(name, _reason(error)) from error
+        raise Unreachable(name, why_not_dialled(error)) from error
     raise AssertionError("the block returns or raises")
-
-
-def _reason(error: OSError) -> str:
-    """One line; several addresses fail with one error that has the others as its cause."""
-    cause = error.__cause__
-    if isinstance(cause, BaseExceptionGroup):
-        reasons = {str(each.strerror or each) for each in cause.exceptions if isinstance(each, OSError)}
-        return ", ".join(sorted(reasons)) or str(error)
-    if isinstance(cause, OSError):
-        return cause.strerror or str(cause)
-    return error.strerror or str(error)

@@ -15,8 +15,9 @@ from typing import Annotated, Final, TypeVar
 import msgspec
 import trio
 
-from walkeeper.errors import Malformed, ServerError
+from walkeeper.errors import Malformed
 from walkeeper.links.conninfo import ConnectionInfo
+from walkeeper.links.login import LoginRefused
 from walkeeper.links.postgres import Connection, Row, connect
 from walkeeper.lsn import Lsn, parse_lsn
 from walkeeper.tools.diagnosis import PrimaryFacts, SlotFacts, StandbyFacts
@@ -97,8 +98,8 @@ async def connect_sql(info: ConnectionInfo, application_name: str) -> AsyncItera
         async with connect(own, name) as connection:
             yield connection
             return
-    except ServerError as error:
-        if error.sqlstate != _NO_SUCH_DATABASE or info.dbname != info.user:
+    except LoginRefused as error:
+        if error.said.sqlstate != _NO_SUCH_DATABASE or info.dbname != info.user:
             raise
     async with connect(replace(own, dbname=FALLBACK_DATABASE), name) as connection:
         yield connection
@@ -151,9 +152,7 @@ async def ask_primary_facts(connection: Connection, sidecar: str, slot: str) -> 
 
 def _standby(told: _Standby) -> StandbyFacts:
     """Who may not see them is shown rows of nulls."""
-    return StandbyFacts(
-        told.state or "not shown", told.sync_state or "not shown", _lsn(told.flush_lsn), told.replied_at
-    )
+    return StandbyFacts(told.state, told.sync_state, _lsn(told.flush_lsn), told.replied_at)
 
 
 def _slot(told: _Slot) -> SlotFacts:

@@ -18,7 +18,7 @@ from walkeeper.errors import ConfigError, Malformed, PeerError, ServerError, Unr
 from walkeeper.formats.commands import ABOUT
 from walkeeper.ids import TenantTimelineId
 from walkeeper.links.address import Address
-from walkeeper.links.keeper import KeptTimeline, connect_keeper, identify
+from walkeeper.links.keeper import KeptTimeline, advise, connect_keeper, identify
 from walkeeper.links.poll import ANSWER_SECONDS
 from walkeeper.links.postgres import Connection, time_limit
 from walkeeper.membership import majority
@@ -80,15 +80,13 @@ async def _visit(address: Address, ttid: TenantTimelineId | None) -> Visit | Ver
         with time_limit(ANSWER_SECONDS, name):
             async with connect_keeper(address, ttid, APPLICATION_NAME) as connection:
                 return await _ask(connection, ttid)
-    except (ConfigError, ServerError) as error:
-        return fail(name, _without(name, error), "put right what it says")
-    except (Unreachable, PeerError) as error:
-        return fail(name, _without(name, error), "start it, or look at its address and its network")
+    except (ConfigError, ServerError, Unreachable, PeerError) as error:
+        return fail(name, _without(name, error), advise(error).remedy)
     raise AssertionError("the block returns or raises")
 
 
 def _without(name: str, error: Exception) -> str:
-    return str(error).removeprefix(f"{name}: ")
+    return str(error).removeprefix(name).lstrip(": ")
 
 
 async def _ask(connection: Connection, ttid: TenantTimelineId | None) -> Visit:

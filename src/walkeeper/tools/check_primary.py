@@ -108,7 +108,8 @@ def _slot_limit(value: str, _sidecar: str) -> Found | None:
 
 def _standby_names(value: str, sidecar: str) -> Found | None:
     flaw = flaw_of_standby_names(value, sidecar)
-    return _warning(flaw, f"ALTER SYSTEM SET synchronous_standby_names = '{sidecar}'; {RELOAD}") if flaw else None
+    remedy = f"once the sidecar says leading: ALTER SYSTEM SET synchronous_standby_names = '{sidecar}'; {RELOAD}"
+    return _warning(flaw, remedy) if flaw else None
 
 
 def _synchronous_commit(value: str, _sidecar: str) -> Found | None:

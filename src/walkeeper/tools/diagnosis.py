@@ -6,7 +6,7 @@ Three gravities.  *Blocked*: commits wait because of it, or will when there are 
 failure may make them, or they return without keepers.  *Note*: what was not seen, or delays nobody's commits.
 
 A keeper *can acknowledge* if nothing that it says of itself speaks against that; what keeps one from it is *blocked*
-where too few can, else a *risk*.
+where too few can, else a *risk*.  Of one that does not let us in nothing is known: it counts for neither side.
 
 Does not ask anybody (``why_blocked``) and does not print (``diagnosis_report``).
 """
@@ -33,6 +33,9 @@ SILENT: Final = timedelta(seconds=10)
 FAR_BEHIND_BYTES: Final = 64 * 1024 * 1024
 """The sidecar's window: a keeper that lacks more than that has to be filled by another one, which takes its time."""
 
+QUORUM: Final = "quorum"
+"""Who it is that is told of, when it is all of them together."""
+
 SIDECAR: Final = "look at the log of walkeeper propose, which says why"
 
 
@@ -57,10 +60,13 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class StandbyFacts:
-    """A row of pg_stat_replication.  ``flush_lsn``: what it has acknowledged."""
+    """A row of pg_stat_replication.  ``flush_lsn``: what it has acknowledged.
 
-    state: str
-    sync_state: str
+    ``state`` is None in a row whose values the role may not see.
+    """
+
+    state: str | None
+    sync_state: str | None
     flush_lsn: Lsn | None
     replied_at: datetime | None
 
@@ -117,6 +123,11 @@ def diagnose(facts: Facts) -> Sequence[Finding]:
 
 def is_blocked(findings: Sequence[Finding]) -> bool:
     return any(each.gravity is Gravity.BLOCKED for each in findings)
+
+
+def is_seen(findings: Sequence[Finding]) -> bool:
+    """Whether enough was seen of the keepers to tell if something is blocked."""
+    return not any(each.gravity is Gravity.NOTE and each.who == QUORUM for each in findings)
 
 
 # -- the primary ----------------------------------------------------------------------------------------------
@@ -194,6 +205,9 @@ def _of_standby(facts: Facts, primary: PrimaryFacts) -> Iterator[Finding]:
             f"start walkeeper propose, or {SIDECAR}; its application_name must be {facts.sidecar}",
         )
         return
+    if standby.state is None:
+        yield Finding(Gravity.NOTE, who, "how it is could not be seen", "GRANT pg_monitor to the role that asks")
+        return
     replied_at = standby.replied_at
     if replied_at is not None and primary.now - replied_at > SILENT:
         since = _by_our_clock(facts, primary.now, replied_at)
@@ -269,16 +283,24 @@ class Keepers:
         self._able = [each for each in self._answers if not self._reasons[each.address]]
 
     def findings(self) -> Iterator[Finding]:
-        gravity = Gravity.RISK if len(self._able) >= self._needed else Gravity.BLOCKED
-        if gravity is Gravity.BLOCKED:
+        able, unseen = len(self._able), sum(each.advice.is_unseen for each in self._troubles)
+        gravity = Gravity.RISK if able + unseen >= self._needed else Gravity.BLOCKED
+        if able < self._needed:
+            counted = f"{able} of {self._size} keepers can acknowledge, {self._needed} are needed"
             yield Finding(
-                gravity,
-                "quorum",
-                f"{len(self._able)} of {self._size} keepers can acknowledge, {self._needed} are needed",
+                Gravity.NOTE if gravity is Gravity.RISK else gravity,
+                QUORUM,
+                f"it could not be seen: {counted}, {unseen} would not tell"
+                if gravity is Gravity.RISK
+                else counted,
                 "put right what the lines of the others say, the easiest first",
             )
         for trouble in self._troubles:
-            yield Finding(gravity, f"keeper {trouble.address}", _without_name(trouble), _remedy_of(trouble))
+            who, why = f"keeper {trouble.address}", _without_name(trouble)
+            if trouble.advice.is_unseen:
+                yield Finding(Gravity.NOTE, who, f"it could not be seen: {why}", trouble.advice.remedy)
+            else:
+                yield Finding(gravity, who, why, _remedy_of(trouble))
         for answer in self._answers:
             for what, remedy, since in self._reasons[answer.address]:
                 yield Finding(gravity, f"keeper {answer.address}", what, remedy, since)
@@ -314,24 +336,29 @@ class Keepers:
             return
         if told.node_id is None or _is_streaming(told):
             return
-        since = self._since(told, told.flushed_at)
+        last = self._last_wal(told)
         if told.receivers:
-            yield "a writer asks for its vote and does not stream yet", SIDECAR, since
+            yield f"a writer asks for its vote and does not stream yet{last}", SIDECAR, None
         elif told.refused is not None:
             when = self._since(told, told.refused.at)
             yield f"it has sent the writer away: {told.refused.why}", _remedy_for_refusal(told.refused.why), when
         elif told.term is not None and told.last_log_term is not None and told.term > told.last_log_term:
             yield (
-                f"no writer streams to it; it has voted in term {told.term}, and its WAL is of term {told.last_log_term}",
+                f"no writer streams to it{last}; it has voted in term {told.term}, and its WAL is of term {told.last_log_term}",
                 f"a writer that was fenced does not come back by itself: start the one that is to write; {SIDECAR}",
-                since,
+                None,
             )
         else:
             yield (
-                "no writer streams to it",
+                f"no writer streams to it{last}",
                 f"start walkeeper propose, or {SIDECAR}; is this keeper among its --keepers?",
-                since,
+                None,
             )
+
+    def _last_wal(self, told: KeeperStatus) -> str:
+        """When its WAL grew last: not since when nobody streams, for a writer may be idle."""
+        moment = self._since(told, told.flushed_at)
+        return "" if moment is None else f" (its last WAL came at {moment.isoformat(timespec='seconds')})"
 
     def _leader_term(self) -> Term | None:
         terms = [each.told.last_log_term for each in self._answers if _is_streaming(each.told)]
@@ -370,7 +397,7 @@ class Keepers:
         if lag_bytes > 0 and self._stands_still(newest, newest.committed_at):
             yield Finding(
                 Gravity.BLOCKED,
-                "quorum",
+                QUORUM,
                 f"a majority has WAL up to {format_lsn(on_majority)}, and no keeper has heard of a commit above"
                 f" {newest.commit_lsn}",
                 f"the writer has not got that far in its term, or hangs: {SIDECAR}",
@@ -421,15 +448,13 @@ def _by_our_clock(facts: Facts, theirs: datetime, moment: datetime | None) -> da
 
 
 def _without_name(trouble: Trouble) -> str:
-    return trouble.why.removeprefix(f"keeper {trouble.address}: ")
+    return trouble.why.removeprefix(f"keeper {trouble.address}").lstrip(": ")
 
 
 def _remedy_of(trouble: Trouble) -> str:
     if trouble.is_ignorant:
         return "is it the right --system-id? A writer makes the timeline when it connects"
-    if trouble.refusal is not None:
-        return "put right what it says: it will say the same again"
-    return "start it, or look at its network and its log"
+    return trouble.advice.remedy
 
 
 _REFUSALS: Final = (

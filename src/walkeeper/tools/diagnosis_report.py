@@ -9,15 +9,18 @@ from datetime import datetime
 
 import msgspec
 
-from walkeeper.tools.diagnosis import Facts, Finding, is_blocked
+from walkeeper.tools.diagnosis import Facts, Finding, is_blocked, is_seen
 from walkeeper.tools.status_report import printable
 
 NOTHING = "nothing is blocked"
+UNSEEN = "nothing is blocked, as far as could be seen"
 
 
 def as_text(facts: Facts, findings: Sequence[Finding]) -> str:
     lines = [_line(facts.now, each) for each in findings]
-    return "\n".join(lines if is_blocked(findings) else [NOTHING, *lines])
+    if is_blocked(findings):
+        return "\n".join(lines)
+    return "\n".join([NOTHING if is_seen(findings) else UNSEEN, *lines])
 
 
 def _line(now: datetime, finding: Finding) -> str:

@@ -112,6 +112,14 @@ def test_what_cannot_be_answered_is_for_the_operator(info: ConnectionInfo, reque
         login(info).answer(request_)
 
 
+def test_a_missing_password_is_asked_for_where_it_may_be_given() -> None:
+    with pytest.raises(ConfigError) as asked:
+        login(ConnectionInfo("db", user="me")).answer(CLEARTEXT)
+    assert str(asked.value) == (
+        "db:5432 asks for the password of me: give it in the connection string, PGPASSWORD or a password file"
+    )
+
+
 @pytest.mark.parametrize("sqlstate", ["28P01", "28000", "42501", "3D000"])
 def test_a_refusal_that_no_retry_changes_is_for_the_operator(sqlstate: str) -> None:
     assert isinstance(refusal(ServerError("db", sqlstate, "no")), ConfigError)

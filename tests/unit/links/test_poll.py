@@ -1,6 +1,7 @@
 """What keepers say of one timeline, asked all at once."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -9,11 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from trio.testing import MockClock
 
-from fake_servers import SEGMENT_BYTES, SYSTEM_ID, FakeKeeper
+from fake_servers import SEGMENT_BYTES, SYSTEM_ID, Client, FakeKeeper
 from walkeeper.errors import ConfigError
+from walkeeper.formats.authentication import AuthenticationCleartextPassword
+from walkeeper.formats.backend import BackendMessage, ErrorResponse
 from walkeeper.ids import FIRST_TLI, NodeId, TenantTimelineId
 from walkeeper.links.address import Address
-from walkeeper.links.keeper import KeptTimeline
+from walkeeper.links.keeper import ENCRYPT, FAILED, FINAL, TOKEN, Advice, KeptTimeline, connect_keeper
 from walkeeper.links.poll import ANSWER_SECONDS, Answer, Poll, Trouble, poll
 from walkeeper.links.postgres import Connection
 from walkeeper.lsn import Lsn
@@ -56,6 +59,50 @@ def test_the_error_for_a_missing_majority_names_every_trouble() -> None:
 
 
 # -- over the network ----------------------------------------------------------------------------------------
+
+
+@dataclass
+class Doorkeeper(FakeKeeper):
+    """Asks for a token, or answers whoever comes with `refusal`."""
+
+    refusal: BackendMessage | None = None
+
+    async def welcome(self, client: Client) -> None:
+        await client.send(self.refusal or AuthenticationCleartextPassword())
+
+
+@pytest.mark.parametrize(
+    ("refusal", "why", "advice"),
+    [
+        (None, " asks for a token: --auth-token-path", TOKEN),
+        (ErrorResponse("JWT authentication error", "XX000"), ": JWT authentication error", TOKEN),
+        (
+            ErrorResponse("permission denied", "42501"),
+            ": permission denied; check the token (--auth-token-path)",
+            TOKEN,
+        ),
+        (ErrorResponse("must connect with TLS", "XX000"), ": must connect with TLS", ENCRYPT),
+        (ErrorResponse("No space left", "53100"), ": No space left", FAILED),
+        (ErrorResponse("bad", "22023"), ": bad; check the options", FINAL),
+    ],
+)
+async def test_a_keeper_that_does_not_let_us_in_says_what_would_help(
+    nursery: trio.Nursery, refusal: BackendMessage | None, why: str, advice: Advice
+) -> None:
+    keeper = Doorkeeper(refusal=refusal)
+    await nursery.start(keeper.serve)
+    (trouble,) = (await ask([keeper])).troubles
+    assert (trouble.why, trouble.advice) == (f"keeper {keeper.address}{why}", advice)
+    assert trouble.advice.is_unseen is (advice in (TOKEN, ENCRYPT))
+
+
+async def test_what_another_keeper_wants_is_not_told_of_the_one_that_let_us_in(nursery: trio.Nursery) -> None:
+    ours, other = FakeKeeper(), Doorkeeper()
+    for each in (ours, other):
+        await nursery.start(each.serve)
+    with pytest.raises(ConfigError, match=f"^keeper {other.address} asks for a token"):
+        async with connect_keeper(ours.address, TTID, "test"), connect_keeper(other.address, TTID, "test"):
+            raise AssertionError("both let us in")
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ import trio
 from fake_servers import SEGMENT_BYTES, SYSTEM_ID, Client, FakeKeeper
 from walkeeper.daemon.cli import run_command
 from walkeeper.errors import DurabilityLost
+from walkeeper.formats.authentication import AuthenticationCleartextPassword
 from walkeeper.ids import NodeId, TenantTimelineId
 from walkeeper.links.address import Address
 from walkeeper.lsn import Lsn
@@ -202,6 +203,13 @@ def test_a_setting_that_harms_is_named(setting: str, value: str, grade: Grade) -
     assert judged({setting: value}) == ([] if grade is OK else [(grade.value, setting)])
 
 
+def test_commits_are_made_to_wait_for_a_sidecar_only_once_it_leads() -> None:
+    (verdict,) = [each for each in judge(GOOD | {"synchronous_standby_names": ""}, "p", "s") if each.grade is WARN]
+    assert verdict.remedy.startswith(
+        "once the sidecar says leading: ALTER SYSTEM SET synchronous_standby_names = 's'"
+    )
+
+
 # -- the keepers ---------------------------------------------------------------------------------------------
 
 
@@ -269,6 +277,24 @@ async def test_a_keeper_that_is_not_there_fails_and_a_pair_is_warned_of(keepers:
     (line,) = found(verdicts, FAIL)
     assert line.startswith(f"keeper {nobody}: ")
     assert [line.split(": ")[0] for line in found(verdicts, WARN)] == ["quorum"]
+
+
+@dataclass
+class Doorkeeper(FakeKeeper):
+    """Asks for a token."""
+
+    async def welcome(self, client: Client) -> None:
+        await client.send(AuthenticationCleartextPassword())
+
+
+async def test_what_can_be_done_depends_on_why_a_keeper_does_not_answer(nursery: trio.Nursery) -> None:
+    closed, nobody = Doorkeeper(), Address("127.0.0.1", 1)
+    await nursery.start(closed.serve)
+    verdicts = await check_keepers([closed.address, nobody], None, None, "1.0")
+    assert [(each.what, each.remedy) for each in verdicts if each.grade is FAIL] == [
+        ("asks for a token: --auth-token-path", "give a token that is good there: --auth-token-path"),
+        ("Connection refused", "start it, or look at its address, its network and its log"),
+    ]
 
 
 # -- what is printed -----------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ import pytest
 from walkeeper.errors import ConfigError
 from walkeeper.ids import NodeId, TenantTimelineId, TimelineNumber
 from walkeeper.links.address import Address
-from walkeeper.links.keeper import KeptTimeline
+from walkeeper.links.keeper import FINAL, TOKEN, KeptTimeline
 from walkeeper.links.poll import Answer, Poll, Trouble
 from walkeeper.lsn import Lsn, parse_lsn
 from walkeeper.tools.diagnosis import (
@@ -70,7 +70,13 @@ def ignorant(number: int) -> Trouble:
 
 
 def misplaced(number: int) -> Trouble:
-    return replace(dead(number), refusal=ConfigError("another cluster"))
+    return replace(dead(number), refusal=ConfigError("another cluster"), advice=FINAL)
+
+
+def closed(number: int) -> Trouble:
+    """It wants a token that we do not have."""
+    address = ADDRESSES[number - 1]
+    return Trouble(address, f"keeper {address} asks for a token: --auth-token-path", advice=TOKEN)
 
 
 def keeper(**different: Any) -> KeeperStatus:
@@ -128,8 +134,23 @@ SITUATIONS = (
         "one new, one dead", {1: dead(1), 2: keeper(is_whole=False)},
         found=((BLOCKED, "quorum", "1 of 3"), (BLOCKED, K1, "refused"), (BLOCKED, K2, "until it is whole")),
     ),
+    # -- who does not let us in
+    Situation("one wants a token", {1: closed(1)}, found=((NOTE, K1, "could not be seen: asks for a token"),)),
+    Situation(
+        "all want a token", {number: closed(number) for number in (1, 2, 3)},
+        found=((NOTE, "quorum", "could not be seen: 0 of 3 keepers can acknowledge, 2 are needed, 3 would not tell"),
+               *((NOTE, each, "--auth-token-path") for each in (K1, K2, K3))),
+    ),
+    Situation(
+        "one wants a token, one is dead", {1: closed(1), 2: dead(2)},
+        found=((RISK, K2, "Connection refused"), (NOTE, "quorum", "could not be seen"), (NOTE, K1, "could not be seen")),
+    ),
+    Situation(
+        "one wants a token, two are dead", {1: closed(1), 2: dead(2), 3: dead(3)},
+        found=((BLOCKED, "quorum", "0 of 3"), (BLOCKED, K2, "refused"), (BLOCKED, K3, "refused"), (NOTE, K1, "token")),
+    ),
     # -- who writes
-    Situation("one hears nothing", {2: GONE}, found=((RISK, K2, "no writer streams to it, since 2026-01-31T14:13:16"),)),
+    Situation("one hears nothing", {2: GONE}, found=((RISK, K2, "no writer streams to it (its last WAL came at 2026-01-31T14:13:16+00:00); to do"),)),
     Situation(
         "no sidecar", dict.fromkeys((1, 2, 3), GONE), primary(standby=None),
         ((BLOCKED, SIDECAR, "not connected"), (BLOCKED, "quorum", "0 of 3"),
@@ -194,6 +215,10 @@ SITUATIONS = (
     Situation(
         "the sidecar hangs", primary=standby(replied_at=LONG_AGO),
         found=((BLOCKED, SIDECAR, "said nothing to the primary, since 2026-01-31T14:13:16"),),
+    ),
+    Situation(
+        "the sidecar is not shown to this role", primary=standby(state=None, sync_state=None, flush_lsn=None, replied_at=None),
+        found=((NOTE, SIDECAR, "how it is could not be seen; to do: GRANT pg_monitor"),),
     ),
     Situation("the sidecar begins", primary=standby(state="catchup"), found=((NOTE, SIDECAR, "catchup"),)),
     Situation("it is not the one", primary=standby(sync_state="potential"), found=((RISK, SIDECAR, "potential"),)),
@@ -283,6 +308,8 @@ def test_the_text_begins_with_whether_anything_is_blocked_and_has_a_printable_li
     by_name = {each.name: each for each in SITUATIONS}
     assert report(as_text, by_name["all is well"]) == "nothing is blocked"
     assert report(as_text, by_name["one dead"]).splitlines()[0] == "nothing is blocked"
+    unseen = report(as_text, by_name["all want a token"]).splitlines()[0]
+    assert unseen == "nothing is blocked, as far as could be seen"
     assert report(as_text, by_name["two dead"]).splitlines()[0].startswith("blocked: quorum: ")
     (_, line) = report(as_text, by_name["a reader pauses"]).splitlines()
     assert line.isprintable()

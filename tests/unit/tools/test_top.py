@@ -159,9 +159,9 @@ async def answering(answer: bytes) -> AsyncIterator[Address]:
         (b"HTTP/1.1 503 x\r\ncontent-length: 2\r\n\r\nno", "503: no"),
         (b"HTTP/1.1 200 x\r\ncontent-length: 2\r\n\r\n{}", "cannot be read"),
         (b"HTTP/1.1 200 x\r\nconnection: close\r\n\r\n" + b"[" * 100_000, "cannot be read"),
-        (b"HTTP/1.1 200 x\r\ncontent-length: 9\r\n\r\n{}", "does not speak HTTP"),
-        (b"SSH-2.0-x\r\n", "does not speak HTTP"),
-        (b"", "does not speak HTTP"),
+        (b"HTTP/1.1 200 x\r\ncontent-length: 9\r\n\r\n{}", "cut off"),
+        (b"SSH-2.0-x\r\n", "it speaks no plain HTTP: is it the port of --listen-http?"),
+        (b"", "it speaks no plain HTTP: is it the port of --listen-http?"),
         (b"HTTP/1.1 200 x\r\n\r\n" + b" " * 5_000_000, "more than"),
     ],
 )
