@@ -18,7 +18,7 @@ from trio.testing import MockClock
 from certified import Pki
 from walkeeper.auth.certificates import Certificates
 from walkeeper.control import server
-from walkeeper.control.http1 import GRACE_SECONDS, HEAD_SECONDS_MAX, LINGER_SECONDS_MAX
+from walkeeper.control.http1 import GRACE_SECONDS, HEAD_SECONDS_MAX, LINGER_SECONDS_MAX, HttpConnection
 from walkeeper.control.server import serving_http
 from walkeeper.errors import TlsFailed
 from walkeeper.links.link import Link
@@ -234,3 +234,19 @@ async def test_a_tls_handshake_that_never_ends_is_cut(tmp_path: Path, autojump_c
             async with await trio.open_tcp_stream("127.0.0.1", port) as silent:
                 await silent.send_all(b"\x16\x03\x01")
                 assert await silent.receive_some() == b""
+
+
+async def test_two_ports_have_the_places_together(sock: socket.socket, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "CONNECTIONS_MAX", ROOM)
+    seated = set[HttpConnection]()
+    with socket.create_server(("127.0.0.1", 0)) as second:
+        async with (
+            serving_http(APP, sock, seated=seated),
+            serving_http(APP, second, seated=seated),
+            AsyncExitStack() as stack,
+        ):
+            idle = [await stack.enter_async_context(await client_of(sock)) for _ in range(ROOM)]
+            newcomer = await stack.enter_async_context(await client_of(second))
+            await ask(newcomer)
+            assert await idle[0].receive_some() == b""
+            assert len(seated) == ROOM
