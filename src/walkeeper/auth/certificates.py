@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Final
 
 from walkeeper.errors import ConfigError
+from walkeeper.storage.disk import read_regular
 
 POSTGRES_ALPN: Final = "postgresql"
 """What a client that begins TLS without asking must name, so that nobody takes it for another protocol's."""
@@ -143,8 +144,7 @@ def _binding(signature_hash: str, der: bytes) -> bytes | None:
 
 def _read(path: Path) -> bytes:
     try:
-        with path.open("rb") as file:
-            return file.read(FILE_BYTES_MAX)
+        return read_regular(path, FILE_BYTES_MAX)
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error.strerror}") from None
 

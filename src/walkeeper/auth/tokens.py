@@ -23,6 +23,7 @@ from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
 from walkeeper.auth.claims import Claims, parse_claims
 from walkeeper.errors import AccessDenied, ConfigError
+from walkeeper.storage.disk import read_regular
 
 LEEWAY_SECONDS: Final = 60
 """By so much clocks may differ, as Neon has it."""
@@ -97,8 +98,7 @@ def load_keys(path: Path) -> Sequence[Key]:
 
 
 def _load_key(path: Path) -> Key:
-    with path.open("rb") as file:
-        pem = file.read(KEY_FILE_BYTES_MAX)
+    pem = read_regular(path, KEY_FILE_BYTES_MAX)
     try:
         public = load_pem_public_key(pem)
     except (ValueError, UnsupportedAlgorithm):

@@ -20,6 +20,7 @@ from typing import Final
 from walkeeper.auth.claims import EVERYTHING, TENANT, Claims
 from walkeeper.errors import ConfigError
 from walkeeper.ids import TenantId
+from walkeeper.storage.disk import read_regular
 
 USERS_FILE_BYTES_MAX: Final = 1024 * 1024
 """Thousands of users; more is another file."""
@@ -81,8 +82,7 @@ class Users:
 def load_users(path: Path) -> Mapping[str, User]:
     """The users in the file at ``path``, by name.  Raises ConfigError if there is none, or a line that is none."""
     try:
-        with path.open("rb") as file:
-            raw = file.read(USERS_FILE_BYTES_MAX + 1)
+        raw = read_regular(path, USERS_FILE_BYTES_MAX + 1)
     except OSError as error:
         raise ConfigError(f"cannot read the users in {path}: {error.strerror}") from None
     if len(raw) > USERS_FILE_BYTES_MAX:

@@ -32,6 +32,9 @@ HEAD_SECONDS_MAX: Final = 10.0
 BODY_SECONDS_MAX: Final = 30.0
 """How long it may then take for the body, which has a MiB at most."""
 
+BODY_PIECES_MAX: Final = 10_000
+"""In how many chunks or packets it may come: each costs as much as a small request."""
+
 SEND_SECONDS_MAX: Final = 3.0
 """How long it may take to read a piece of an answer."""
 
@@ -139,7 +142,7 @@ class HttpConnection:
 
 
 class Exchange:
-    """A request and its answer.  ``is_waiting``: for more of the request."""
+    """A request and its answer.  ``is_waiting``: for the client, which is to say more or to read."""
 
     def __init__(self, http: h11.Connection, link: Link, request: h11.Request) -> None:
         self.is_waiting = False
@@ -151,6 +154,7 @@ class Exchange:
         self._early: h11.Data | h11.EndOfMessage | None = None
         self._is_heard = trio.Event()
         self._is_told = False
+        self._pieces = 0
         self._is_gone = trio.Event()
         self._head = b""
 
@@ -169,6 +173,8 @@ class Exchange:
     async def _watch(self) -> None:
         """Notice when a client goes that has said everything.  If it says more, that is the next request."""
         await self._is_heard.wait()
+        if self._http.trailing_data[0]:
+            return  # that is the next request already; what does not read it is noticed when it is sent something
         try:
             received = await self._link.receive(PIECE_BYTES)
         except trio.BrokenResourceError:
@@ -184,6 +190,10 @@ class Exchange:
         if self._is_told:
             await self._is_gone.wait()
             return {"type": "http.disconnect"}
+        await trio.lowlevel.checkpoint()  # there may be thousands of pieces in what was received
+        self._pieces += 1
+        if self._pieces > BODY_PIECES_MAX:
+            await self._cut_off()
         event, self._early = self._early or await self._parse_body(), None
         while event is None:
             await self._receive_body()
@@ -198,11 +208,15 @@ class Exchange:
             self._head = self._encode(response_of(message["status"], headers))
             return
         data, self._head = self._head, b""
-        if (body := message.get("body", b"")) and self._request.method != b"HEAD":
+        has_body, has_more = self._request.method != b"HEAD", message.get("more_body", False)
+        if (body := message.get("body", b"")) and has_body:
             data += self._encode(h11.Data(data=body))
-        if not message.get("more_body", False):
+        if not has_more or not has_body:
             data += self._encode(h11.EndOfMessage())
         await self._deliver(data)
+        if has_more and not has_body:
+            self._scope.cancel(reason="a head is all that was wanted")
+            await trio.sleep_forever()
 
     # -- what the client does -----------------------------------------------------------------------------------
 
@@ -231,10 +245,12 @@ class Exchange:
             await self._cut_off()
 
     async def _deliver(self, data: bytes) -> None:
+        self.is_waiting = True
         try:
             await deliver(self._link, data)
         except (trio.BrokenResourceError, trio.TooSlowError):
             await self._cut_off()
+        self.is_waiting = False
 
     def _encode(self, event: h11.Event) -> bytes:
         return self._http.send(event) or b""

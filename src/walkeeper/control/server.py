@@ -35,15 +35,17 @@ async def serving_http(
     sock: socket.socket,
     on_connection: Callable[[], None] = _uncounted,
     encrypt: Encrypt | None = None,
+    seated: set[HttpConnection] | None = None,
 ) -> AsyncIterator[None]:
     """Serve ``app`` on the bound ``sock``, which is taken over, for as long as the block runs.
 
-    ``on_connection`` is told of each that was accepted, and ``encrypt`` makes it one in TLS.  At the end requests may go on for ``GRACE_SECONDS``.
+    ``on_connection`` is told of each that was accepted, and ``encrypt`` makes it one in TLS.  Ports that share
+    ``seated`` have ``CONNECTIONS_MAX`` together.  At the end requests may go on for ``GRACE_SECONDS``.
 
     Cancellation: cuts requests off.
     """
     sock.setblocking(False)
-    reception = Reception(app, on_connection, encrypt)
+    reception = Reception(app, on_connection, encrypt, set() if seated is None else seated)
     async with trio.open_nursery() as connections:
         with sock:
             async with trio.open_nursery() as accepting:
@@ -57,18 +59,24 @@ async def serving_http(
 class Reception:
     """Finds places for connections."""
 
-    def __init__(self, app: ASGIApp, on_connection: Callable[[], None], encrypt: Encrypt | None) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        on_connection: Callable[[], None],
+        encrypt: Encrypt | None,
+        seated: set[HttpConnection],
+    ) -> None:
         self._app = app
         self._encrypt = encrypt
         self._on_connection = on_connection
-        self._seated = set[HttpConnection]()
+        self._seated = seated
 
     async def accept(self, sock: socket.socket, connections: trio.Nursery) -> None:
         """Start a task for every client, until cancelled."""
         while True:
             client = await accept_client(sock)
             self._on_connection()
-            if len(self._seated) == CONNECTIONS_MAX:
+            if len(self._seated) >= CONNECTIONS_MAX:
                 log.warning("too many HTTP connections", connections_max=CONNECTIONS_MAX)
                 if not self._make_room():
                     client.close()

@@ -61,8 +61,11 @@ def _words_for(error: BaseException) -> str:
 
 def tell(line: str) -> None:
     """Say it on standard error.  Where that cannot be written, on a full disk, the exit code is still what it is."""
+    harmless = "".join(
+        each if each.isprintable() or each in "\n\t" else "?" for each in line
+    )  # a server may have said it
     try:
-        print(f"walkeeper: {line}", file=sys.stderr, flush=True)
+        print(f"walkeeper: {harmless}", file=sys.stderr, flush=True)
     except OSError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())  # else Python ends with a code of its own
 

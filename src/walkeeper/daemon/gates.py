@@ -127,6 +127,11 @@ def _open_certificates(
     if tls.accepts_plaintext and tls.client_ca is not None:
         raise ConfigError("--accept-plaintext lets in who has no certificate: not with --ssl-client-ca-file")
     if not tls.is_on_pg and not https:
+        usual = TlsConfig()
+        if (tls.certificate, tls.key) != (usual.certificate, usual.key):
+            log.warning(
+                "a certificate is named that nobody sees: --enable-tls-wal-service-api or --listen-https shows it"
+            )
         return None
     from walkeeper.auth.upkeep import describe, keeping_certificate
 

@@ -33,6 +33,7 @@ from walkeeper.control.collectors import MemoryUse
 from walkeeper.control.dump import KeeperConfig
 from walkeeper.control.events import Events
 from walkeeper.control.health import Readiness, health_routes
+from walkeeper.control.http1 import HttpConnection
 from walkeeper.control.looks import Looks, Surroundings
 from walkeeper.control.metrics import Metrics
 from walkeeper.control.page import page_route
@@ -94,13 +95,17 @@ def run_keeper(config: ServeConfig) -> None:
     show_token(config.peers.token_path)
     disk = OsDisk(sync=not config.place.no_sync)
     path = Path(os.path.realpath(config.place.path))
+    gates = (
+        OPEN_GATES
+        if config.init
+        else open_gates(config.auth, config.tls, path, metrics, https=config.listen.https is not None)
+    )
     with closing(claim(disk, path, config.place.node_id)) as directory:
         log.info("data directory claimed", path=str(path), id=directory.node_id, version=walkeeper.__version__)
         if config.init:
             return
         connections_max = files.settle_connections_max(config.listen.connections_max, files.raise_limit())
         disk.require_files()
-        gates = open_gates(config.auth, config.tls, path, metrics, https=config.listen.https is not None)
         if config.place.no_sync:
             log.warning("nothing is fsynced (--no-sync): a power failure loses acknowledged WAL")
         with (
@@ -150,12 +155,16 @@ def _accepting_at(
 
 
 def _serving_https(
-    app: ASGIApp, sock: socket.socket | None, metrics: Metrics, gates: Gates
+    app: ASGIApp,
+    sock: socket.socket | None,
+    metrics: Metrics,
+    gates: Gates,
+    seated: set[HttpConnection],
 ) -> AbstractAsyncContextManager[None]:
     if sock is None:
         return nullcontext()
     assert gates.encrypt is not None, "a port for HTTPS has a certificate"
-    return serving_http(app, sock, partial(metrics.http_connection_begins, "https"), gates.encrypt)
+    return serving_http(app, sock, partial(metrics.http_connection_begins, "https"), gates.encrypt, seated)
 
 
 def _describe(readiness: Readiness, metrics: Metrics) -> str:
@@ -207,9 +216,10 @@ async def serve(
         api = ManagementApi(keeper, gates.verify_http, Looks(around))
         health = health_routes(offload.checks, readiness)
         app = create_app([page_route(), *health, metrics.route(), *api.routes()])
+        seated = set[HttpConnection]()  # of both ports: descriptors are set aside for so many
         async with (
-            serving_http(app, http, metrics.http_connection_begins),
-            _serving_https(app, https, metrics, gates),
+            serving_http(app, http, metrics.http_connection_begins, seated=seated),
+            _serving_https(app, https, metrics, gates, seated),
             keeping_pulse(metrics, offload.tell_of_silence),
             answering_signals(lambda: readiness.serves),
             reporting(os.environ, offload.checks, partial(_describe, readiness, metrics)),

@@ -55,6 +55,7 @@ async def _ask(link: Link, address: Address, target: str, token: str | None) -> 
     await send_all(link, b"".join(piece or b"" for piece in pieces))
     status, body = 0, bytearray()
     while True:
+        await trio.lowlevel.checkpoint()  # there may be thousands of events in what was received
         try:
             event = session.next_event()
         except h11.RemoteProtocolError as error:

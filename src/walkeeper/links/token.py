@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from walkeeper.errors import ConfigError
+from walkeeper.storage.disk import read_regular
 
 TOKEN_BYTES_MAX: Final = 4096
 """As long as keepers read them."""
@@ -33,8 +34,7 @@ def read_token() -> str | None:
     if path is None:
         return None
     try:
-        with path.open("rb") as file:
-            token = file.read(TOKEN_BYTES_MAX + 1).decode("ascii").strip()
+        token = read_regular(path, TOKEN_BYTES_MAX + 1).decode("ascii").strip()
     except OSError as error:
         raise ConfigError(f"cannot read the token in {path}: {error.strerror}") from None
     except UnicodeDecodeError:

@@ -464,7 +464,7 @@ class Connection:
                 pass
             case _:
                 self._instruments.refused(error)
-                log.warning("request refused", error=str(error), kind=type(error).__name__)
+                log.warning("request refused", error=str(error), kind=type(error).__name__, peer=self._client.peer)
 
     async def _linger(self) -> None:
         """End our side and read away the client's, for a moment."""

@@ -338,7 +338,7 @@ class OsDisk:
         return self._open("open", path, os.O_RDWR)
 
     def create(self, path: Path) -> OsFile:
-        return self._open("create", path, os.O_RDWR | os.O_CREAT | os.O_TRUNC)
+        return self._open("create", path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW)
 
     def lock(self, path: Path) -> OsFile | None:
         file = self._open("open", path, os.O_RDWR | os.O_CREAT)  # not truncated: the content is the owner's
@@ -472,3 +472,15 @@ def _syncfs(fd: int) -> None:
     if libc.syncfs(fd) != 0:
         code = ctypes.get_errno()
         raise OSError(code, os.strerror(code))
+
+
+def read_regular(path: Path, bytes_max: int) -> bytes:
+    """At most so much of a file that somebody else keeps up: a key, a certificate.  Raises OSError.
+
+    Never waits, as the first look at a pipe in its place would; links are followed.
+    """
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    with os.fdopen(fd, "rb") as file:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            raise OSError(errno.EINVAL, "it is not a file", str(path))
+        return file.read(bytes_max)

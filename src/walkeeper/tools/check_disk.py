@@ -20,6 +20,7 @@ from typing import Final
 from walkeeper.errors import ConfigError, StorageError
 from walkeeper.storage.data_directory import ID_FILE, TRIAL_FILE, require_own
 from walkeeper.storage.disk import Disk, LookingDisk
+from walkeeper.storage.durable import remove_if_there
 from walkeeper.tools.inspect import lock_owner
 from walkeeper.tools.verdicts import Grade, Verdict, fail, graded, ok, warn
 
@@ -195,6 +196,7 @@ def measure_syncs(disk: Disk, path: Path, now: Callable[[], float]) -> Sequence[
     """How long each of some writes took until it was durable, in seconds.  Raises StorageError."""
     took: list[float] = []
     try:
+        remove_if_there(disk, path)  # it may be another's link
         with disk.create(path) as file:
             file.pwritev([bytes(TRIAL_BYTES)], 0)
             file.fsync()

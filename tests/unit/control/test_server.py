@@ -17,7 +17,7 @@ from starlette.routing import Route
 from certified import Pki
 from walkeeper.auth.certificates import Certificates
 from walkeeper.control import server
-from walkeeper.control.http1 import GRACE_SECONDS
+from walkeeper.control.http1 import GRACE_SECONDS, HttpConnection
 from walkeeper.control.server import serving_http
 from walkeeper.errors import TlsFailed
 from walkeeper.links.link import Link
@@ -225,3 +225,19 @@ async def test_the_same_is_served_over_tls(tmp_path: Path) -> None:
         with pytest.raises(httpx2.TransportError):
             await client.get(f"http://localhost:{port}/")
         assert len(failures) == 1
+
+
+async def test_two_ports_have_the_places_together(sock: socket.socket, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "CONNECTIONS_MAX", ROOM)
+    seated = set[HttpConnection]()
+    with socket.create_server(("127.0.0.1", 0)) as second:
+        async with (
+            serving_http(APP, sock, seated=seated),
+            serving_http(APP, second, seated=seated),
+            AsyncExitStack() as stack,
+        ):
+            idle = [await stack.enter_async_context(await client_of(sock)) for _ in range(ROOM)]
+            newcomer = await stack.enter_async_context(await client_of(second))
+            await ask(newcomer)
+            assert await idle[0].receive_some() == b""
+            assert len(seated) == ROOM

@@ -21,6 +21,7 @@ from walkeeper.storage.disk import (
     OsDisk,
     naming_errors,
     naming_lost_durability,
+    read_regular,
     write_all,
 )
 from walkeeper.storage.durable import replace_file
@@ -320,3 +321,21 @@ def test_a_kernel_that_writes_nothing_and_says_nothing_has_no_space() -> None:
     with pytest.raises(OSError) as caught:
         write_all(lambda _slices, _offset: 0, [b"content"], 0)
     assert caught.value.errno == errno.ENOSPC
+
+
+def test_what_somebody_else_keeps_up_is_read_through_links_and_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    (tmp_path / "key").write_bytes(b"0123456789")
+    (tmp_path / "link").symlink_to(tmp_path / "key")
+    os.mkfifo(tmp_path / "pipe")
+    assert read_regular(tmp_path / "link", 4) == b"0123"
+    for name, reason in (("pipe", "not a file"), ("missing", "No such file"), (".", "directory")):
+        with pytest.raises(OSError, match=reason):
+            read_regular(tmp_path / name, 4)
+
+
+def test_nothing_is_created_through_a_link(tmp_path: Path) -> None:
+    (tmp_path / "precious").write_bytes(b"kept")
+    (tmp_path / "new").symlink_to(tmp_path / "precious")
+    with pytest.raises(StorageError):
+        OsDisk().create(tmp_path / "new")
+    assert (tmp_path / "precious").read_bytes() == b"kept"

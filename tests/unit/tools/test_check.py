@@ -121,7 +121,7 @@ def test_the_measurement_ends_after_some_syncs_or_some_seconds_and_leaves_nothin
 
 def test_a_sync_that_fails_is_told_and_the_file_is_removed() -> None:
     disk = MemoryDisk()
-    disk.faults[disk.operations + 4] = Fault.IO_ERROR  # after create, write, fsync and write
+    disk.faults[disk.operations + 5] = Fault.IO_ERROR  # after unlink, create, write, fsync and write
     with pytest.raises(DurabilityLost):
         measure_syncs(disk, Path("/trial"), instant())
     assert disk.names(Path("/")) == []
@@ -333,3 +333,12 @@ def test_where_anybody_may_write_nothing_is_written_through_somebody_elses_link(
     directory.chmod(0o777)
     assert found(check_disk(OsDisk(sync=False), directory), FAIL)
     assert precious.read_text() == "kept"
+
+
+def test_a_link_in_the_place_of_the_trial_file_is_removed_and_not_followed(directory: Path) -> None:
+    precious = directory.parent / "precious"
+    precious.write_text("kept")
+    (directory / TRIAL_FILE).symlink_to(precious)
+    assert not found(check_disk(OsDisk(sync=False), directory), FAIL)
+    assert precious.read_text() == "kept"
+    assert list(directory.iterdir()) == []
