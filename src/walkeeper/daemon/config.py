@@ -117,7 +117,7 @@ class PeersConfig:
 
     http: tuple[Address, ...] = option(
         "peer-http", parse_http_peers, default="", metavar="HOST:PORT,...",
-        help="the --listen-http of the other keepers, whom the status page shows beside this one; they are asked while somebody"
+        help="the --listen-http of the other keepers, in plain HTTP, whom the status page shows beside this one; they are asked while somebody"
         " looks",
     )  # fmt: skip
     token_path: Path | None = option(

@@ -112,7 +112,7 @@ async def ask_json(connection: Connection, question: str, kind: type[T]) -> T:
         (text,) = row
         try:
             return msgspec.json.decode(text or "", type=kind)
-        except msgspec.MsgspecError as error:
+        except (msgspec.MsgspecError, RecursionError) as error:  # the latter: nested too deeply
             raise Malformed(str(error)) from error
 
     return await connection.ask(question, read)

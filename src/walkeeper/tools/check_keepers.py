@@ -107,7 +107,7 @@ async def _ask_about(connection: Connection) -> AboutKeeper | None:
     def read(text: str) -> AboutKeeper:
         try:
             return msgspec.json.decode(text, type=AboutKeeper)
-        except msgspec.MsgspecError as error:
+        except (msgspec.MsgspecError, RecursionError) as error:  # the latter: nested too deeply
             raise Malformed(str(error)) from error
 
     try:

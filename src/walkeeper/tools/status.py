@@ -113,7 +113,7 @@ async def _ask_keeper(connection: Connection) -> KeeperStatus:
     try:
         ((text,),) = rows
         return msgspec.json.decode(text or "", type=KeeperStatus)
-    except (ValueError, msgspec.MsgspecError) as error:
+    except (ValueError, msgspec.MsgspecError, RecursionError) as error:
         raise Malformed(f"{connection.name}: {STATUS} cannot be read: {error}") from error
 
 

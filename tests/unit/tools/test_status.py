@@ -113,7 +113,9 @@ async def test_without_a_majority_it_is_shown_and_an_error(keepers: Sequence[Tel
         status.require_majority()
 
 
-@pytest.mark.parametrize("told", ["", "{}", "[]", "nonsense", json.dumps(TOLD | {"flush_lsn": "far"})])
+@pytest.mark.parametrize(
+    "told", ["", "{}", "[]", "nonsense", '{"flush_lsn":' + "[" * 100_000, json.dumps(TOLD | {"flush_lsn": "far"})]
+)
 async def test_what_makes_no_sense_is_that_keepers_trouble(keepers: Sequence[TellingKeeper], told: str) -> None:
     keepers[0].told = told
     status = await ask(keepers)
