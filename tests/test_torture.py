@@ -166,7 +166,10 @@ def test_errors_and_what_is_no_line_of_the_log_are_complaints() -> None:
     warning = "2026-01-01T10:00:00.000001Z [warning  ] keeper lost keeper=10.77.0.11:5454"
     error = "2026-01-01T10:00:00.000001Z [error    ] connection failed unexpectedly connection=10"
     trace = "  + Exception Group Traceback (most recent call last):"
-    assert complaints(f"{warning}\n{error}\n{trace}\n{warning}") == [error, trace]
+    full = (
+        "2026-01-01T10:00:00.000001Z [error    ] the disk is nearly full: WAL is refused, reads go on free_bytes=0"
+    )
+    assert complaints(f"{warning}\n{error}\n{full}\n{trace}\n{warning}") == [error, trace]
 
 
 # -- what a bad wire does ------------------------------------------------------------------------------------

@@ -36,6 +36,12 @@ FILES_MAX = 100
 LOG_LINE = re.compile(r"\d{4}-\d\d-\d\dT[\d:.]+Z \[(\w+) *\] ")
 COMPLAINTS = {"error", "critical"}
 
+BROUGHT_ABOUT = (
+    "the disk is nearly full: WAL is refused",  # one that was filled
+    "the disk does not answer",  # to a keeper that was stopped meanwhile
+)
+"""Errors that a person is to see, and that faults of ours make."""
+
 
 @dataclass(slots=True)
 class Peak:
@@ -138,10 +144,12 @@ def excesses(peaks: dict[str, Peak]) -> list[str]:
 
 
 def complaints(log: str) -> list[str]:
-    """The lines that a daemon's log should not have: errors, and whatever is not a line of the log at all."""
+    """The lines that a daemon's log should not have: errors that no fault brings about, and whatever is not a line of the
+    log at all.
+    """
     found = []
     for line in log.splitlines():
         level = LOG_LINE.match(line)
-        if level is None or level[1] in COMPLAINTS:
+        if level is None or (level[1] in COMPLAINTS and not any(each in line for each in BROUGHT_ABOUT)):
             found.append(line)
     return found
