@@ -38,6 +38,7 @@ COMPLAINTS = {"error", "critical"}
 
 BROUGHT_ABOUT = (
     "the disk is nearly full: WAL is refused",  # one that was filled
+    "No space left on device",  # in the middle of an operation: the timeline is read again until there is
     "the disk does not answer",  # to a keeper that was stopped meanwhile
 )
 """Errors that a person is to see, and that faults of ours make."""
