@@ -432,7 +432,7 @@ OURS: Final = (
     Declared(
         "walkeeper_slow_steps_total", "counter", "steps",
         "Times that one task kept all others from running for more than 0.2 s",
-        "The log names the task: `a step of the event loop was slow`.",
+        "Counted within a minute after `the event loop was late`; the log names the task: `a step of the event loop was slow`.",
         is_alert=True,
     ),
     Declared(
