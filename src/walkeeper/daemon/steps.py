@@ -1,7 +1,7 @@
 """Steps of the event loop that take so long that everything else waits.
 
 A step is what a task does between two checkpoints.  Trio calls an instrument before and after each, so what is done
-there is paid for by every message, with a fifth of what a small commit costs: ``pulse`` has it done only for a while.
+there is paid for by every message, some microseconds of it: ``pulse`` has it done only for a while.
 
 An instrument that raises is taken away by Trio: this one does not.
 """
