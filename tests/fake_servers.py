@@ -106,7 +106,8 @@ class Client:
 
 @dataclass
 class Server:
-    """Listens on a free port of the loopback address.  ``queries`` are all that were asked.
+    """Listens on a free port of the loopback address.  ``queries`` are all that were asked, ``startups`` what all clients
+    said first, and ``parameters`` what the last one did.
 
     ``heard_needs`` are the (xmin, catalog_xmin) of all hot standby feedback.
     """
@@ -115,6 +116,7 @@ class Server:
     held: bool = False
     stutters: bool = False
     parameters: dict[str, str] = field(default_factory=dict)
+    startups: list[dict[str, str]] = field(default_factory=list)
     queries: list[str] = field(default_factory=list)
     heard_needs: list[tuple[int, int]] = field(default_factory=list)
     _scopes: set[trio.CancelScope] = field(default_factory=set)
@@ -162,6 +164,7 @@ class Server:
                     await client.send(EncryptionAnswer(accepted=False))
                 case StartupMessage(parameters):
                     self.parameters = dict(parameters)
+                    self.startups.append(self.parameters)
                     await self.welcome(client)
                 case Query(text):
                     await self.while_held()

@@ -10,6 +10,7 @@ Does not decide what has to happen before the keeper serves: the daemon names th
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
@@ -25,6 +26,15 @@ class Check:
 
     def __str__(self) -> str:
         return f"[-] {self.name}: {self.problem}" if self.problem else f"[+] {self.name}: ok"
+
+
+class Ready(Protocol):
+    """Who answers ``/readyz``."""
+
+    @property
+    def is_draining(self) -> bool: ...
+
+    def checks(self) -> Sequence[Check]: ...
 
 
 class Readiness:
@@ -50,7 +60,7 @@ class Readiness:
         return [Check(name, problem) for name, problem in self._problems.items()]
 
 
-def health_routes(alive: Callable[[], Sequence[Check]], readiness: Readiness) -> list[Route]:
+def health_routes(alive: Callable[[], Sequence[Check]], readiness: Ready) -> list[Route]:
     """``/livez`` from ``alive`` and ``/readyz`` from ``readiness``."""
 
     async def livez(request: Request) -> Response:
@@ -62,7 +72,7 @@ def health_routes(alive: Callable[[], Sequence[Check]], readiness: Readiness) ->
     return [Route("/livez", livez, methods=["GET"]), Route("/readyz", readyz, methods=["GET"])]
 
 
-def _answer(request: Request, checks: Sequence[Check], readiness: Readiness) -> Response:
+def _answer(request: Request, checks: Sequence[Check], readiness: Ready) -> Response:
     failed = [check for check in checks if check.problem]
     shown = checks if "verbose" in request.query_params else failed
     well = "draining" if readiness.is_draining else "ok"

@@ -98,7 +98,12 @@ def propose(options: ProposeOptions) -> None:
     from walkeeper.sidecar.config import ProposeConfig
     from walkeeper.sidecar.run import run_sidecar
 
-    configure_logs(options.log.format, sys.stdout)
+    metrics = None
+    if options.http is not None:
+        from walkeeper.control.sidecar_metrics import SidecarMetrics
+
+        metrics = SidecarMetrics(walkeeper.__version__)
+    configure_logs(options.log.format, sys.stdout, None if metrics is None else metrics.log_event)
     memory.settle()
     approach(options.quorum.approach)
     config = ProposeConfig(
@@ -109,7 +114,12 @@ def propose(options: ProposeOptions) -> None:
         slot_name=options.slot_name,
         unsafe_slot=options.unsafe_slot,
     )
-    trio.run(until_stopped, partial(run_sidecar, config, log=structlog.get_logger()))
+    if options.http is not None and metrics is not None:
+        from walkeeper.daemon.sidecar import run_with_port
+
+        run_with_port(config, options.http, metrics)
+    else:
+        trio.run(until_stopped, partial(run_sidecar, config, log=structlog.get_logger()))
 
 
 def sync(options: SyncOptions) -> None:

@@ -288,6 +288,10 @@ class ProposeOptions:
         metavar="NAME",
         help="the physical replication slot to make or use",
     )
+    http: Address | None = option(
+        "listen-http", parse_address, metavar="HOST:PORT",
+        help="where probes and Prometheus may connect: health and metrics only; if not said, nowhere",
+    )  # fmt: skip
     unsafe_slot: bool = switch(
         "unsafe-slot", help="make the slot although it may fill the primary's disk (max_slot_wal_keep_size = -1)"
     )
