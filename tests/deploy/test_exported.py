@@ -64,6 +64,7 @@ def scraped(new_cluster: NewCluster, work_directory: Path) -> Iterator[Scraped]:
             work_directory, primary, stack,
             keeper_flags=keeper_flags, sidecar_flags=["--listen-http", f"127.0.0.1:{port}"],
         )  # fmt: skip
+        primary.sql("SELECT pg_switch_wal()")  # what segments take is known when a second one begins
         primary.sql("CREATE TABLE written (n int)")
         keeper = scene.keepers[0]
         with Client(keeper.pg_port) as stranger, pytest.raises(Refused):
@@ -76,7 +77,7 @@ def scraped(new_cluster: NewCluster, work_directory: Path) -> Iterator[Scraped]:
             shown[job] = scrape("127.0.0.1", port)
             return set(names) <= shown[job].keys()
 
-        scene.wait_until(partial(has, KEEPERS, keeper.http_port, "safekeeper_wal_readers"), "a reader")
+        scene.wait_until(partial(has, KEEPERS, keeper.http_port, "safekeeper_wal_readers", "safekeeper_disk_usage_bytes"), "a reader")
         scene.wait_until(
             partial(has, SIDECARS, port, "walkeeper_sidecar_slot_retained_bytes", "walkeeper_sidecar_slot_limit_bytes"),
             "a look at the slot",
