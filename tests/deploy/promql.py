@@ -79,7 +79,9 @@ def _tokens(text: str) -> Iterator[tuple[str, str]]:
             yield match.lastgroup, match[0]
 
 
-def _until(tokens: Sequence[tuple[str, str]], at: int, opening: str, closing: str) -> tuple[Sequence[tuple[str, str]], int]:
+def _until(
+    tokens: Sequence[tuple[str, str]], at: int, opening: str, closing: str
+) -> tuple[Sequence[tuple[str, str]], int]:
     """What stands between two signs, of which the first must be next, and where it goes on."""
     if tokens[at : at + 1] != [("sign", opening)]:
         raise NotUnderstood(f"no {opening!r} at token {at}")

@@ -56,7 +56,9 @@ def overlap(one: Object, other: Object) -> bool:
 
 def test_no_panel_lies_on_another_or_beside_the_page() -> None:
     everything = dashboard()["panels"]
-    assert [panel["title"] for panel in everything if panel["gridPos"]["x"] + panel["gridPos"]["w"] > COLUMNS] == []
+    assert [
+        panel["title"] for panel in everything if panel["gridPos"]["x"] + panel["gridPos"]["w"] > COLUMNS
+    ] == []
     assert [
         (one["title"], other["title"])
         for one, other in combinations(everything, 2)

@@ -28,6 +28,7 @@ from keeper_client import Client, Refused
 from programs import END_SECONDS
 from replicated import Replicated
 
+
 @contextmanager
 def reading(scene: Replicated, target: Path) -> Iterator[None]:
     """A reader of the first keeper's WAL."""
@@ -67,9 +68,10 @@ def scraped(new_cluster: NewCluster, work_directory: Path) -> Iterator[Scraped]:
         primary.sql("SELECT pg_switch_wal()")  # what segments take is known when a second one begins
         primary.sql("CREATE TABLE written (n int)")
         keeper = scene.keepers[0]
-        with Client(keeper.pg_port) as stranger, pytest.raises(Refused):
+        with Client(keeper.pg_port) as stranger:
             stranger.start_up(scene.ttid)
-            stranger.query("SHOW nothing")
+            with pytest.raises(Refused):
+                stranger.query("SHOW nothing")
         stack.enter_context(reading(scene, work_directory / "received"))
         shown: dict[str, dict[str, set[str]]] = {}
 
@@ -77,9 +79,14 @@ def scraped(new_cluster: NewCluster, work_directory: Path) -> Iterator[Scraped]:
             shown[job] = scrape("127.0.0.1", port)
             return set(names) <= shown[job].keys()
 
-        scene.wait_until(partial(has, KEEPERS, keeper.http_port, "safekeeper_wal_readers", "safekeeper_disk_usage_bytes"), "a reader")
         scene.wait_until(
-            partial(has, SIDECARS, port, "walkeeper_sidecar_slot_retained_bytes", "walkeeper_sidecar_slot_limit_bytes"),
+            partial(has, KEEPERS, keeper.http_port, "safekeeper_wal_readers", "safekeeper_disk_usage_bytes"),
+            "a reader",
+        )
+        scene.wait_until(
+            partial(
+                has, SIDECARS, port, "walkeeper_sidecar_slot_retained_bytes", "walkeeper_sidecar_slot_limit_bytes"
+            ),
             "a look at the slot",
         )
         yield Scraped(shown, recorded())
@@ -87,9 +94,11 @@ def scraped(new_cluster: NewCluster, work_directory: Path) -> Iterator[Scraped]:
 
 def test_all_that_is_asked_for_is_shown(scraped: Scraped) -> None:
     asked: list[tuple[str, list[str]]] = [(rule["expr"], []) for rule in rules()]
-    for panel in panels(dashboard()):
-        for target in panel["targets"]:
-            asked.append((filled(target["expr"]), re.findall(r"{{(\w+)}}", target["legendFormat"])))
+    asked += [
+        (filled(target["expr"]), re.findall(r"{{(\w+)}}", target["legendFormat"]))
+        for panel in panels(dashboard())
+        for target in panel["targets"]
+    ]
     asked += [(selector, [label]) for selector, label in variable_queries(dashboard())]
     assert [missing for query, labels in asked for missing in scraped.missing(query, *labels)] == []
 
