@@ -34,8 +34,8 @@ PROMTOOL_SECONDS = 300.0
 ANSWER_SECONDS = 10.0
 
 KEEPERS, SIDECARS = "walkeeper", "walkeeper-sidecar"
-OF_TARGETS = {"job", "instance", "namespace"}
-"""Labels that Prometheus adds.  ``namespace`` only on Kubernetes; without it all keepers are one quorum."""
+OF_TARGETS = {"job", "instance", "namespace", "pod"}
+"""Labels that Prometheus adds.  ``namespace`` and ``pod`` only on Kubernetes; without them all keepers are one quorum."""
 OF_PROMETHEUS = {"up": OF_TARGETS, "ALERTS": {"alertname", "alertstate", "severity"}}
 """Series of its own."""
 

@@ -64,7 +64,7 @@ def test_a_rule_that_does_not_work_is_caught(written: Path) -> None:
         for group in load(CASES)["tests"]
         if any(case["alertname"] == "WalkeeperDiskRefusesWal" for case in group["alert_rule_test"])
     ]
-    cases_path.write_text(json.dumps({"rule_files": ["rules.yaml"], "evaluation_interval": "30s", "tests": of_it}))
+    cases_path.write_text(json.dumps({"rule_files": ["rules.yaml"], "evaluation_interval": "1m", "tests": of_it}))
     with pytest.raises(AssertionError, match="WalkeeperDiskRefusesWal"):
         promtool("test", "rules", CASES.name, directory=written)
 
