@@ -145,6 +145,7 @@ class _Session:
                 election = await self._ensemble.wait_elected()
                 self._account.elections += 1
                 junction = await self._find_junction(election)
+                lookout.look_soon()
                 stream = await self._start_stream(junction)
                 nursery.start_soon(self._report_regularly)
                 await self._pour(stream, junction)

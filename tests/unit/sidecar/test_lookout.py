@@ -111,6 +111,14 @@ async def test_on_postgresql_14_the_slot_is_looked_at_by_sql(autojump_clock: Moc
     assert (sight.slot_retained_bytes, sight.slot_look_failures) == (world.primary.wal.lsn - start, 0)
 
 
+async def test_a_slot_that_is_made_is_seen_at_once(autojump_clock: MockClock, world: World) -> None:
+    async with world.sidecar():
+        began = trio.current_time()
+        await world.commit()
+        await until(lambda: world.account.look().slot_retained_bytes is not None)
+        assert trio.current_time() - began < LOOK_SECONDS / 2
+
+
 @pytest.mark.parametrize("slot", [(None, None, None), ("physical", None, None)], ids=["no slot", "lost"])
 async def test_of_a_slot_that_keeps_nothing_it_is_not_told_how_much(
     autojump_clock: MockClock, world: World, slot: tuple[str | None, ...]
@@ -203,6 +211,7 @@ async def test_an_answer_that_means_nothing_is_a_look_that_failed(
 ) -> None:
     async with world.sidecar():
         await world.commit()
+        await looks()
         world.primary.odd_answers[question] = answer
         await looks()
         await world.commit()
