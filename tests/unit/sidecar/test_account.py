@@ -8,7 +8,7 @@ from fake_servers import until
 from sidecar_world import World, kept_before
 from walkeeper.links.conninfo import ConnectionInfo, SslMode
 from walkeeper.lsn import Lsn
-from walkeeper.sidecar.account import LEADING, MAJORITY, NOT_YET, PRIMARY, Account, Waiting
+from walkeeper.sidecar.account import LEADING, MAJORITY, NOT_YET, PRIMARY, Account
 
 NOBODY = {"acknowledging": 0, "catching_up": 0, "incomplete": 0, "lost": 0}
 DROPPED_SECONDS = 15.0  # a keeper that does not answer is dropped after ten
@@ -232,12 +232,14 @@ async def test_one_piece_of_wal_is_timed_at_a_time_and_what_came_meanwhile_is_no
 ) -> None:
     acks: list[float] = []
     account = Account(3, acks.append)
-    account.waiting = Waiting(Lsn(100), trio.current_time())
+    assert account.is_due(trio.current_time())
+    account.arrived(Lsn(100), trio.current_time())
     await trio.sleep(2)
+    assert not account.is_due(trio.current_time())
     account.committed(Lsn(99), Lsn(150))
     assert (acks, account.look().waiting_seconds) == ([], 2)
     account.committed(Lsn(100), Lsn(150))
     await trio.sleep(3)
     assert (acks, account.look().waiting_seconds) == ([2], 3)
     account.committed(Lsn(150), Lsn(150))
-    assert (acks, account.waiting) == ([2], None)
+    assert (acks, account.look().waiting_seconds, account.is_due(trio.current_time())) == ([2], 0, True)
