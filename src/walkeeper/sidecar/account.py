@@ -47,18 +47,6 @@ class Sight:
     slot_look_failures: int
 
 
-@dataclass(frozen=True, slots=True)
-class Waiting:
-    """WAL up to ``end_lsn``, which came at ``since`` on Trio's clock, is not on a majority.
-
-    ``is_timed``: that it came just then, so that its time tells something; else it came at most one wait before.
-    """
-
-    end_lsn: Lsn
-    since: float
-    is_timed: bool = True
-
-
 def _untimed(_seconds: float) -> None:
     """Nobody counts."""
 
@@ -75,8 +63,12 @@ class Account:
         self.slot_retained_bytes: int | None = None
         self.slot_limit_bytes: int | None = None
         self.slot_look_failures = 0
-        self.waiting: Waiting | None = None
-        """The oldest WAL that no majority has.  It outlives a session: commits wait for the next one."""
+        self.waits_up_to = INVALID_LSN
+        """Up to where WAL is watched that no majority has; 0 if there is none.  It outlives a session: so do commits."""
+        self._waits_since = 0.0
+        """When the oldest of it came, on Trio's clock."""
+        self._is_timed = False
+        """Whether it came just then, so that its time tells something; else at most one wait before."""
         self._keepers = keepers
         self._acknowledged = acknowledged
         self._leadership: Leadership | None = None
@@ -89,8 +81,10 @@ class Account:
     def begin(self, leadership: Leadership, flush_lsn: Lsn) -> None:
         """The primary is reached, which has WAL up to ``flush_lsn``, and keepers are asked for their votes."""
         self._leadership = leadership
-        if self.waiting is not None and self.waiting.end_lsn > flush_lsn:
-            self.waiting = None  # it has lost what it had sent, as after a restore, and nobody waits for that
+        if self.waits_up_to > flush_lsn:
+            self.waits_up_to = (
+                INVALID_LSN  # it has lost what it had sent, as after a restore, and nobody waits for that
+            )
 
     def end(self) -> None:
         """That is over.  What was reached stays."""
@@ -103,20 +97,23 @@ class Account:
 
     def is_due(self, now: float) -> bool:
         """Whether the WAL that comes now is the oldest that no majority has."""
-        waiting = self.waiting
-        if waiting is None:
+        if not self.waits_up_to:
             return True
-        return now - waiting.since > RECORD_SECONDS and self._has_begun_only(waiting)
+        return now - self._waits_since > RECORD_SECONDS and self._has_begun_only()
+
+    def arrived(self, end_lsn: Lsn, now: float) -> None:
+        """WAL up to there that is due; no majority has it."""
+        self.waits_up_to, self._waits_since, self._is_timed = end_lsn, now, True
 
     def committed(self, commit_lsn: Lsn, received_lsn: Lsn) -> None:
         """A majority has more."""
-        waiting = self.waiting
-        if waiting is None or commit_lsn < waiting.end_lsn:
+        if not INVALID_LSN < self.waits_up_to <= commit_lsn:
             return
         now = trio.current_time()
-        if waiting.is_timed:
-            self._acknowledged(now - waiting.since)
-        self.waiting = Waiting(received_lsn, now, is_timed=False) if received_lsn > commit_lsn else None
+        if self._is_timed:
+            self._acknowledged(now - self._waits_since)
+        self.waits_up_to = received_lsn if received_lsn > commit_lsn else INVALID_LSN
+        self._waits_since, self._is_timed = now, False
 
     # -- looking ----------------------------------------------------------------------------------------------
 
@@ -163,9 +160,9 @@ class Account:
         )
 
     def _waiting_seconds(self) -> float:
-        if self.waiting is None or self._has_begun_only(self.waiting):
+        if not self.waits_up_to or self._has_begun_only():
             return 0.0
-        return trio.current_time() - self.waiting.since
+        return trio.current_time() - self._waits_since
 
-    def _has_begun_only(self, waiting: Waiting) -> bool:
-        return self._leadership is not None and self._leadership.has_begun_only(waiting.end_lsn)
+    def _has_begun_only(self) -> bool:
+        return self._leadership is not None and self._leadership.has_begun_only(self.waits_up_to)

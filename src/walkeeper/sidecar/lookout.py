@@ -44,6 +44,7 @@ class Lookout:
         self._flaws: Sequence[Flaw] = ()
         self._is_failing = False
         self._is_much = False
+        self._sooner = trio.Event()
 
     async def look_at_settings(self, connection: Connection) -> None:
         """Whether commits wait for us; says when that has changed.  Raises as the connection does."""
@@ -59,8 +60,14 @@ class Lookout:
     async def watch(self, pg_major: int) -> None:
         """Look now and then, until cancelled.  Cancellation: at any time."""
         while True:
+            self._sooner = trio.Event()
             await self._look(pg_major)
-            await trio.sleep(LOOK_SECONDS)
+            with trio.move_on_after(LOOK_SECONDS):
+                await self._sooner.wait()
+
+    def look_soon(self) -> None:
+        """There may be a slot now that was not there before."""
+        self._sooner.set()
 
     async def _look(self, pg_major: int) -> None:
         config = self._config

@@ -42,7 +42,7 @@ from walkeeper.membership import NO_CONFIGURATION
 from walkeeper.messages import ProposerGreeting, Slice
 from walkeeper.proposer.election import Election
 from walkeeper.proposer.proposer import Proposer, Stage
-from walkeeper.sidecar.account import Account, Waiting
+from walkeeper.sidecar.account import Account
 from walkeeper.sidecar.config import ProposeConfig
 from walkeeper.sidecar.junction import Junction, Proof, fetch_junction
 from walkeeper.sidecar.leadership import Leadership
@@ -145,6 +145,7 @@ class _Session:
                 election = await self._ensemble.wait_elected()
                 self._account.elections += 1
                 junction = await self._find_junction(election)
+                lookout.look_soon()
                 stream = await self._start_stream(junction)
                 nursery.start_soon(self._report_regularly)
                 await self._pour(stream, junction)
@@ -273,7 +274,7 @@ class _Session:
     def _watch_newest(self) -> None:
         """Until a majority has it.  That may already be so: of the padding behind an XLOG_SWITCH."""
         if self._window.end_lsn > self._proposer.commit_lsn:
-            self._account.waiting = Waiting(self._window.end_lsn, self._heard_at)
+            self._account.arrived(self._window.end_lsn, self._heard_at)
 
     async def _wait_room(self) -> None:
         """Until the window may grow.  Whoever waits here makes the primary wait."""
