@@ -1,8 +1,8 @@
 """What the daemon can be told, in parts: each room is handed its part, or the two numbers it needs.
 
 Names and defaults of the flags are Neon's safekeeper's wherever both have the option, so that its tooling starts
-a keeper unchanged; only the disk is limited here if nothing is said.  Ours alone: ``--config``, ``--max-connections``, ``--peer-http``,
-``--max-memory``, ``--disk-hangs-after``, ``--auth-key-reload-period``,
+a keeper unchanged; only the disk is limited here if nothing is said.  Ours alone: ``--config``, ``--listen-metrics``,
+``--max-connections``, ``--peer-http``, ``--max-memory``, ``--disk-hangs-after``, ``--auth-key-reload-period``,
 ``--pg-auth-users-file``, ``--ssl-client-ca-file``, ``--accept-plaintext`` and ``--shutdown-timeout``, and everything of the
 sidecar and the tools.
 
@@ -71,6 +71,10 @@ class ListenConfig:
     https: Address | None = option(
         "listen-https", parse_address, metavar="HOST:PORT",
         help="the same for operators, over TLS, beside --listen-http; if not said, nowhere",
+    )  # fmt: skip
+    metrics: Address | None = option(
+        "listen-metrics", parse_address, metavar="HOST:PORT",
+        help="where probes and Prometheus may connect, too: health and metrics only, plain HTTP; if not said, nowhere",
     )  # fmt: skip
     connections_max: int | None = option(
         "max-connections", parse_positive, metavar="N",

@@ -111,9 +111,15 @@ def run_keeper(config: ServeConfig) -> None:
         with (
             bind(config.listen.pg, "--listen-pg") as pg,
             bind(config.listen.http, "--listen-http") as http,
-            _bind_https(config.listen.https) as https,
+            _bind_if_said(config.listen.https, "--listen-https") as https,
+            _bind_if_said(config.listen.metrics, "--listen-metrics") as probed,
         ):
-            log.info("listening", pg=str(bound_address(pg)), http=str(bound_address(http)), **_told(https))
+            log.info(
+                "listening",
+                pg=str(bound_address(pg)),
+                http=str(bound_address(http)),
+                **_told(https=https, metrics=probed),
+            )
             log.info("room for writers and readers", connections_max=connections_max)
             gates.warn(pg, http, https)
             limits = Limits(config.timing.wal_sender_timeout_seconds, connections_max)
@@ -124,6 +130,7 @@ def run_keeper(config: ServeConfig) -> None:
             keeper = partial(
                 serve,
                 https=https,
+                probed=probed,
                 gates=gates,
                 no_sync=config.place.no_sync,
                 limits=_disk_limits(config.limits),
@@ -134,12 +141,12 @@ def run_keeper(config: ServeConfig) -> None:
     log.info("stopped")
 
 
-def _bind_https(address: Address | None) -> AbstractContextManager[socket.socket | None]:
-    return nullcontext() if address is None else bind(address, "--listen-https")
+def _bind_if_said(address: Address | None, flag: str) -> AbstractContextManager[socket.socket | None]:
+    return nullcontext() if address is None else bind(address, flag)
 
 
-def _told(https: socket.socket | None) -> dict[str, str]:
-    return {} if https is None else {"https": str(bound_address(https))}
+def _told(**ports: socket.socket | None) -> dict[str, str]:
+    return {name: str(bound_address(sock)) for name, sock in ports.items() if sock is not None}
 
 
 def _accepting_at(
@@ -167,6 +174,14 @@ def _serving_https(
     return serving_http(app, sock, partial(metrics.http_connection_begins, "https"), gates.encrypt, seated)
 
 
+def _serving_probes(
+    app: ASGIApp, sock: socket.socket | None, metrics: Metrics, seated: set[HttpConnection]
+) -> AbstractAsyncContextManager[None]:
+    if sock is None:
+        return nullcontext()
+    return serving_http(app, sock, metrics.http_connection_begins, seated=seated)
+
+
 def _describe(readiness: Readiness, metrics: Metrics) -> str:
     """One line for the service manager."""
     if readiness.is_draining:
@@ -188,13 +203,14 @@ async def serve(
     letting_in: Accepting,
     *,
     https: socket.socket | None = None,
+    probed: socket.socket | None = None,
     gates: Gates = OPEN_GATES,
     no_sync: bool = False,
     limits: DiskLimits | None = None,
     events: Events | None = None,
     peers: Sequence[Address] = (),
 ) -> None:
-    """Serve until a signal comes, then drain.  ``peers``: others' HTTP ports.
+    """Serve until a signal comes, then drain.  ``peers``: others' HTTP ports; ``probed``: for health and metrics only.
 
     Cancellation: operations that have begun are finished, the rest is dropped.
     """
@@ -214,12 +230,13 @@ async def serve(
             keeper, readiness, offload.checks, offload.jobs, metrics.peaks, events or Events(), others
         )
         api = ManagementApi(keeper, gates.verify_http, Looks(around))
-        health = health_routes(offload.checks, readiness)
-        app = create_app([page_route(), *health, metrics.route(), *api.routes()])
-        seated = set[HttpConnection]()  # of both ports: descriptors are set aside for so many
+        probes = [*health_routes(offload.checks, readiness), metrics.route()]
+        app = create_app([page_route(), *probes, *api.routes()])
+        seated = set[HttpConnection]()  # of all ports: descriptors are set aside for so many
         async with (
             serving_http(app, http, metrics.http_connection_begins, seated=seated),
             _serving_https(app, https, metrics, gates, seated),
+            _serving_probes(create_app(probes), probed, metrics, seated),
             keeping_pulse(metrics, offload.tell_of_silence),
             answering_signals(lambda: readiness.serves),
             reporting(os.environ, offload.checks, partial(_describe, readiness, metrics)),
