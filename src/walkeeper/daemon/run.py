@@ -184,8 +184,8 @@ def _serving_probes(
 
 def _describe(readiness: Readiness, metrics: Metrics) -> str:
     """One line for the service manager."""
-    if readiness.is_draining:
-        return "draining"
+    if readiness.state in ("leaving", "draining"):
+        return readiness.state
     missing = [f"{each.name}: {each.problem}" for each in readiness.checks() if each.problem]
     return f"starting, {'; '.join(missing)}" if missing else f"serving {metrics.timelines_shown} timelines"
 
@@ -238,7 +238,7 @@ async def serve(
             _serving_https(app, https, metrics, gates, seated),
             _serving_probes(create_app(probes), probed, metrics, seated),
             keeping_pulse(metrics, offload.tell_of_silence),
-            answering_signals(lambda: readiness.serves),
+            answering_signals(lambda: readiness.state == "serving"),
             reporting(os.environ, offload.checks, partial(_describe, readiness, metrics)),
             AsyncExitStack() as beside,
         ):

@@ -15,7 +15,10 @@ from walkeeper.links.token import read_token
 
 PATH: Final = "/v1/walkeeper/overview"
 
+POSITIONS_PATH: Final = "/v1/walkeeper/positions"
+
 Overview = TypeVar("Overview")
+Told = TypeVar("Told")
 
 
 async def ask_overview(address: Address, find: str, decode: Callable[[bytes], Overview]) -> Overview:
@@ -26,7 +29,16 @@ async def ask_overview(address: Address, find: str, decode: Callable[[bytes], Ov
 
     Cancellation: at any time; the connection is closed.
     """
-    answer = await http_get(address, f"{PATH}?alone=true&find={find}", read_token())
+    return await _ask(address, f"{PATH}?alone=true&find={find}", decode)
+
+
+async def ask_positions(address: Address, decode: Callable[[bytes], Told]) -> Told:
+    """How far the keeper at ``address`` is with all its timelines, made of its JSON by ``decode``.  As ``ask_overview``."""
+    return await _ask(address, POSITIONS_PATH, decode)
+
+
+async def _ask(address: Address, target: str, decode: Callable[[bytes], Told]) -> Told:
+    answer = await http_get(address, target, read_token())
     if answer.status != 200:
         raise ServerError(str(address), "", _refusal(answer.status, answer.body))
     try:
@@ -42,6 +54,6 @@ def _refusal(status: int, body: bytes) -> str:
         case 403:
             return "the token is not good there: it needs scope safekeeperdata"
         case 404:
-            return "it has no overview: is it a walkeeper of this version?"
+            return "it does not know the question: is it a walkeeper of this version?"
         case _:
             return shortened(f"HTTP status {status}: {body[:200].decode(errors='replace')}")

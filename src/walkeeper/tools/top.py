@@ -32,11 +32,11 @@ class Keeper(msgspec.Struct, frozen=True):
     version: str
     started_at: float
     is_ready: bool
-    is_draining: bool
     memory_bytes: int
     loop_lag_peak_seconds: float
     flush_peak_seconds: float
     problems: list[Problem] = []
+    state: str = "serving"
 
 
 class Totals(msgspec.Struct, frozen=True):

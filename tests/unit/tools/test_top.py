@@ -18,7 +18,7 @@ WAITS = Problem("behind", "red", "Commits wait.", "Bring them back.", "What happ
 
 
 def keeper(number: int, problems: list[Problem] | None = None) -> Keeper:
-    return Keeper(number, "0.1.0", 1000.0, True, False, 50_000_000, 0.002, 0.011, problems or [])
+    return Keeper(number, "0.1.0", 1000.0, True, 50_000_000, 0.002, 0.011, problems or [])
 
 
 def overview(number: int, at: float, flushed_bytes: int, **changes: Any) -> Overview:
