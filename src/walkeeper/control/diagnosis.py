@@ -209,8 +209,7 @@ def of_closed_peer(why: str) -> Problem:
 def of_twin(number: int) -> Problem:
     return Problem(
         "peer", "red", f"It says that it is keeper {number}, as this one does.",
-        "Two keepers of a quorum must not have the same number. If it is this keeper's own address, take it from --peer-http.",
-        PAGE,
+        "Two keepers of a quorum must not have the same number: find out which one is wrong, and stop it.", PAGE,
     )  # fmt: skip
 
 

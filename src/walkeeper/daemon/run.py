@@ -51,7 +51,8 @@ from walkeeper.daemon.stop import wait_for_stop
 from walkeeper.daemon.watch import WatchedOffload
 from walkeeper.errors import ConfigError, Malformed
 from walkeeper.formats.control_file import control_file_as_json, parse_control_file
-from walkeeper.links.address import Address
+from walkeeper.links.address import Address, HttpAddress
+from walkeeper.links.http_get import trust_authorities
 from walkeeper.links.token import show_token
 from walkeeper.services.admission import Gate
 from walkeeper.services.budget import Budget
@@ -95,6 +96,7 @@ def run_keeper(config: ServeConfig) -> None:
     show_token(config.peers.token_path)
     disk = OsDisk(sync=not config.place.no_sync)
     path = Path(os.path.realpath(config.place.path))
+    trust_authorities(None if config.tls.peer_ca is None else path / config.tls.peer_ca)
     gates = (
         OPEN_GATES
         if config.init
@@ -208,7 +210,7 @@ async def serve(
     no_sync: bool = False,
     limits: DiskLimits | None = None,
     events: Events | None = None,
-    peers: Sequence[Address] = (),
+    peers: Sequence[HttpAddress] = (),
 ) -> None:
     """Serve until a signal comes, then drain.  ``peers``: others' HTTP ports; ``probed``: for health and metrics only.
 

@@ -19,7 +19,7 @@ from walkeeper.daemon.config import (
 )
 from walkeeper.daemon.options import FlagParser, add_flags, options_of, read_flags, settle
 from walkeeper.ids import NodeId
-from walkeeper.links.address import Address
+from walkeeper.links.address import Address, HttpAddress
 
 
 def serve(*arguments: str) -> ServeConfig:
@@ -63,7 +63,7 @@ def test_every_flag_reaches_its_part() -> None:
         "--listen-https", "h:4", "--listen-metrics", "h:5", "--pg-auth-users-file", "/users", "--enable-tls-wal-service-api", "--accept-plaintext",
         "--ssl-cert-file", "c", "--ssl-key-file", "k", "--ssl-client-ca-file", "a", "--ssl-cert-reload-period", "2s",
         "--ssl-ca-file", "p",
-        "--peer-http", "k2,k3:1", "--auth-token-path", "/token",
+        "--peer-http", "k2,k3:1,https://k4", "--auth-token-path", "/token",
         "--control-file-save-interval", "1m", "--shutdown-timeout", "10s", "--disk-hangs-after", "5s",
     )  # fmt: skip
     assert config == ServeConfig(
@@ -91,7 +91,10 @@ def test_every_flag_reaches_its_part() -> None:
             reload_seconds=2.0,
             peer_ca=Path("p"),
         ),
-        peers=PeersConfig(http=(Address("k2", 7676), Address("k3", 1)), token_path=Path("/token")),
+        peers=PeersConfig(
+            http=(HttpAddress("k2", 7676), HttpAddress("k3", 1), HttpAddress("k4", 7677, is_encrypted=True)),
+            token_path=Path("/token"),
+        ),
         log=LogConfig(format="json"),
         timing=TimingConfig(control_file_save_interval_seconds=60.0, disk_hangs_seconds=5.0, drain_seconds=10.0),
         limits=LimitsConfig(),
