@@ -76,6 +76,10 @@ class Readiness:
         """What ``/readyz`` says."""
         return not any(check.problem for check in self.checks())
 
+    @property
+    def is_hindered(self) -> bool:
+        return any(self._hindrances.values())
+
     def checks(self) -> Sequence[Check]:
         found = [Check(name, problem) for name, problem in (*self._waiting.items(), *self._hindrances.items())]
         return [*found, Check(STAYS, "leaving")] if self.state == "leaving" else found

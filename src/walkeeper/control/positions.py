@@ -20,7 +20,7 @@ from walkeeper.acceptor.state import AcceptorState
 from walkeeper.control.dump import KeeperConfig
 from walkeeper.control.endpoints import Endpoint, whole_keeper
 from walkeeper.control.health import Readiness, State
-from walkeeper.control.models import Json
+from walkeeper.control.models import U64, Hex, Json, LsnText
 from walkeeper.ids import TenantTimelineId
 from walkeeper.links.overview import POSITIONS_PATH
 from walkeeper.lsn import format_lsn
@@ -48,23 +48,26 @@ class TimelinePositionsJson(Json, frozen=True):
     ``members``: the numbers of all of the configuration of that generation, of both sets of a joint one.
     """
 
-    tenant_id: str
-    timeline_id: str
-    start_lsn: str
-    flush_lsn: str
-    commit_lsn: str
+    tenant_id: Hex
+    timeline_id: Hex
+    start_lsn: LsnText
+    flush_lsn: LsnText
+    commit_lsn: LsnText
     is_whole: bool
     generation: int
     members: list[int]
 
 
 class KeeperPositionsJson(Json, frozen=True):
-    """``is_ready``: as ``/readyz`` says.  While it is starting it does not know its timelines, and tells none."""
+    """``is_ready``: as ``/readyz`` says; ``is_caught_up`` is part of that.  While it is starting it does not know its timelines, and
+    tells none.
+    """
 
-    id: int
+    id: U64
     instance: str
     state: State
     is_ready: bool
+    is_caught_up: bool
     timelines: list[TimelinePositionsJson]
 
 
@@ -75,6 +78,7 @@ class _Envelope(Json, frozen=True):
     instance: str
     state: State
     is_ready: bool
+    is_caught_up: bool
     timelines: msgspec.Raw
 
 
@@ -115,7 +119,14 @@ class Positions:
                     self._timelines = msgspec.Raw(msgspec.json.encode(await look_at_positions(self._loaded)))
                     self._looked_at = trio.current_time()
         readiness = self._readiness
-        answer = _Envelope(self._config.id, self._instance, readiness.state, readiness.is_ready, self._timelines)
+        answer = _Envelope(
+            self._config.id,
+            self._instance,
+            readiness.state,
+            readiness.is_ready,
+            not readiness.is_hindered,
+            self._timelines,
+        )
         return msgspec.json.encode(answer)
 
 

@@ -2,7 +2,7 @@
 
 Names and defaults of the flags are Neon's safekeeper's wherever both have the option, so that its tooling starts
 a keeper unchanged; only the disk is limited here if nothing is said.  Ours alone: ``--config``, ``--listen-metrics``,
-``--max-connections``, ``--peer-http``, ``--max-memory``, ``--disk-hangs-after``, ``--auth-key-reload-period``,
+``--max-connections``, ``--peer-http``, ``--leave-timeout``, ``--max-memory``, ``--disk-hangs-after``, ``--auth-key-reload-period``,
 ``--pg-auth-users-file``, ``--ssl-client-ca-file``, ``--accept-plaintext`` and ``--shutdown-timeout``, and everything of the
 sidecar and the tools.
 
@@ -130,6 +130,11 @@ class PeersConfig:
         "peer-http", parse_http_peers, default="", metavar="[https://]HOST:PORT,...",
         help="the --listen-http, or --listen-https, of the other keepers of the quorum; this one may be among them. They are shown on the"
         " status page, and this keeper is ready when it has caught up with them",
+    )  # fmt: skip
+    leave_seconds: float = option(
+        "leave-timeout", parse_duration_seconds, default="0s", metavar="DURATION",
+        help="after SIGTERM, how long to serve on, not ready, until a majority of --peer-http without this keeper is ready; 0s: it leaves"
+        " at once",
     )  # fmt: skip
     token_path: Path | None = option(
         "auth-token-path", parse_path, metavar="FILE",

@@ -34,7 +34,8 @@ async def test_positions_are_told_of_each_timeline_with_its_members(tmp_path: Pa
         await managed.create(timeline_id="cd" * 16, mconf={"generation": 0, "members": []})
         status, answer = await managed.ask("GET", ROUTE)
     assert status == 200
-    assert (answer["id"], answer["state"], answer["is_ready"]) == (NODE, "serving", True)
+    assert (answer["id"], answer["state"]) == (NODE, "serving")
+    assert (answer["is_ready"], answer["is_caught_up"]) == (True, True)
     told = {each["timeline_id"]: each for each in answer["timelines"]}
     assert told["ab" * 16] == {
         "tenant_id": REQUEST["tenant_id"],
@@ -88,7 +89,10 @@ async def test_whether_it_serves_is_told_as_it_is_now(state: str) -> None:
     if state == "draining":
         readiness.drain("listener")
     told = await told_by(positions)
-    assert (told.state, told.is_ready) == (state, state == "serving")
+    assert (told.state, told.is_ready, told.is_caught_up) == (state, state == "serving", True)
+    readiness.hinder("caught up", "not yet")
+    told = await told_by(positions)
+    assert (told.state, told.is_ready, told.is_caught_up) == (state, False, False)
 
 
 class Counted:
