@@ -212,7 +212,13 @@ async def what_is_known(others: Sequence[Neighbour]) -> dict[TenantTimelineId, K
             found[name] = found[name].merged(known) if name in found else known
         if number % LOOKED_AT_IN_A_TURN == 0:
             await trio.lowlevel.checkpoint()
-    return {named(*name): known for name, known in found.items() if known.commit_lsn}
+    used: dict[TenantTimelineId, Known] = {}
+    for number, (name, known) in enumerate(found.items(), 1):
+        if known.commit_lsn:
+            used[named(*name)] = known
+        if number % LOOKED_AT_IN_A_TURN == 0:
+            await trio.lowlevel.checkpoint()
+    return used
 
 
 @lru_cache(NAMES_KEPT_MAX)
