@@ -16,8 +16,13 @@ from deploy.kubelet import MountedSecret, as_user, give_to_group
 from deploy.manifests import load
 from minted import Mint
 from walkeeper.auth.certificates import CertificateFiles, Certificates
+from walkeeper.auth.claims import EVERYTHING, Claims
 from walkeeper.auth.tokens import TokenVerifier, load_keys
 from walkeeper.auth.upkeep import keeping_certificate, keeping_keys
+from walkeeper.control.metrics import Metrics
+from walkeeper.daemon.cli import COMMANDS, read_command
+from walkeeper.daemon.config import ServeConfig
+from walkeeper.daemon.gates import open_gates
 from walkeeper.errors import AccessDenied
 from walkeeper.formats.control_file import ControlFile
 from walkeeper.ids import NodeId
@@ -143,6 +148,35 @@ def test_a_token_in_a_secret_is_read_anew_each_time(work_directory: Path) -> Non
     with as_user(CONTAINER_USER):
         assert read_token() == "second"
         show_token(None)
+
+
+def test_all_that_production_asks_for_goes_together(pki: Pki, work_directory: Path) -> None:
+    pod, container = next(load("production").ours())
+    holding = {
+        "walkeeper-tls": tls_secret(pki),
+        "walkeeper-auth-keys": {"2026.pem": OLD.pem},
+        "walkeeper-peer-token": {"token": OLD.for_everything()},
+    }
+    mounts = {each["name"]: work_directory / Path(each["mountPath"]).name for each in container["volumeMounts"]}
+    for volume in pod.spec["volumes"]:
+        MountedSecret(mounts[volume["name"]], CONTAINER_USER, holding[volume["secret"]["secretName"]])
+    environment = {
+        name: text.replace("/etc/walkeeper", str(work_directory))
+        for name, text in pod.environment(container).items()
+    }
+    _, config = read_command(container["args"], environment, COMMANDS)
+    assert isinstance(config, ServeConfig)
+    with as_user(CONTAINER_USER):
+        gates = open_gates(config.auth, config.tls, config.place.path, Metrics("test"), https=True)
+        show_token(config.peers.token_path)
+        token = read_token()
+        show_token(None)
+    assert gates.pg.must_encrypt
+    assert gates.pg.verify is not None
+    assert gates.encrypt is not None
+    assert gates.verify_http is not None
+    assert token is not None
+    assert gates.verify_http(token.encode()) == Claims(EVERYTHING)
 
 
 def test_a_fresh_volume_with_a_directory_of_roots_is_a_data_directory(work_directory: Path) -> None:
