@@ -148,6 +148,13 @@ def integration(session: nox.Session) -> None:
 
 
 @nox.session
+def deploy(session: nox.Session) -> None:
+    """The manifests in deploy/, rendered by kubectl and read as data: Kubernetes' schemas, and the code's own defaults."""
+    install_with_postgresql(session, "deploy")
+    session.run("pytest", *(session.posargs or ["tests/deploy"]))
+
+
+@nox.session
 def browser(session: nox.Session) -> None:
     """The status page in Debian's chromium, headless, driven over the DevTools protocol."""
     if session.posargs == ["screenshots"]:
@@ -156,13 +163,6 @@ def browser(session: nox.Session) -> None:
     else:
         install(session, "test")
         session.run("pytest", *(session.posargs or ["tests/browser"]))
-
-
-@nox.session
-def deploy(session: nox.Session) -> None:
-    """The manifests in deploy/, rendered by kubectl and read as data: Kubernetes' schemas, and the code's own defaults."""
-    install_with_postgresql(session, "deploy")
-    session.run("pytest", *(session.posargs or ["tests/deploy"]))
 
 
 @nox.session
@@ -216,9 +216,9 @@ def lock(session: nox.Session) -> None:
     everything = ["pyproject.toml", "--extra=test", "--extra=lint"]
     compile_lock(session, "lint", *everything)
     compile_lock(session, "test", "pyproject.toml", "--extra=test", "-c", "requirements/lint.txt")
+    compile_lock(session, "deploy", "requirements/deploy.in", "-c", "requirements/lint.txt")
     compile_lock(session, "runtime", "pyproject.toml", "-c", "requirements/lint.txt")
     compile_lock(session, "fuzz", "pyproject.toml", "requirements/fuzz.in", "-c", "requirements/lint.txt")
-    compile_lock(session, "deploy", "requirements/deploy.in", "-c", "requirements/lint.txt")
     compile_lock(session, "build", "requirements/build.in", "-c", "requirements/lint.txt")
     compile_lock(session, "bootstrap", "requirements/bootstrap.in", "-c", "requirements/lint.txt")
     compile_lock(session, "pg", "pyproject.toml", "--extra=pg", "-c", "requirements/lint.txt")
