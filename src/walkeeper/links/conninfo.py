@@ -8,6 +8,7 @@ Looks whether default files exist, but does not read any (``passfile``) and does
 Source: PostgreSQL, libpq, "Database Connection Control Functions" and "Environment Variables".
 """
 
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
@@ -158,8 +159,8 @@ def _default_socket_directory() -> str:
 
 def _if_there(home: str, name: str) -> str:
     """libpq's default place of a certificate or key, if there is one."""
-    path = Path(home, ".postgresql", name)
-    return str(path) if home and path.is_file() else ""
+    path = os.path.join(home, ".postgresql", name)
+    return path if home and os.path.isfile(path) else ""  # Path.is_file raises where nobody may look
 
 
 def _parse_port(text: str) -> int:

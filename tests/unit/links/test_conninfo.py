@@ -88,6 +88,11 @@ def test_default_certificates_are_used_if_they_exist(tmp_path: Path) -> None:
     assert info.passfile == tmp_path / ".pgpass"
 
 
+def test_a_home_that_cannot_be_looked_into_has_no_certificates() -> None:
+    info = parse("host=db", HOME=f"/{'x' * 300}")  # for root, too, the kernel has an error here; else it is EACCES
+    assert (info.sslrootcert, info.sslcert) == ("", "")
+
+
 @pytest.mark.parametrize(
     "text",
     [
