@@ -11,7 +11,7 @@ metrics.  Does not do anything on a timer.
 Source: Neon's safekeeper metrics.  Buckets are the union of both of its sets for disk operations.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final, TypeVar
 
@@ -32,6 +32,7 @@ from walkeeper.control.collectors import (
     MemoryCollector,
     MemoryUse,
     ProcessUsage,
+    ReadinessCollector,
     TimelineCollector,
 )
 from walkeeper.control.instruments import Counts, Distribution, Distributions, Peak, PgIo, Traffic
@@ -224,6 +225,10 @@ class Metrics:
     def watch_memory(self, look: Callable[[], MemoryUse]) -> None:
         """Show what connections hold from now on."""
         self.registry.register(MemoryCollector(look))
+
+    def watch_readiness(self, is_ready: Callable[[], bool], peers: Callable[[], Mapping[str, int]]) -> None:
+        """Show from now on whether this keeper is ready, and how many others are in which state."""
+        self.registry.register(ReadinessCollector(is_ready, peers))
 
     def watch_certificate(self, valid_until: Callable[[], float]) -> None:
         """Show from now on when the certificate in use expires."""

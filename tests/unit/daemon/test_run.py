@@ -139,6 +139,7 @@ async def test_on_the_port_for_probes_there_are_health_and_metrics_and_nothing_e
     async with running(tmp_path) as keeper, httpx2.AsyncClient(base_url=keeper.probed_url) as prober:
         for path in ("/livez", "/readyz?verbose", "/metrics"):
             assert (await prober.get(path)).status_code == 200
+        assert "walkeeper_ready 1.0\n" in (await prober.get("/metrics")).text
         for path in ("/", "/openapi.json", "/v1/status", "/v1/walkeeper/overview", "/v1/tenant/timeline"):
             assert await keeper.status(path) == 200
             assert (await prober.get(path)).status_code == 404
