@@ -37,7 +37,7 @@ SLIM = (
     "--variant=minbase", "--include=usr-is-merged", "--hook-dir=/usr/share/mmdebstrap/hooks/merged-usr",
     "--dpkgopt=path-exclude=/usr/share/man/*", "--dpkgopt=path-exclude=/usr/share/info/*",
     "--dpkgopt=path-exclude=/usr/share/locale/*", "--dpkgopt=path-exclude=/usr/share/doc/*",
-    "--dpkgopt=path-include=/usr/share/doc/*/copyright",
+    "--dpkgopt=path-include=/usr/share/doc/*/copyright", "--dpkgopt=force-unsafe-io",
     '--customize-hook=rm -f "$1/etc/resolv.conf" "$1/etc/hostname"',
 )  # fmt: skip
 """What makes a Debian as small as the one that the Containerfile names, and as silent about the machine it was made on."""
