@@ -8,6 +8,7 @@ import pytest
 import structlog
 import trio
 from scramp import ScramClient
+from trio.testing import MockClock
 
 from certified import PASSWORD, user_line
 from keeping import SERVER, TTID, new_disk, timelines_on
@@ -118,7 +119,9 @@ async def test_with_a_token_that_is_good_everything_is_as_without(token: bytes) 
 
 
 @pytest.mark.parametrize("token", [b"", b"secret", Mint.ed25519().for_everything()], ids=["none", "word", "other"])
-async def test_a_token_that_is_no_good_ends_the_connection_and_only_the_log_says_why(token: bytes) -> None:
+async def test_a_token_that_is_no_good_ends_the_connection_and_only_the_log_says_why(
+    token: bytes, autojump_clock: MockClock
+) -> None:
     async with guarded() as scene:
         await scene.start_up()
         with structlog.testing.capture_logs() as logs:
@@ -133,7 +136,7 @@ async def test_a_token_that_is_no_good_ends_the_connection_and_only_the_log_says
         assert scene.denials == 1
 
 
-async def test_a_client_that_leaves_to_ask_its_user_is_no_matter() -> None:
+async def test_a_client_that_leaves_to_ask_its_user_is_no_matter(autojump_clock: MockClock) -> None:
     async with guarded() as scene:
         await scene.start_up()
         with structlog.testing.capture_logs() as logs:
@@ -144,7 +147,9 @@ async def test_a_client_that_leaves_to_ask_its_user_is_no_matter() -> None:
 
 
 @pytest.mark.parametrize("impatient", [Query("IDENTIFY_SYSTEM"), CopyData(b"x")], ids=["query", "data"])
-async def test_nothing_is_answered_before_a_token_was_shown(impatient: Query | CopyData) -> None:
+async def test_nothing_is_answered_before_a_token_was_shown(
+    impatient: Query | CopyData, autojump_clock: MockClock
+) -> None:
     async with guarded() as scene:
         await scene.start_up()
         await scene.client.send(impatient)
@@ -176,7 +181,7 @@ async def test_a_token_never_reaches_another_tenant(token: bytes, query: str) ->
         assert scene.denials == 1
 
 
-async def test_nor_does_it_create_anything_there() -> None:
+async def test_nor_does_it_create_anything_there(autojump_clock: MockClock) -> None:
     async with guarded() as scene:
         nowhere = TenantTimelineId(TenantId(b"y" * 16), TTID.timeline_id)
         await scene.come_in(MINT.for_tenant(TTID.tenant_id), nowhere)
@@ -250,7 +255,7 @@ async def test_who_is_in_the_list_cannot_choose_to_show_a_token_and_others_are_a
 
 @pytest.mark.parametrize(("user", "why"), [("ours", "wrong password"), ("nobody", "there is no user")])
 async def test_a_stranger_hears_the_same_as_a_user_who_is_wrong_and_the_log_knows_better(
-    user: str, why: str, users: Users
+    user: str, why: str, users: Users, autojump_clock: MockClock
 ) -> None:
     async with guarded(Gate(users=users)) as scene:
         with structlog.testing.capture_logs() as logs:
@@ -269,7 +274,7 @@ async def test_no_password_lets_a_stranger_in(users: Users) -> None:
 
 
 @pytest.mark.parametrize("reply", [b"", b"SCRAM-SHA-256", b"SCRAM-SHA-256\0\xff\xff\xff\xff", b"MD5\0\0\0\0\1x"])
-async def test_a_reply_that_is_none_ends_the_login(reply: bytes, users: Users) -> None:
+async def test_a_reply_that_is_none_ends_the_login(reply: bytes, users: Users, autojump_clock: MockClock) -> None:
     async with guarded(Gate(users=users)) as scene:
         await scene.client.send(StartupMessage({"user": "ours", "options": encode_options(TTID)}))
         await scene.client.next_message()

@@ -203,7 +203,7 @@ async def test_a_client_whose_queries_are_skipped_lets_others_run() -> None:
 
 @pytest.mark.parametrize(("seconds", "milliseconds"), [(1800.0, 1_800_000), (math.inf, 0)], ids=str)
 async def test_the_kernel_gives_a_reader_up_no_sooner_than_the_keeper_does(
-    seconds: float, milliseconds: int
+    seconds: float, milliseconds: int, autojump_clock: MockClock
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         there = socket.create_connection(server.getsockname())

@@ -156,7 +156,7 @@ async def test_connections_live_on_and_new_ones_see_the_new_certificate(pki: Pki
         assert await connection.query("SHOW wal_segment_size") == [("1MB",)]
 
 
-async def test_who_insists_on_tls_1_1_does_not_get_in(pki: Pki, gate: Gate) -> None:
+async def test_who_insists_on_tls_1_1_does_not_get_in(pki: Pki, gate: Gate, autojump_clock: MockClock) -> None:
     context = pki.client_context()
     context.set_ciphers("ALL:@SECLEVEL=0")
     context.minimum_version = ssl.TLSVersion.MINIMUM_SUPPORTED
@@ -186,7 +186,9 @@ async def test_an_expired_certificate_is_shown_when_there_is_no_other_and_verify
 # -- certificates of clients ---------------------------------------------------------------------------------
 
 
-async def test_a_client_shows_a_certificate_where_one_is_asked_for(pki: Pki, tmp_path: Path) -> None:
+async def test_a_client_shows_a_certificate_where_one_is_asked_for(
+    pki: Pki, tmp_path: Path, autojump_clock: MockClock
+) -> None:
     gate = Gate(certificates=Certificates(replace(pki.files, client_ca=pki.root)))
     certificate, key = pki.issue_client()
     async with serving(gate) as scene:
@@ -289,7 +291,9 @@ async def test_a_cancel_request_inside_of_tls_ends_without_a_word(pki: Pki, gate
 
 
 @pytest.mark.parametrize("noise", [bytes(range(256)) * 200, b"GET / HTTP/1.1\r\n\r\n", STARTUP, b"\x16\x03\x01"])
-async def test_noise_instead_of_a_handshake_ends_it_and_only_the_log_says_why(noise: bytes, gate: Gate) -> None:
+async def test_noise_instead_of_a_handshake_ends_it_and_only_the_log_says_why(
+    noise: bytes, gate: Gate, autojump_clock: MockClock
+) -> None:
     async with serving(gate) as scene:
         await send_all(scene.link, SslRequest().encode())
         assert await scene.link.receive() == b"S"
@@ -303,7 +307,7 @@ async def test_noise_instead_of_a_handshake_ends_it_and_only_the_log_says_why(no
         assert scene.refusals("TlsFailed") == 1
 
 
-async def test_noise_after_the_hello_does_too(pki: Pki, gate: Gate) -> None:
+async def test_noise_after_the_hello_does_too(pki: Pki, gate: Gate, autojump_clock: MockClock) -> None:
     async with serving(gate) as scene:
         await send_all(scene.link, SslRequest().encode())
         assert await scene.link.receive() == b"S"
