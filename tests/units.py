@@ -77,12 +77,15 @@ def groups_of_calls() -> dict[str, list[str]]:
     command = ["systemd-analyze", "--no-pager", "syscall-filter"]
     done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=30)
     groups: dict[str, list[str]] = {}
+    members: list[str] = []
     for line in done.stdout.splitlines():
-        match line.split():
-            case [name] if line.startswith("@"):
-                groups[name] = []
-            case [member] if line.startswith(" "):
-                list(groups.values())[-1].append(member)
+        words = line.split()
+        if len(words) != 1:
+            continue  # a title, or nothing
+        if line.startswith("@"):
+            groups[words[0]] = members = []
+        else:
+            members.append(words[0])
     return groups
 
 
