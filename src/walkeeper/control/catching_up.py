@@ -21,6 +21,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from enum import Enum, auto
+from functools import lru_cache
 from typing import Final
 
 import structlog
@@ -29,7 +30,7 @@ import trio
 from walkeeper.acceptor.state import AcceptorState
 from walkeeper.control.health import Readiness
 from walkeeper.control.neighbours import Neighbour, Neighbours
-from walkeeper.control.positions import LOOKED_AT_IN_A_TURN, members_of
+from walkeeper.control.positions import LOOKED_AT_IN_A_TURN, TimelinePositionsJson, members_of
 from walkeeper.errors import Closing, Deleted, TimelineUnavailable
 from walkeeper.ids import TenantId, TenantTimelineId, TimelineId
 from walkeeper.lsn import INVALID_LSN, Lsn, format_lsn, parse_lsn
@@ -52,6 +53,9 @@ HEARING_SECONDS: Final = 30.0
 
 SHOWN_MAX: Final = 3
 """Timelines that are named; the others are counted."""
+
+NAMES_KEPT_MAX: Final = 20_000
+"""As many timelines as anybody has; some megabytes."""
 
 log = structlog.stdlib.get_logger()
 
@@ -189,7 +193,8 @@ async def what_is_known(others: Sequence[Neighbour]) -> dict[TenantTimelineId, K
 
     Cancellation: at any time.
     """
-    found: dict[TenantTimelineId, Known] = {}
+    found: dict[tuple[str, str], Known] = {}
+    first: dict[tuple[str, str], TimelinePositionsJson] = {}
     told = (
         (other.said.id, timeline)
         for other in others
@@ -197,14 +202,29 @@ async def what_is_known(others: Sequence[Neighbour]) -> dict[TenantTimelineId, K
         for timeline in other.said.timelines
     )
     for number, (keeper, each) in enumerate(told, 1):
-        ttid = TenantTimelineId(TenantId.parse(each.tenant_id), TimelineId.parse(each.timeline_id))
-        commit_lsn = parse_lsn(each.commit_lsn)
-        is_used = commit_lsn > parse_lsn(each.start_lsn)
-        known = Known(commit_lsn if is_used else INVALID_LSN, keeper, each.generation, each.members)
-        found[ttid] = found[ttid].merged(known) if ttid in found else known
+        name = (each.tenant_id, each.timeline_id)
+        other = first.setdefault(name, each)
+        if other is each or (other.commit_lsn, other.generation) != (each.commit_lsn, each.generation):  # few are
+            is_used = each.commit_lsn != each.start_lsn
+            known = Known(
+                parse_lsn(each.commit_lsn) if is_used else INVALID_LSN, keeper, each.generation, each.members
+            )
+            found[name] = found[name].merged(known) if name in found else known
         if number % LOOKED_AT_IN_A_TURN == 0:
             await trio.lowlevel.checkpoint()
-    return {ttid: known for ttid, known in found.items() if known.commit_lsn}
+    used: dict[TenantTimelineId, Known] = {}
+    for number, (name, known) in enumerate(found.items(), 1):
+        if known.commit_lsn:
+            used[named(*name)] = known
+        if number % LOOKED_AT_IN_A_TURN == 0:
+            await trio.lowlevel.checkpoint()
+    return used
+
+
+@lru_cache(NAMES_KEPT_MAX)
+def named(tenant_id: str, timeline_id: str) -> TenantTimelineId:
+    """Kept, since the same are told of every time."""
+    return TenantTimelineId(TenantId.parse(tenant_id), TimelineId.parse(timeline_id))
 
 
 def _has_reached(here: AcceptorState | Absence, lsn: Lsn) -> bool:

@@ -14,15 +14,15 @@ from typing import Final
 import msgspec
 import trio
 
-from walkeeper.control.positions import KeeperPositionsJson
-from walkeeper.errors import ConfigError, ServerError, Unreachable
+from walkeeper.control.positions import Envelope, KeeperPositionsJson, read_positions
+from walkeeper.errors import ConfigError, ServerError, Unreachable, shortened
 from walkeeper.links.address import HttpAddress
 from walkeeper.links.overview import ask_positions
 
 ANSWER_SECONDS: Final = 1.0
 """For one keeper: its answer comes from memory."""
 
-_positions_in: Final = msgspec.json.Decoder(KeeperPositionsJson).decode
+_envelope_in: Final = msgspec.json.Decoder(Envelope).decode
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +105,7 @@ class Neighbours:
     async def _ask(self, address: HttpAddress) -> None:
         try:
             with trio.move_on_after(ANSWER_SECONDS) as limit:
-                said = await ask_positions(address, _positions_in)
+                said = await read_positions(await ask_positions(address, _envelope_in))
                 self._asked[address] = Neighbour(address, said, "")
             if limit.cancelled_caught:
                 self._fail(address, f"no answer within {ANSWER_SECONDS:g} s")
@@ -113,6 +113,8 @@ class Neighbours:
             self._fail(address, error.why)
         except ServerError as error:
             self._fail(address, error.message)
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+            self._fail(address, shortened(f"its answer cannot be read: {error}"))
         except ConfigError as error:  # somebody is about to replace our token
             self._fail(address, str(error))
 

@@ -242,8 +242,7 @@ class Timeline:
     @property
     def usable_state(self) -> AcceptorState | None:
         """The same, None while it cannot be used.  Takes no lock, and less time than ``statistics``."""
-        is_usable = self._acceptor is not None and not self._is_closing and self._fuse.blown_by is None
-        return self._acceptor.state if self._acceptor is not None and is_usable else None
+        return self._acceptor.state if self._acceptor else None
 
     def _on_blown(self) -> None:
         if self._acceptor is not None:  # not counted again while it cannot be read
@@ -428,7 +427,7 @@ class Timeline:
     def statistics(self) -> TimelineStatistics:
         return TimelineStatistics(
             self.ttid,
-            self._acceptor.state if self._acceptor else None,
+            self.usable_state,
             self.registry.receivers(),
             self.registry.senders(),
             self._fuse.blown_by,

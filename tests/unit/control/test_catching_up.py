@@ -200,6 +200,26 @@ async def test_at_the_start_hours_of_wal_and_what_was_written_in_those_have_to_b
     assert await problem_after(state, timelines, [other(1, told(Lsn(now + 1_000))), other(2)], 1) == ""
 
 
+async def test_a_timeline_that_has_been_caught_up_with_does_not_hold_up_the_start_again(
+    timelines: Timelines, autojump_clock: MockClock
+) -> None:
+    _, end = await written(timelines)
+    state = CatchingUp(US)
+    elsewhere = TenantTimelineId(TenantId(b"u" * 16), TimelineId(b"l" * 16))
+    others = [other(1, told(end), told(FAR, elsewhere)), other(2)]
+    assert str(elsewhere) in await problem_after(state, timelines, others)
+    assert await problem_after(state, timelines, [other(1, told(Lsn(end + 8))), other(2)], 1) == ""
+
+
+async def test_a_timeline_that_comes_back_has_its_time_anew(
+    timelines: Timelines, autojump_clock: MockClock
+) -> None:
+    state = CatchingUp(US)
+    for _ in range(2):
+        assert await problem_after(state, timelines, [other(1), other(2)], PATIENCE_SECONDS) == ""
+        assert await problem_after(state, timelines, [other(1, told(FAR)), other(2)], 1) == ""
+
+
 async def test_a_timeline_that_comes_later_has_its_time(timelines: Timelines, autojump_clock: MockClock) -> None:
     state = CatchingUp(US)
     assert await problem_after(state, timelines, [other(1), other(2)]) == ""

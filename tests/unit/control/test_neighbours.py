@@ -101,6 +101,7 @@ async def test_what_a_keeper_said_is_remembered_when_it_falls_silent(autojump_cl
         b"{}",
         b"\xff",
         b"[" * 100_000,
+        b'{"id":2,"instance":"x","state":"serving","is_ready":true,"is_caught_up":true,"timelines":[{"tenant_id":"\xff"}]}',
         b'{"id":2,"instance":"x","state":"up","is_ready":true,"is_caught_up":true,"timelines":[]}',
         (
             b'{"id":2,"instance":"x","state":"serving","is_ready":true,"is_caught_up":true,"timelines":[{"tenant_id":"t",'

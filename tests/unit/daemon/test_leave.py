@@ -223,6 +223,7 @@ def silent(number: int) -> Neighbour:
         ([other(1), other(3, "leaving", is_ready=False)], False),
         ([other(1, "leaving", is_ready=False), other(3)], True),
         ([other(1, "draining", is_ready=False), other(3)], False),
+        ([other(1, "leaving", is_ready=False, trouble="no answer within 1 s"), other(3)], False),
         ([other(1), other(3), other(4), silent(5)], True),
         ([other(1), other(3), silent(4), silent(5)], False),
         ([other(1)], False),
