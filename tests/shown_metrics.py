@@ -115,6 +115,7 @@ def everything_shown() -> list[Metric]:
     metrics.watch_disk(lambda: DiskJobs(0, 0.0))
     metrics.watch_memory(lambda: MemoryUse(1, 2, 3))
     metrics.watch_certificate(lambda: 1.5)
+    metrics.watch_readiness(lambda: True, lambda: {"ready": 2})
     peer = Peer()
     metrics.connection_begins(peer)
     metrics.connection_identified(peer, "walreceiver", None)

@@ -500,6 +500,19 @@ OURS: Final = (
         "`--max-memory`, or what follows from the machine.",
     ),
     Declared(
+        "walkeeper_ready", "gauge", "",
+        "1 while `/readyz` says 200",
+        "0 for long is a keeper that has not caught up with the others, which `/readyz` and its log explain: until it has, lose no"
+        " other keeper.",
+        is_alert=True,
+    ),
+    Declared(
+        "walkeeper_peers", "gauge", "keepers",
+        "The other keepers of `--peer-http`, as they were seen last: `ready`, `unready` or `silent`",
+        "Seen by each keeper, every ten seconds: one that is silent for a single other one is a matter of the network between them.",
+        ("state",),
+    ),
+    Declared(
         "walkeeper_refusals_total", "counter", "requests",
         "Requests on the PostgreSQL port that ended in an error, by its name",
         "The log says to whom and why; NotElected and WalGap now and then are a writer that was fenced.",

@@ -7,7 +7,7 @@ Does not remember anything.
 
 import time
 from collections import Counter as Tally
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -190,6 +190,18 @@ class MemoryCollector(Collector):
         metric.add_sample(metric.name, {"stage": "reading"}, use.reading_bytes)
         yield metric
         yield one_value("walkeeper_memory_limit_bytes", use.bytes_max)
+
+
+class ReadinessCollector(Collector):
+    """Whether it is ready now, as ``is_ready`` says, and how many other keepers are in which state, as ``peers`` does."""
+
+    def __init__(self, is_ready: Callable[[], bool], peers: Callable[[], Mapping[str, int]]) -> None:
+        self._is_ready = is_ready
+        self._peers = peers
+
+    def collect(self) -> Iterator[Metric]:
+        yield one_value("walkeeper_ready", self._is_ready())
+        yield series("walkeeper_peers", (({"state": state}, count) for state, count in self._peers().items()))
 
 
 class CertificateCollector(Collector):

@@ -9,7 +9,7 @@ Instruments may be called from any thread.  Does not do anything on a timer, and
 Source: Neon's safekeeper metrics.  Buckets are the union of both of its sets for disk operations.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -20,6 +20,7 @@ from walkeeper.control.collectors import (
     DiskJobs,
     MemoryCollector,
     MemoryUse,
+    ReadinessCollector,
     TimelineCollector,
 )
 from walkeeper.control.instruments import Counts, Distribution, Distributions, Peak, PgIo, Traffic
@@ -193,6 +194,10 @@ class Metrics(ProcessMetrics):
     def watch_memory(self, look: Callable[[], MemoryUse]) -> None:
         """Show what connections hold from now on."""
         self._add(MemoryCollector(look))
+
+    def watch_readiness(self, is_ready: Callable[[], bool], peers: Callable[[], Mapping[str, int]]) -> None:
+        """Show from now on whether this keeper is ready, and how many others are in which state."""
+        self._add(ReadinessCollector(is_ready, peers))
 
     def watch_certificate(self, valid_until: Callable[[], float]) -> None:
         """Show from now on when the certificate in use expires."""

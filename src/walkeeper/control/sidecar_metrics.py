@@ -106,8 +106,8 @@ class SidecarReadiness:
     ``awaits`` says what there is to wait for, in order, and why it is not so yet, empty when it is.
     """
 
-    is_draining: Final = False
-    """It ends at once."""
+    state: Final = "serving"
+    """When it is told to stop it ends at once."""
 
     def __init__(self, awaits: Callable[[], Sequence[tuple[str, str]]]) -> None:
         self._awaits = awaits
