@@ -2,6 +2,7 @@
 
     lint types tests        the default sessions
     integration             tests with a real PostgreSQL, real sockets and kill -9
+    image                   the container image: built without a container engine, looked through, and run
     browser                 the status page in a real chromium (`-- screenshots` makes those of docs/ anew)
     deploy                  what deploy/ holds: manifests, rendered, against the schemas of Kubernetes and the code
     demo                    three keepers, a PostgreSQL, a standby, three disasters, nothing lost
@@ -166,6 +167,16 @@ def browser(session: nox.Session) -> None:
 
 
 @nox.session
+def image(session: nox.Session) -> None:
+    """The container image, built by buildah on a Debian that mmdebstrap makes once, and run on a read-only root."""
+    # Nothing is left out where something is missing: the session fails and says what.
+    session.run(sys.executable, "tests/container.py", external=True)
+    install(session, "test", "image")
+    session.run("hadolint", "deploy/Containerfile")
+    session.run("pytest", *(session.posargs or ["tests/image"]))
+
+
+@nox.session
 def explore(session: nox.Session) -> None:
     """Every state of a small world of real keepers and writers: `-- --proposers 2 --acceptors 3 --terms 2 --entries 2`."""
     install(session, "runtime")
@@ -220,6 +231,7 @@ def lock(session: nox.Session) -> None:
     compile_lock(session, "runtime", "pyproject.toml", "-c", "requirements/lint.txt")
     compile_lock(session, "fuzz", "pyproject.toml", "requirements/fuzz.in", "-c", "requirements/lint.txt")
     compile_lock(session, "build", "requirements/build.in", "-c", "requirements/lint.txt")
+    compile_lock(session, "image", "requirements/image.in", "-c", "requirements/lint.txt")
     compile_lock(session, "bootstrap", "requirements/bootstrap.in", "-c", "requirements/lint.txt")
     compile_lock(session, "pg", "pyproject.toml", "--extra=pg", "-c", "requirements/lint.txt")
 

@@ -9,6 +9,7 @@ Not here: PostgreSQL (see postgres.py), assertions.
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -135,6 +136,12 @@ class Keeper(Program):
     def address(self) -> str:
         """Where writers connect."""
         return f"{self.host}:{self.pg_port}"
+
+    def wipe(self) -> None:
+        """Its disk is lost; an empty one is put in."""
+        self.kill()
+        shutil.rmtree(self.data)
+        self.data.mkdir()
 
     def wait_ready(self) -> None:
         """Return when it serves."""

@@ -1,6 +1,5 @@
 """A keeper that lost its disk has forgotten its promises, too: it never helps to form the majority that breaks them."""
 
-import shutil
 import signal
 import subprocess
 from pathlib import Path
@@ -40,7 +39,7 @@ def test_sync_with_a_wiped_keeper_and_one_that_lags_waits_for_the_third_and_lose
     scene.sidecar.kill()
     scene.primary.kill()
     whole.kill()
-    wipe(wiped)
+    wiped.wipe()
     restart(wiped, lagging)
 
     said = run_command(*arguments, "--timeout", "5s", seconds=30)
@@ -69,7 +68,7 @@ def test_a_wiped_keeper_that_was_told_of_a_leader_vouches_no_more_than_before(sc
     scene.sidecar.start()  # it has no WAL in memory any more that is on keepers already
     scene.wait_sync()
     whole.kill()
-    wipe(wiped)
+    wiped.wipe()
     restart(wiped)
     scene.wait_until(lambda: scene.flush_lsn(wiped) > 0, "a leader")
     assert scene.flush_lsn(wiped) < acknowledged_lsn
@@ -94,7 +93,7 @@ def test_a_fenced_writer_gets_no_acknowledgement_through_a_wiped_keeper(scene: R
     scene.sidecar.signal(signal.SIGSTOP)
     run_tool(*scene.sync_arguments(), seconds=30)  # by the other two, who from now on refuse the writer
     witness.kill()
-    wipe(wiped)
+    wiped.wipe()
     restart(wiped, lagging)
     scene.sidecar.signal(signal.SIGCONT)
 
@@ -118,7 +117,7 @@ def test_a_wiped_keeper_is_whole_again_though_the_primary_has_recycled_the_wal_t
     scene.primary.reload()
     scene.pgbench("-i", "-q", "-s", "2")
     scene.wait_everywhere()
-    wipe(wiped)
+    wiped.wipe()
     scene.pgbench("-n", "-c", "2", "-t", "200")
     scene.primary.sql("SELECT pg_switch_wal(); CHECKPOINT")
     scene.pgbench("-n", "-c", "1", "-t", "1")
@@ -148,7 +147,7 @@ def test_a_wiped_keeper_is_filled_from_the_one_whose_disk_has_changed_nothing(sc
     scene.wait_until(lambda: scene.primary.sql(OLDEST_WAL) > oldest.name, "the end of the oldest segment")
     scene.sidecar.kill()
     damaged.kill()
-    wipe(wiped)
+    wiped.wipe()
     spoilt = damaged.segments(*names)[3]
     flip_byte(spoilt)
     restart(damaged, wiped)
@@ -188,13 +187,6 @@ def commit_that_waits(scene: Replicated, waiting: int, *keepers: Keeper) -> "sub
     lsn = parse_lsn(scene.primary.flush_lsn())
     scene.wait_until(lambda: all(scene.flush_lsn(keeper) >= lsn for keeper in keepers), "its WAL on keepers")
     return psql
-
-
-def wipe(keeper: Keeper) -> None:
-    """Its disk is lost; an empty one is put in."""
-    keeper.kill()
-    shutil.rmtree(keeper.data)
-    keeper.data.mkdir()
 
 
 def restart(*keepers: Keeper) -> None:

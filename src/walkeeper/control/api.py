@@ -112,6 +112,7 @@ class ManagementApi:
             *self._change(),
             *self._look(),
             self._looks.endpoint(),
+            self._looks.positions.endpoint(),
             *self._not_yet(),
         ]
 

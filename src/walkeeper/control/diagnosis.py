@@ -9,7 +9,7 @@ decided by it.
 from collections.abc import Iterator, Sequence
 from typing import Final, Literal
 
-from walkeeper.control.health import Check
+from walkeeper.control.health import Check, State
 from walkeeper.control.models import Json
 from walkeeper.timeline.registry import Sender
 from walkeeper.timeline.room import Room
@@ -36,6 +36,7 @@ Level = Literal["red", "amber"]
 
 QUORUM: Final = "A quorum of keepers"
 HEALTH: Final = "Health"
+LEAVING: Final = "Leaving and catching up"
 PAGE: Final = "The status page"
 EVENTS: Final = "What happens when …"
 ALERTS: Final = "What to alert on"
@@ -57,17 +58,28 @@ def of_keeper(
     waiting: Sequence[Check],
     wedged: Sequence[Check],
     *,
-    is_draining: bool,
+    state: State,
     loop_lag_seconds: float,
     flush_seconds: float,
     no_sync: bool,
     room: Room | None,
 ) -> Iterator[Problem]:
     """``waiting``, ``wedged``: the checks that fail of those for readiness and for life; ``room``: None at the start."""
-    if is_draining:
+    if state == "draining":
         yield Problem(
             "ready", "amber", "It was told to stop and is draining: nobody new is let in.",
             "Start it again when whoever stopped it is done.", HEALTH,
+        )  # fmt: skip
+    elif state == "leaving":
+        yield Problem(
+            "ready", "amber", "It was told to stop, and serves until the others are a majority without it.",
+            "Wait for the others to be ready; a second signal ends it at once.", LEAVING,
+        )  # fmt: skip
+    elif state == "serving" and waiting:
+        whole = "; ".join(f"{check.name}: {check.problem}" for check in waiting)
+        yield Problem(
+            "ready", "amber", f"It serves and is not ready. It waits for: {whole}.",
+            "A writer, or walkeeper sync, fills it from the others. Until then lose no other keeper.", LEAVING,
         )  # fmt: skip
     elif waiting:
         names = ", ".join(check.name for check in waiting)
@@ -197,8 +209,7 @@ def of_closed_peer(why: str) -> Problem:
 def of_twin(number: int) -> Problem:
     return Problem(
         "peer", "red", f"It says that it is keeper {number}, as this one does.",
-        "Two keepers of a quorum must not have the same number. If it is this keeper's own address, take it from --peer-http.",
-        PAGE,
+        "Two keepers of a quorum must not have the same number: find out which one is wrong, and stop it.", PAGE,
     )  # fmt: skip
 
 

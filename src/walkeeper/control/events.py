@@ -22,11 +22,13 @@ CHARACTERS_MAX: Final = 300
 
 NOTEWORTHY: Final = frozenset(
     {
+        "caught up with the other keepers",
         "certificate reloaded",
         "connection lost",
         "data directory claimed",
         "keys reloaded",
         "leader accepted",
+        "leaving when the others are enough",
         "listening",
         "peer is back",
         "peer lost",

@@ -40,6 +40,7 @@ from walkeeper.control.overview import (
     look_at_timelines,
 )
 from walkeeper.control.peers import Peers
+from walkeeper.control.positions import Positions, new_instance
 from walkeeper.errors import Malformed
 from walkeeper.links.overview import PATH
 from walkeeper.timeline.room import Room
@@ -82,12 +83,14 @@ class Surroundings:
     events: Events = field(default_factory=Events)
     peers: Peers = field(default_factory=lambda: Peers((), 0))
     started_at: float = field(default_factory=time.time)
+    instance: str = field(default_factory=new_instance)
 
 
 class Looks:
     """The route.  It answers before the timelines are loaded, too: that is when somebody wants to know."""
 
     def __init__(self, around: Surroundings) -> None:
+        self.positions = Positions(around.config, around.instance, around.readiness)
         self._around = around
         self._loaded: Timelines | None = None
         self._watchers = 0
@@ -98,6 +101,7 @@ class Looks:
     def begin(self, timelines: Timelines) -> None:
         """Show these timelines from now on."""
         self._loaded = timelines
+        self.positions.begin(timelines)
 
     def endpoint(self) -> Endpoint:
         return Endpoint(
@@ -216,7 +220,7 @@ def describe_keeper(around: Surroundings, watchers: int, room: Room | None) -> K
     problems = diagnosis.of_keeper(
         waiting,
         [check for check in alive if check.problem],
-        is_draining=readiness.is_draining,
+        state=readiness.state,
         loop_lag_seconds=peaks.loop_lag_seconds,
         flush_seconds=peaks.flush_seconds,
         no_sync=config.no_sync,
@@ -229,7 +233,7 @@ def describe_keeper(around: Surroundings, watchers: int, room: Room | None) -> K
         pg=config.listen_pg_addr,
         started_at=around.started_at,
         is_ready=not waiting,
-        is_draining=readiness.is_draining,
+        is_draining=readiness.state == "draining",
         checks=[CheckJson(check.name, check.problem) for check in (*readiness.checks(), *alive)],
         memory_bytes=resident_bytes(),
         loop_lag_peak_seconds=peaks.loop_lag_seconds,
@@ -238,6 +242,8 @@ def describe_keeper(around: Surroundings, watchers: int, room: Room | None) -> K
         disk_oldest_job_seconds=round(disk.oldest_seconds, 3),
         watchers=watchers,
         problems=list(problems),
+        instance=around.instance,
+        state=readiness.state,
     )
 
 

@@ -19,6 +19,7 @@ from walkeeper.acceptor.state import AcceptorState
 from walkeeper.control import diagnosis
 from walkeeper.control.diagnosis import Problem
 from walkeeper.control.events import EventJson
+from walkeeper.control.health import State
 from walkeeper.control.models import Json
 from walkeeper.errors import StorageError
 from walkeeper.ids import TenantTimelineId
@@ -52,7 +53,7 @@ class CheckJson(Json, frozen=True):
 
 
 class KeeperJson(Json, frozen=True):
-    """This process.  Peaks are those of the last minute or two."""
+    """This process.  Peaks are those of the last minute or two; ``instance`` is another text for each process."""
 
     id: int
     version: str
@@ -69,6 +70,8 @@ class KeeperJson(Json, frozen=True):
     disk_oldest_job_seconds: float
     watchers: int
     problems: list[Problem]
+    instance: str = ""
+    state: State = "serving"
 
 
 class ReceiverJson(Json, frozen=True):

@@ -3,7 +3,8 @@
 Each is asked for its overview, at once and with a limit; a silent one is a row with its reason.  However many look for the
 same, nobody is asked for it more often than once in ``ASK_SECONDS``, and nobody is asked while no one looks.
 
-Their addresses are what the operator said (``--peer-http``), never what a client did.
+Their addresses are what the operator said (``--peer-http``), never what a client did.  This keeper may be among them, since in
+a StatefulSet all have one list: whoever answers with our own ``instance`` is left out.
 """
 
 import time
@@ -19,7 +20,7 @@ from walkeeper.control.diagnosis import Problem
 from walkeeper.control.overview import KeeperJson, OtherKeeperJson, OtherTimelineJson, OverviewJson, of_peer
 from walkeeper.errors import ConfigError, ServerError, Unreachable
 from walkeeper.ids import NodeId
-from walkeeper.links.address import Address
+from walkeeper.links.address import HttpAddress
 from walkeeper.links.overview import ask_overview
 
 ANSWER_SECONDS: Final = 1.0
@@ -37,10 +38,11 @@ log = structlog.stdlib.get_logger()
 
 
 class Peers:
-    """``addresses``: of their HTTP ports.  ``node_id``: who asks."""
+    """``addresses``: of their HTTP ports.  ``node_id``, ``instance``: who asks."""
 
-    def __init__(self, addresses: Sequence[Address], node_id: int) -> None:
+    def __init__(self, addresses: Sequence[HttpAddress], node_id: int, instance: str = "") -> None:
         self._node_id = NodeId(node_id)
+        self._instance = instance
         self._told = {address: _Told() for address in addresses}
         self._found: dict[str, _Found] = {}
 
@@ -64,9 +66,10 @@ class Peers:
         return [
             told.shown(address, self._node_id, found.timelines.get(address, []))
             for address, told in self._told.items()
+            if not told.is_of(self._instance)
         ]
 
-    async def _ask(self, address: Address, find: str, found: "_Found") -> None:
+    async def _ask(self, address: HttpAddress, find: str, found: "_Found") -> None:
         told = self._told[address]
         try:
             with trio.move_on_after(ANSWER_SECONDS) as limit:
@@ -89,7 +92,7 @@ class _Found:
     def __init__(self) -> None:
         self.asking = trio.Lock()
         self.asked_at = float("-inf")
-        self.timelines: dict[Address, list[OtherTimelineJson]] = {}
+        self.timelines: dict[HttpAddress, list[OtherTimelineJson]] = {}
 
 
 class _Told:
@@ -101,20 +104,24 @@ class _Told:
         self.since = time.time()
         self.is_known = False
 
-    def answered(self, keeper: KeeperJson, address: Address) -> None:
+    def answered(self, keeper: KeeperJson, address: HttpAddress) -> None:
         if not self.is_known or self.complaint is not None:
             self.since = time.time()
             if self.is_known:
                 log.info("peer is back", keeper=str(address))
         self.keeper, self.complaint, self.is_known = keeper, None, True
 
-    def failed(self, complaint: Problem, address: Address) -> None:
+    def failed(self, complaint: Problem, address: HttpAddress) -> None:
         if self.complaint is None:
             self.since = time.time()
             log.info("peer lost", keeper=str(address), error=complaint.what)
         self.complaint, self.is_known = complaint, True
 
-    def shown(self, address: Address, node_id: NodeId, timelines: list[OtherTimelineJson]) -> OtherKeeperJson:
+    def is_of(self, instance: str) -> bool:
+        """Whether it is that process; one that falls silent is who it was."""
+        return self.keeper is not None and bool(instance) and self.keeper.instance == instance
+
+    def shown(self, address: HttpAddress, node_id: NodeId, timelines: list[OtherTimelineJson]) -> OtherKeeperJson:
         problems = [self.complaint] if self.complaint else list(_problems_of(self.keeper, node_id))
         return OtherKeeperJson(str(address), self.complaint is None, self.since, problems, self.keeper, timelines)
 

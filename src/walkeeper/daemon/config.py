@@ -1,8 +1,8 @@
 """What the daemon can be told, in parts: each room is handed its part, or the two numbers it needs.
 
 Names and defaults of the flags are Neon's safekeeper's wherever both have the option, so that its tooling starts
-a keeper unchanged; only the disk is limited here if nothing is said.  Ours alone: ``--config``, ``--max-connections``, ``--peer-http``,
-``--max-memory``, ``--disk-hangs-after``, ``--auth-key-reload-period``,
+a keeper unchanged; only the disk is limited here if nothing is said.  Ours alone: ``--config``, ``--listen-metrics``,
+``--max-connections``, ``--peer-http``, ``--leave-timeout``, ``--max-memory``, ``--disk-hangs-after``, ``--auth-key-reload-period``,
 ``--pg-auth-users-file``, ``--ssl-client-ca-file``, ``--accept-plaintext`` and ``--shutdown-timeout``, and everything of the
 sidecar and the tools.
 
@@ -31,7 +31,14 @@ from walkeeper.daemon.values import (
 )
 from walkeeper.errors import ConfigError
 from walkeeper.ids import NodeId, TenantId, TenantTimelineId, TimelineId
-from walkeeper.links.address import Address, parse_address, parse_http_keepers, parse_http_peers, parse_keepers
+from walkeeper.links.address import (
+    Address,
+    HttpAddress,
+    parse_address,
+    parse_http_keepers,
+    parse_http_peers,
+    parse_keepers,
+)
 from walkeeper.links.conninfo import SslMode
 from walkeeper.messages import ServerInfo
 from walkeeper.sidecar.name import DEFAULT_NAME
@@ -72,6 +79,10 @@ class ListenConfig:
     https: Address | None = option(
         "listen-https", parse_address, metavar="HOST:PORT",
         help="the same for operators, over TLS, beside --listen-http; if not said, nowhere",
+    )  # fmt: skip
+    metrics: Address | None = option(
+        "listen-metrics", parse_address, metavar="HOST:PORT",
+        help="where probes and Prometheus may connect, too: health and metrics only, plain HTTP; if not said, nowhere",
     )  # fmt: skip
     connections_max: int | None = option(
         "max-connections", parse_positive, metavar="N",
@@ -116,10 +127,15 @@ class AuthConfig:
 class PeersConfig:
     """Other keepers, and what they are shown."""
 
-    http: tuple[Address, ...] = option(
-        "peer-http", parse_http_peers, default="", metavar="HOST:PORT,...",
-        help="the --listen-http of the other keepers, in plain HTTP, whom the status page shows beside this one; they are asked while somebody"
-        " looks",
+    http: tuple[HttpAddress, ...] = option(
+        "peer-http", parse_http_peers, default="", metavar="[https://]HOST:PORT,...",
+        help="the --listen-http, or --listen-https, of the other keepers of the quorum; this one may be among them. They are shown on the"
+        " status page, and this keeper is ready when it has caught up with them",
+    )  # fmt: skip
+    leave_seconds: float = option(
+        "leave-timeout", parse_duration_seconds, default="0s", metavar="DURATION",
+        help="after SIGTERM, how long to serve on, not ready, until a majority of --peer-http without this keeper is ready; 0s: it leaves"
+        " at once",
     )  # fmt: skip
     token_path: Path | None = option(
         "auth-token-path", parse_path, metavar="FILE",
@@ -154,8 +170,9 @@ class TlsConfig:
         help="how often it is looked whether certificate and key have changed; 0s: never",
     )  # fmt: skip
     peer_ca: Path | None = option(
-        "ssl-ca-file", parse_path, metavar="FILE", help="accepted for Neon's tooling, not used yet"
-    )
+        "ssl-ca-file", parse_path, metavar="FILE",
+        help="authorities (PEM) that sign the certificates of --peer-http with https://; if not said, the system's",
+    )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -289,6 +306,10 @@ class ProposeOptions:
         metavar="NAME",
         help="the physical replication slot to make or use",
     )
+    http: Address | None = option(
+        "listen-http", parse_address, metavar="HOST:PORT",
+        help="where probes and Prometheus may connect: health and metrics only; if not said, nowhere",
+    )  # fmt: skip
     unsafe_slot: bool = switch(
         "unsafe-slot", help="make the slot although it may fill the primary's disk (max_slot_wal_keep_size = -1)"
     )
@@ -409,8 +430,10 @@ class StatusOptions:
 class TopOptions:
     """Everything ``walkeeper top`` can be told."""
 
-    keepers: tuple[Address, ...] = argument(
-        "KEEPERS", parse_http_keepers, help="HOST:PORT,...: where the keepers' --listen-http is"
+    keepers: tuple[HttpAddress, ...] = argument(
+        "KEEPERS",
+        parse_http_keepers,
+        help="[https://]HOST:PORT,...: where the keepers' --listen-http, or --listen-https, is",
     )
     find: str = option(
         "find", parse_find, default="", metavar="TEXT", help="only timelines whose tenant/timeline has this in it"

@@ -4,8 +4,9 @@ Does not resolve host names.
 """
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeVar
 
 from walkeeper.membership import KEEPERS_MAX
 
@@ -15,7 +16,10 @@ KEEPER_PORT: Final = 5454
 """Where Neon's safekeepers listen, and ours."""
 
 HTTP_PORT: Final = 7676
+HTTPS_PORT: Final = 7677
 """The same of their HTTP ports."""
+
+_ENCRYPTED: Final = "https://"
 
 _ADDRESS: Final = re.compile(r"(?:\[([^\s\[\]]+)\]|([^\s:\[\]]+))(?::([0-9]{1,5}))?")
 
@@ -29,6 +33,16 @@ class Address:
 
     def __str__(self) -> str:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True)
+class HttpAddress(Address):
+    """Of a keeper's HTTP port, or of the one for HTTPS if it ``is_encrypted``: printed ``https://host:port`` then."""
+
+    is_encrypted: bool = False
+
+    def __str__(self) -> str:
+        return f"{_ENCRYPTED if self.is_encrypted else ''}{Address.__str__(self)}"
 
 
 def parse_address(text: str, default_port: int | None = None) -> Address:
@@ -45,22 +59,38 @@ def parse_address(text: str, default_port: int | None = None) -> Address:
 
 def parse_keepers(text: str, default_port: int = KEEPER_PORT) -> tuple[Address, ...]:
     """``a:5454,b,[::1]:5455`` -> addresses.  Raises ValueError, also for too many and for one that is listed twice."""
-    found = tuple(parse_address(each, default_port) for each in text.split(","))
+    return _each_once([parse_address(each, default_port) for each in text.split(",")])
+
+
+SomeAddress = TypeVar("SomeAddress", bound=Address)
+
+
+def _each_once(found: Sequence[SomeAddress]) -> tuple[SomeAddress, ...]:
     if len(found) > KEEPERS_MAX:
         raise ValueError(f"at most {KEEPERS_MAX} keepers form a quorum, got {len(found)}")
     twice = next((each for each in found if found.count(each) > 1), None)
     if twice is not None:
         raise ValueError(f"{twice} is listed twice: a quorum counts each keeper once")
     if any(each.port == 0 for each in found):
-        raise ValueError(f"nobody can connect to port 0: {text!r}")
-    return found
+        raise ValueError(f"nobody can connect to port 0: {', '.join(map(str, found))}")
+    return tuple(found)
 
 
-def parse_http_keepers(text: str) -> tuple[Address, ...]:
-    """The same of HTTP ports."""
-    return parse_keepers(text, HTTP_PORT)
+def parse_http_address(text: str) -> HttpAddress:
+    """``k1``, ``k1:7676`` or ``https://k1:7677``.  Raises ValueError."""
+    is_encrypted = text.strip().startswith(_ENCRYPTED)
+    host_port = text.strip().removeprefix(_ENCRYPTED)
+    if "/" in host_port:
+        raise ValueError(f"expected HOST:PORT or https://HOST:PORT, got {text!r}")
+    address = parse_address(host_port, HTTPS_PORT if is_encrypted else HTTP_PORT)
+    return HttpAddress(address.host, address.port, is_encrypted)
 
 
-def parse_http_peers(text: str) -> tuple[Address, ...]:
+def parse_http_keepers(text: str) -> tuple[HttpAddress, ...]:
+    """The same of HTTP and HTTPS ports."""
+    return _each_once([parse_http_address(each) for each in text.split(",")])
+
+
+def parse_http_peers(text: str) -> tuple[HttpAddress, ...]:
     """The same, and nothing is nobody."""
     return parse_http_keepers(text) if text else ()

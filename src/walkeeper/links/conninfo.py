@@ -105,8 +105,8 @@ HARMLESS: Final = (
 """Keywords of libpq without an effect on what this client promises."""
 
 
-def parse_conninfo(text: str, environ: Mapping[str, str], *, login: str) -> ConnectionInfo:
-    """A connection string, completed from the environment.  ``login`` is the operating system's user name.
+def parse_conninfo(text: str, environ: Mapping[str, str], *, login: str | None) -> ConnectionInfo:
+    """A connection string, completed from the environment.  ``login`` is the operating system's user name, if it has one.
 
     Raises ConfigError.
     """
@@ -122,11 +122,13 @@ def parse_conninfo(text: str, environ: Mapping[str, str], *, login: str) -> Conn
     return _build(settled, environ, login)
 
 
-def _build(settled: Mapping[str, str], environ: Mapping[str, str], login: str) -> ConnectionInfo:
+def _build(settled: Mapping[str, str], environ: Mapping[str, str], login: str | None) -> ConnectionInfo:
     host = settled.get("host") or settled.get("hostaddr") or _default_socket_directory()
     if "," in host or "," in settled.get("port", ""):
         raise ConfigError("connection string: one host only, the primary; there is no trying of several")
     user = settled.get("user", login)
+    if user is None:
+        raise ConfigError("connection string: say user=...; the account that this runs as has no name")
     home = environ.get("HOME", "")
     passfile = settled.get("passfile") or (f"{home}/.pgpass" if home else "")
     return ConnectionInfo(

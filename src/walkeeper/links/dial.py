@@ -26,7 +26,10 @@ async def dial_socket(info: ConnectionInfo) -> Link:
     """Connect to where ``info`` says.  Raises OSError.  Cancellation: at any time, nothing is left behind."""
     if info.is_unix_socket:
         return SocketLink(await _connect_unix(info.socket_path))
-    stream = await trio.open_tcp_stream(info.hostaddr or info.host, info.port)
+    try:
+        stream = await trio.open_tcp_stream(info.hostaddr or info.host, info.port)
+    except UnicodeError:  # no host can be called so
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known") from None
     return SocketLink(_detached(stream.socket))
 
 

@@ -9,16 +9,19 @@ from typing import Final, TypeVar
 import msgspec
 
 from walkeeper.errors import ServerError, shortened
-from walkeeper.links.address import Address
+from walkeeper.links.address import HttpAddress
 from walkeeper.links.http_get import http_get
 from walkeeper.links.token import read_token
 
 PATH: Final = "/v1/walkeeper/overview"
 
+POSITIONS_PATH: Final = "/v1/walkeeper/positions"
+
 Overview = TypeVar("Overview")
+Told = TypeVar("Told")
 
 
-async def ask_overview(address: Address, find: str, decode: Callable[[bytes], Overview]) -> Overview:
+async def ask_overview(address: HttpAddress, find: str, decode: Callable[[bytes], Overview]) -> Overview:
     """What the keeper at ``address`` says of itself, without what others say, made of its JSON by ``decode``.
 
     ``find``: a part of ``tenant/timeline``.  Raises Unreachable if it does not answer, ServerError if it answers otherwise,
@@ -26,7 +29,16 @@ async def ask_overview(address: Address, find: str, decode: Callable[[bytes], Ov
 
     Cancellation: at any time; the connection is closed.
     """
-    answer = await http_get(address, f"{PATH}?alone=true&find={find}", read_token())
+    return await _ask(address, f"{PATH}?alone=true&find={find}", decode)
+
+
+async def ask_positions(address: HttpAddress, decode: Callable[[bytes], Told]) -> Told:
+    """How far the keeper at ``address`` is with all its timelines, made of its JSON by ``decode``.  As ``ask_overview``."""
+    return await _ask(address, POSITIONS_PATH, decode)
+
+
+async def _ask(address: HttpAddress, target: str, decode: Callable[[bytes], Told]) -> Told:
+    answer = await http_get(address, target, read_token())
     if answer.status != 200:
         raise ServerError(str(address), "", _refusal(answer.status, answer.body))
     try:
@@ -42,6 +54,6 @@ def _refusal(status: int, body: bytes) -> str:
         case 403:
             return "the token is not good there: it needs scope safekeeperdata"
         case 404:
-            return "it has no overview: is it a walkeeper of this version?"
+            return "it does not know the question: is it a walkeeper of this version?"
         case _:
             return shortened(f"HTTP status {status}: {body[:200].decode(errors='replace')}")

@@ -18,21 +18,22 @@ _KEY: Final = b"PRIVATE KEY-----"
 """What PEM files that hold one have in them: OpenSSL does not say what it missed."""
 
 
-def client_context(info: ConnectionInfo, flags: str = "") -> ssl.SSLContext:
+def client_context(info: ConnectionInfo, flags: str = "", root_flag: str = "") -> ssl.SSLContext:
     """How to encrypt a connection to ``info``.  Raises NotEncrypted for files that are missing or unusable.
 
-    ``flags``: how the keywords begin where they are options of ours, for what is said of them.
+    ``flags``: how the keywords begin where they are options of ours, for what is said of them; ``root_flag``: all of the
+    option that stands for ``sslrootcert``, if it has another name.
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
-    _trust(context, info, flags)
+    _trust(context, info, flags, root_flag)
     if info.sslcert:
         _show_certificate(context, info, flags)
     return context
 
 
-def _trust(context: ssl.SSLContext, info: ConnectionInfo, flags: str) -> None:
+def _trust(context: ssl.SSLContext, info: ConnectionInfo, flags: str, root_flag: str) -> None:
     verifies = info.sslmode in (SslMode.VERIFY_CA, SslMode.VERIFY_FULL)
     if not verifies and not (info.sslmode is SslMode.REQUIRE and info.sslrootcert):
         return
@@ -47,7 +48,7 @@ def _trust(context: ssl.SSLContext, info: ConnectionInfo, flags: str) -> None:
     if info.sslrootcert == "system":
         context.load_default_certs(ssl.Purpose.SERVER_AUTH)
         return
-    name = f"{flags}sslrootcert {info.sslrootcert}"
+    name = f"{root_flag or f'{flags}sslrootcert'} {info.sslrootcert}"
     _require_one(_CERTIFICATE, _read(name, info.sslrootcert), f"{name}: it holds no certificate")
     try:
         context.load_verify_locations(info.sslrootcert)

@@ -12,7 +12,7 @@ import msgspec
 import trio
 
 from walkeeper.errors import ConfigError, ServerError, Unreachable
-from walkeeper.links.address import Address
+from walkeeper.links.address import HttpAddress
 from walkeeper.links.overview import ask_overview
 
 ANSWER_SECONDS: Final = 2.0
@@ -32,11 +32,11 @@ class Keeper(msgspec.Struct, frozen=True):
     version: str
     started_at: float
     is_ready: bool
-    is_draining: bool
     memory_bytes: int
     loop_lag_peak_seconds: float
     flush_peak_seconds: float
     problems: list[Problem] = []
+    state: str = "serving"
 
 
 class Totals(msgspec.Struct, frozen=True):
@@ -89,7 +89,7 @@ class Overview(msgspec.Struct, frozen=True):
 class Seen:
     """One keeper: its overview, and the JSON in which it said it; or why there is none."""
 
-    address: Address
+    address: HttpAddress
     overview: Overview | None = None
     document: Any = None
     trouble: str = ""
@@ -122,14 +122,14 @@ class Round:
                 raise ServerError(f"keeper {each.address}", "", f"{len(red)} red: {red[0]}")
 
 
-async def ask_overviews(keepers: Sequence[Address], find: str) -> Round:
+async def ask_overviews(keepers: Sequence[HttpAddress], find: str) -> Round:
     """Ask every keeper once, all at the same time.  ``find``: a part of ``tenant/timeline``.
 
     Cancellation: at any time.
     """
-    seen: dict[Address, Seen] = {}
+    seen: dict[HttpAddress, Seen] = {}
 
-    async def ask(address: Address) -> None:
+    async def ask(address: HttpAddress) -> None:
         seen[address] = await _ask(address, find)
 
     async with trio.open_nursery() as nursery:
@@ -138,7 +138,7 @@ async def ask_overviews(keepers: Sequence[Address], find: str) -> Round:
     return Round([seen[address] for address in keepers])
 
 
-async def _ask(address: Address, find: str) -> Seen:
+async def _ask(address: HttpAddress, find: str) -> Seen:
     with trio.move_on_after(ANSWER_SECONDS):
         try:
             overview, document = await ask_overview(address, find, _overview_in)
@@ -158,7 +158,7 @@ def _overview_in(body: bytes) -> tuple[Overview, Any]:
 
 
 async def watch_overviews(
-    keepers: Sequence[Address], find: str, interval_seconds: float, show: Callable[[Round, Round | None], None]
+    keepers: Sequence[HttpAddress], find: str, interval_seconds: float, show: Callable[[Round, Round | None], None]
 ) -> None:
     """Ask again and again, and ``show`` what was seen now and the time before.
 

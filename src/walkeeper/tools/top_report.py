@@ -138,7 +138,7 @@ def _keeper_rows(now: Round, before: Round | None) -> Iterator[Row]:
             [
                 str(each.address),
                 str(keeper.id),
-                "draining" if keeper.is_draining else "serving" if keeper.is_ready else "starting",
+                "behind" if keeper.state == "serving" and not keeper.is_ready else keeper.state,
                 _seconds(overview.at - keeper.started_at),
                 str(totals.timelines),
                 str(totals.written),

@@ -43,6 +43,7 @@ WHOLE_KEEPER = {
     "POST /v1/tenant/{tenant_id}/timeline/{timeline_id}/checkpoint",
     "GET /v1/debug_dump",
     "GET /v1/walkeeper/overview",
+    "GET /v1/walkeeper/positions",
 }
 """As at Neon.  A token of a tenant is enough for that tenant's part of the others."""
 

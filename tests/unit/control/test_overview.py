@@ -160,8 +160,10 @@ def every_problem() -> list[diagnosis.Problem]:
     statistics = replace(an_open_timeline(), is_corruption_reported=True, is_over_limit=True)
     sender = a_sender("x")
     found = [
-        *diagnosis.of_keeper(failing, failing, is_draining=False, **keeper),
-        *diagnosis.of_keeper(failing, failing, is_draining=True, **keeper),
+        *diagnosis.of_keeper(failing, failing, state="starting", **keeper),
+        *diagnosis.of_keeper(failing, failing, state="serving", **keeper),
+        *diagnosis.of_keeper(failing, failing, state="leaving", **keeper),
+        *diagnosis.of_keeper(failing, failing, state="draining", **keeper),
         diagnosis.of_shut_timeline("x"),
         *diagnosis.of_timeline(statistics, is_closing=False, behind_bytes=1, behind_seconds=20),
         *diagnosis.of_timeline(a_shut_timeline(), is_closing=False, behind_bytes=1, behind_seconds=20),

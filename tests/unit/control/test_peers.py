@@ -19,22 +19,23 @@ from walkeeper.control.http1 import HttpConnection
 from walkeeper.control.looks import WATCHERS_MAX, Surroundings, describe_keeper
 from walkeeper.control.overview import OverviewJson, TimelineJson, TotalsJson
 from walkeeper.control.peers import ANSWER_SECONDS, ASK_SECONDS, FINDS_KEPT_MAX, Peers
-from walkeeper.links.address import Address
+from walkeeper.links.address import HttpAddress
 from walkeeper.links.overview import PATH
 from walkeeper.testing.network import MemoryNetwork
 
 NODE, OTHER_NODE = 1, 2
-PEER = Address("k2", 7676)
+PEER = HttpAddress("k2", 7676)
 NAME = 64 * "a"
 
 
 class Peer:
     """Another keeper: has one timeline, named after what is looked for, or answers with ``body``, or is silent."""
 
-    def __init__(self, body: bytes | None = None) -> None:
+    def __init__(self, body: bytes | None = None, node_id: int = OTHER_NODE) -> None:
         self.asked: list[str] = []
         self.is_silent = False
         self._body = body
+        self.around = Surroundings(KeeperConfig(id=node_id))
 
     async def answer(self, request: Request) -> Response:
         find = request.query_params["find"]
@@ -44,13 +45,13 @@ class Peer:
         return Response(self._overview(find) if self._body is None else self._body)
 
     def _overview(self, find: str) -> bytes:
-        keeper = describe_keeper(Surroundings(KeeperConfig(id=OTHER_NODE)), 0, None)
+        keeper = describe_keeper(self.around, 0, None)
         timeline = TimelineJson(find, find, "open", [])
         return msgspec.json.encode(OverviewJson(0.0, keeper, TotalsJson(), [timeline], [], []))
 
 
 @asynccontextmanager
-async def beside(peer: Peer) -> AsyncIterator[Peers]:
+async def beside(peer: Peer, instance: str = "me") -> AsyncIterator[Peers]:
     """Who asks ``peer``."""
     network = MemoryNetwork(Random(1))
     listener = network.host(PEER.host).listen()
@@ -64,7 +65,7 @@ async def beside(peer: Peer) -> AsyncIterator[Peers]:
     async with trio.open_nursery() as nursery:
         nursery.start_soon(serve)  # noqa: ASYNC113 - it waits for whoever asks
         with network.host("k1").home():
-            yield Peers([PEER], NODE)
+            yield Peers([PEER], NODE, instance)
         nursery.cancel_scope.cancel(reason="asked")
 
 
@@ -75,7 +76,7 @@ async def names_at(peers: Peers, find: str) -> list[str]:
 
 async def test_a_peer_that_does_not_answer_is_red_and_says_since_when() -> None:
     with structlog.testing.capture_logs() as logs:
-        peers = Peers([Address("127.0.0.1", 9)], NODE)
+        peers = Peers([HttpAddress("127.0.0.1", 9)], NODE)
         (peer,) = await peers.look()
     assert (peer.is_answering, peer.keeper, [each.level for each in peer.problems]) == (False, None, ["red"])
     assert [line["event"] for line in logs] == ["peer lost"]
@@ -140,3 +141,20 @@ async def test_what_is_no_overview_is_a_row_with_a_reason(body: bytes, autojump_
     async with beside(Peer(body)) as peers:
         (told,) = await peers.look()
     assert [(each.level, "cannot be read" in each.what) for each in told.problems] == [("amber", True)]
+
+
+async def test_this_keeper_may_be_in_its_own_list_and_is_left_out_even_when_silent(
+    autojump_clock: MockClock,
+) -> None:
+    peer = Peer(node_id=NODE)
+    async with beside(peer, peer.around.instance) as peers:
+        assert await peers.look() == []
+        peer.is_silent = True
+        await trio.sleep(ASK_SECONDS)
+        assert await peers.look() == []
+
+
+async def test_another_process_with_our_number_is_a_twin(autojump_clock: MockClock) -> None:
+    async with beside(Peer(node_id=NODE)) as peers:
+        (told,) = await peers.look()
+    assert "It says that it is keeper 1, as this one does." in [each.what for each in told.problems]

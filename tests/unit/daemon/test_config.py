@@ -19,7 +19,7 @@ from walkeeper.daemon.config import (
 )
 from walkeeper.daemon.options import FlagParser, add_flags, options_of, read_flags, settle
 from walkeeper.ids import NodeId
-from walkeeper.links.address import Address
+from walkeeper.links.address import Address, HttpAddress
 
 
 def serve(*arguments: str) -> ServeConfig:
@@ -46,7 +46,7 @@ def test_the_defaults_are_neons() -> None:
             client_ca=None,
             reload_seconds=60.0,
         ),
-        peers=PeersConfig(http=(), token_path=None),
+        peers=PeersConfig(http=(), leave_seconds=0.0, token_path=None),
         log=LogConfig(format="plain"),
         timing=TimingConfig(control_file_save_interval_seconds=300.0, disk_hangs_seconds=120.0, drain_seconds=3.0),
         limits=LimitsConfig(usage_ratio_max=0.98, check_seconds=10.0, timeline_bytes_max=0, memory_bytes_max=None),
@@ -60,10 +60,10 @@ def test_every_flag_reaches_its_part() -> None:
         "-D", "/wal", "--id", "7", "--init", "-l", "[::]:1", "--listen-http=h:2", "--advertise-pg", "me:3", "-n",
         "--availability-zone", "a", "--dump-control-file", "f", "--log-format", "json",
         "--pg-auth-public-key-path", "/keys", "--http-auth-public-key-path", "/http", "--auth-key-reload-period", "1s",
-        "--listen-https", "h:4", "--pg-auth-users-file", "/users", "--enable-tls-wal-service-api", "--accept-plaintext",
+        "--listen-https", "h:4", "--listen-metrics", "h:5", "--pg-auth-users-file", "/users", "--enable-tls-wal-service-api", "--accept-plaintext",
         "--ssl-cert-file", "c", "--ssl-key-file", "k", "--ssl-client-ca-file", "a", "--ssl-cert-reload-period", "2s",
         "--ssl-ca-file", "p",
-        "--peer-http", "k2,k3:1", "--auth-token-path", "/token",
+        "--peer-http", "k2,k3:1,https://k4", "--auth-token-path", "/token", "--leave-timeout", "1m",
         "--control-file-save-interval", "1m", "--shutdown-timeout", "10s", "--disk-hangs-after", "5s",
     )  # fmt: skip
     assert config == ServeConfig(
@@ -72,6 +72,7 @@ def test_every_flag_reaches_its_part() -> None:
             pg=Address("::", 1),
             http=Address("h", 2),
             https=Address("h", 4),
+            metrics=Address("h", 5),
             advertise_pg=Address("me", 3),
             availability_zone="a",
         ),
@@ -90,7 +91,11 @@ def test_every_flag_reaches_its_part() -> None:
             reload_seconds=2.0,
             peer_ca=Path("p"),
         ),
-        peers=PeersConfig(http=(Address("k2", 7676), Address("k3", 1)), token_path=Path("/token")),
+        peers=PeersConfig(
+            http=(HttpAddress("k2", 7676), HttpAddress("k3", 1), HttpAddress("k4", 7677, is_encrypted=True)),
+            leave_seconds=60.0,
+            token_path=Path("/token"),
+        ),
         log=LogConfig(format="json"),
         timing=TimingConfig(control_file_save_interval_seconds=60.0, disk_hangs_seconds=5.0, drain_seconds=10.0),
         limits=LimitsConfig(),
@@ -138,6 +143,8 @@ def test_names_are_neons_except_for_our_own() -> None:
         "disk-hangs-after",
         "auth-key-reload-period",
         "max-connections",
+        "listen-metrics",
+        "leave-timeout",
         "peer-http",
         "max-memory",
         "shutdown-timeout",

@@ -63,6 +63,7 @@ class Keeper:
 
     client: httpx2.AsyncClient
     ended: trio.Event
+    probed_url: str
 
     async def status(self, path: str) -> int:
         return int((await self.client.get(path)).status_code)
@@ -109,13 +110,14 @@ async def running(
         closing(claim(disk or OsDisk(sync=False), path, NodeId(7))) as directory,
         socket.create_server(("127.0.0.1", 0)) as pg,
         socket.create_server(("127.0.0.1", 0)) as http,
+        socket.create_server(("127.0.0.1", 0)) as probed,
     ):
-        url = f"http://127.0.0.1:{http.getsockname()[1]}"
+        url, probed_url = (f"http://127.0.0.1:{sock.getsockname()[1]}" for sock in (http, probed))
         async with httpx2.AsyncClient(base_url=url) as client, trio.open_nursery() as nursery:
-            keeper = Keeper(client, trio.Event())
+            keeper = Keeper(client, trio.Event(), probed_url)
 
             async def run() -> None:
-                await serve(directory, timing, Metrics("0"), pg, http, accepting)
+                await serve(directory, timing, Metrics("0"), pg, http, accepting, probed=probed)
                 keeper.ended.set()
 
             nursery.start_soon(run)
@@ -131,6 +133,18 @@ async def test_a_keeper_serves_until_a_signal_ends_it(tmp_path: Path) -> None:
         assert await keeper.status("/livez") == 200
         keeper.stop()
         await keeper.ended.wait()
+
+
+async def test_on_the_port_for_probes_there_are_health_and_metrics_and_nothing_else(tmp_path: Path) -> None:
+    async with running(tmp_path) as keeper, httpx2.AsyncClient(base_url=keeper.probed_url) as prober:
+        for path in ("/livez", "/readyz?verbose", "/metrics"):
+            assert (await prober.get(path)).status_code == 200
+        assert "walkeeper_ready 1.0\n" in (await prober.get("/metrics")).text
+        for path in ("/", "/openapi.json", "/v1/status", "/v1/walkeeper/overview", "/v1/tenant/timeline"):
+            assert await keeper.status(path) == 200
+            assert (await prober.get(path)).status_code == 404
+        assert (await prober.post("/v1/tenant/timeline", json=REQUEST)).status_code == 404
+        assert (await keeper.client.get("/v1/tenant/timeline")).json() == []
 
 
 async def test_after_the_first_signal_a_second_one_kills(tmp_path: Path) -> None:
@@ -283,6 +297,16 @@ def test_init_makes_the_id_file_and_ends(tmp_path: Path) -> None:
         ["-D", "{}/ours", "--id", "7"],
         ["-D", "{}/ours", "--listen-http", "{busy}"],
         ["-D", "{}/ours", "--listen-pg", "{busy}", "--listen-http", "127.0.0.1:0"],
+        [
+            "-D",
+            "{}/ours",
+            "--listen-pg",
+            "127.0.0.1:0",
+            "--listen-http",
+            "127.0.0.1:0",
+            "--listen-metrics",
+            "{busy}",
+        ],
         ["-D", "{}/ours", "--listen-pg", "no-such-host.invalid:1"],
         ["--dump-control-file", "{}/absent"],
         ["--dump-control-file", "{}/file"],

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from walkeeper.links.address import Address, parse_address, parse_keepers
+from walkeeper.links.address import Address, HttpAddress, parse_address, parse_http_keepers, parse_keepers
 
 
 @pytest.mark.parametrize(
@@ -97,3 +97,17 @@ def test_what_is_no_list_of_keepers_is_refused(text: str) -> None:
 
 def test_keepers_print_as_they_are_written() -> None:
     assert [str(each) for each in parse_keepers("a:1,[::1]:2")] == ["a:1", "[::1]:2"]
+
+
+def test_http_ports_of_keepers_may_be_encrypted_and_have_default_ports() -> None:
+    found = parse_http_keepers("a, https://b,https://[::1]:1,c:2")
+    assert found == (
+        HttpAddress("a", 7676),
+        HttpAddress("b", 7677, is_encrypted=True),
+        HttpAddress("::1", 1, is_encrypted=True),
+        HttpAddress("c", 2),
+    )
+    assert [str(each) for each in found] == ["a:7676", "https://b:7677", "https://[::1]:1", "c:2"]
+    for text in ("http://a", "https://", "https://a/", "a,a", "https://a:0"):
+        with pytest.raises(ValueError):
+            parse_http_keepers(text)

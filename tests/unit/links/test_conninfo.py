@@ -20,6 +20,12 @@ def test_keywords_and_values_are_read() -> None:
     assert info.sslmode is SslMode.REQUIRE
 
 
+def test_an_account_without_a_name_needs_one_in_the_string() -> None:
+    with pytest.raises(ConfigError):
+        parse_conninfo("host=db", {}, login=None)
+    assert parse_conninfo("host=db user=keeper", {}, login=None).dbname == "keeper"
+
+
 def test_blanks_may_surround_the_equals_sign_and_quotes_keep_blanks() -> None:
     info = parse(r" host = db  password = 'it\'s \\ a secret'  user=a\ b ")
     assert (info.host, info.password, info.user) == ("db", r"it's \ a secret", "a b")

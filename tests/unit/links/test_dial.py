@@ -5,7 +5,8 @@ import socket
 
 import pytest
 
-from walkeeper.links.dial import why_not_dialled
+from walkeeper.links.conninfo import ConnectionInfo
+from walkeeper.links.dial import dial_socket, why_not_dialled
 
 REFUSED = OSError(errno.ECONNREFUSED, "Error connecting to ('127.0.0.1', 1): Connection refused")
 
@@ -32,3 +33,10 @@ def caused(*causes: OSError) -> OSError:
 )
 def test_the_reason_is_one_line_without_the_address(error: OSError, why: str) -> None:
     assert why_not_dialled(error) == why
+
+
+@pytest.mark.parametrize("host", ["a..b", 300 * "x"])
+async def test_what_cannot_be_a_hosts_name_is_none_that_is_known(host: str) -> None:
+    with pytest.raises(OSError) as caught:
+        await dial_socket(ConnectionInfo(host, 1))
+    assert why_not_dialled(caught.value) == "Name or service not known"

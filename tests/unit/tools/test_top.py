@@ -9,7 +9,7 @@ import pytest
 import trio
 
 from walkeeper.errors import ServerError, Unreachable
-from walkeeper.links.address import Address
+from walkeeper.links.address import HttpAddress
 from walkeeper.tools.top import Keeper, Overview, Positions, Problem, Round, Seen, Timeline, Totals, ask_overviews
 from walkeeper.tools.top_report import as_json, as_screen
 
@@ -18,7 +18,7 @@ WAITS = Problem("behind", "red", "Commits wait.", "Bring them back.", "What happ
 
 
 def keeper(number: int, problems: list[Problem] | None = None) -> Keeper:
-    return Keeper(number, "0.1.0", 1000.0, True, False, 50_000_000, 0.002, 0.011, problems or [])
+    return Keeper(number, "0.1.0", 1000.0, True, 50_000_000, 0.002, 0.011, problems or [])
 
 
 def overview(number: int, at: float, flushed_bytes: int, **changes: Any) -> Overview:
@@ -31,10 +31,10 @@ def overview(number: int, at: float, flushed_bytes: int, **changes: Any) -> Over
 
 
 def seen(number: int, at: float = 4600.0, flushed_bytes: int = 500_000, **changes: Any) -> Seen:
-    return Seen(Address(f"k{number}", 7676), overview(number, at, flushed_bytes, **changes), {"at": at})
+    return Seen(HttpAddress(f"k{number}", 7676), overview(number, at, flushed_bytes, **changes), {"at": at})
 
 
-LOST = Seen(Address("k3", 7676), trouble="Connection refused")
+LOST = Seen(HttpAddress("k3", 7676), trouble="Connection refused")
 BEFORE = Round([seen(1, 4598.0, 400_000), seen(2, 4598.0, 400_000), LOST])
 NOW = Round([seen(1), seen(2, problems=[WAITS], behind_seconds=12.0), LOST])
 
@@ -135,7 +135,7 @@ def test_the_json_has_what_each_keeper_said_and_each_ones_trouble() -> None:
 
 
 @asynccontextmanager
-async def answering(answer: bytes) -> AsyncIterator[Address]:
+async def answering(answer: bytes) -> AsyncIterator[HttpAddress]:
     """Somebody who answers every connection so, and ends it."""
 
     async def answer_one(stream: trio.SocketStream) -> None:
@@ -146,7 +146,7 @@ async def answering(answer: bytes) -> AsyncIterator[Address]:
     async with trio.open_nursery() as nursery:
         serve: Callable[..., Any] = trio.serve_tcp
         (listener,) = await nursery.start(lambda **kwargs: serve(answer_one, 0, host="127.0.0.1", **kwargs))
-        yield Address("127.0.0.1", listener.socket.getsockname()[1])
+        yield HttpAddress("127.0.0.1", listener.socket.getsockname()[1])
         nursery.cancel_scope.cancel(reason="asked")
 
 
@@ -162,7 +162,7 @@ async def answering(answer: bytes) -> AsyncIterator[Address]:
         (b"HTTP/1.1 200 x\r\ncontent-length: 9\r\n\r\n{}", "cut off"),
         (b"SSH-2.0-x\r\n", "it speaks no plain HTTP: is it the port of --listen-http?"),
         (b"", "it speaks no plain HTTP: is it the port of --listen-http?"),
-        (b"HTTP/1.1 200 x\r\n\r\n" + b" " * 5_000_000, "more than"),
+        (b"HTTP/1.1 200 x\r\n\r\n" + b" " * 17_000_000, "more than"),
     ],
 )
 async def test_whatever_a_keeper_answers_it_is_a_row_with_a_reason(answer: bytes, reason: str) -> None:
@@ -173,5 +173,5 @@ async def test_whatever_a_keeper_answers_it_is_a_row_with_a_reason(answer: bytes
 
 
 async def test_a_keeper_that_is_not_there_is_a_row_with_a_reason() -> None:
-    (found,) = (await ask_overviews([Address("127.0.0.1", 9)], "")).seen
+    (found,) = (await ask_overviews([HttpAddress("127.0.0.1", 9)], "")).seen
     assert found.trouble == "Connection refused"

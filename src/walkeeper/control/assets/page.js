@@ -254,8 +254,8 @@
     };
   }
   function standingOf(keeper) {
-    if (keeper.is_draining) return ["draining", "amber"];
-    return keeper.is_ready ? ["serving", "green"] : ["not ready", "red"];
+    if (keeper.is_ready) return ["serving", "green"];
+    return keeper.state === "starting" ? ["not ready", "red"] : [keeper.state === "serving" ? "behind" : keeper.state, "amber"];
   }
   function keepersOf(overview) {
     const { at, keeper } = overview;

@@ -1,0 +1,262 @@
+"""Has this keeper caught up with what the other keepers know to be committed?
+
+It is ready only then: whoever asks for readiness before he ends another keeper must not end one too many.
+
+Rules:
+* A *target* is the highest LSN that another keeper knows to be committed in a timeline.  It is reached when our WAL is durable
+  up to there and whole.  The next one is taken only when it is reached, so that a keeper which keeps up is never behind.
+* At the start each target has to be reached.  Later a keeper that does not reach one for ``PATIENCE_SECONDS`` is behind.
+* Who needed longer than that for a target must reach the next one in time before he counts as caught up: what was written
+  while hours of WAL were copied is not a moment's.
+* What is committed is on a majority of the keepers, whole and durable.  So those that are behind are a minority, whatever the
+  others say, unless disks were lost.
+* A timeline that is not here counts if it should be: it is of no configuration, or of one that we are a member of; something
+  of it was committed; and nobody has deleted it here.
+* Nobody's silence makes a keeper behind.  Only at the start it waits for a majority to be heard, for ``HEARING_SECONDS``.
+
+Asks nobody (``neighbours`` does), copies nothing (writers do), and decides nothing but readiness.
+"""
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from enum import Enum, auto
+from functools import lru_cache
+from typing import Final
+
+import structlog
+import trio
+
+from walkeeper.acceptor.state import AcceptorState
+from walkeeper.control.health import Readiness
+from walkeeper.control.neighbours import Neighbour, Neighbours
+from walkeeper.control.positions import LOOKED_AT_IN_A_TURN, TimelinePositionsJson, members_of
+from walkeeper.errors import Closing, Deleted, TimelineUnavailable
+from walkeeper.ids import TenantId, TenantTimelineId, TimelineId
+from walkeeper.lsn import INVALID_LSN, Lsn, format_lsn, parse_lsn
+from walkeeper.membership import majority
+from walkeeper.timeline.timelines import Timelines
+
+CAUGHT_UP: Final = "caught up with the other keepers"
+
+BEHIND_SECONDS: Final = 1.0
+"""Between two looks while it is not caught up: whoever waits for it waits no longer than that."""
+
+WELL_SECONDS: Final = 10.0
+"""Between two looks afterwards."""
+
+PATIENCE_SECONDS: Final = 30.0
+"""For a target: more than a busy moment takes, or a writer that comes back."""
+
+HEARING_SECONDS: Final = 30.0
+"""At the start, for a majority to be heard: keepers that start together need so long, and a single survivor must serve."""
+
+SHOWN_MAX: Final = 3
+"""Timelines that are named; the others are counted."""
+
+NAMES_KEPT_MAX: Final = 20_000
+"""As many timelines as anybody has; some megabytes."""
+
+log = structlog.stdlib.get_logger()
+
+
+class Absence(Enum):
+    """Of a timeline that cannot be used here: MISSING; of one that need not be here: ELSEWHERE."""
+
+    MISSING = auto()
+    ELSEWHERE = auto()
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What others say of a timeline: the highest commit, whose it is, and the newest configuration."""
+
+    commit_lsn: Lsn
+    keeper: int
+    generation: int
+    members: Sequence[int]
+
+    def merged(self, other: "Known") -> "Known":
+        highest = max(self, other, key=lambda each: each.commit_lsn)
+        newest = max(self, other, key=lambda each: each.generation)
+        return Known(highest.commit_lsn, highest.keeper, newest.generation, newest.members)
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """``keeper`` has told us ``lsn``.  ``blocks``: we are not caught up before it is reached."""
+
+    lsn: Lsn
+    keeper: int
+    since: float
+    blocks: bool
+
+
+class CatchingUp:
+    """What this keeper, ``node_id``, has to reach.  ``problem`` is empty when it has caught up."""
+
+    def __init__(self, node_id: int) -> None:
+        self.problem = "not yet"
+        self._node_id = node_id
+        self._began = trio.current_time()
+        self._has_heard = False
+        self._has_caught_up = False
+        self._is_behind: bool | None = None  # nobody knows yet
+        self._proven: set[TenantTimelineId] = set()
+        self._targets: dict[TenantTimelineId, Target] = {}
+
+    async def judge(self, others: Sequence[Neighbour], timelines: Timelines) -> None:
+        """See how far we are, by what ``others`` have said.
+
+        Cancellation: between two timelines; the next time all is seen.
+        """
+        now = trio.current_time()
+        if not self._has_heard and not self._hears(others, now):
+            return
+        known = await what_is_known(others)
+        for ttid in [ttid for ttid in self._targets if ttid not in known]:
+            del self._targets[ttid]
+        behind: list[str] = []
+        for number, (ttid, told) in enumerate(known.items(), 1):
+            here = self._look_here(ttid, told, timelines)
+            target = self._aim(ttid, told, here, now)
+            if target is not None and target.blocks:
+                behind.append(_in_words(ttid, target, here))
+            if number % LOOKED_AT_IN_A_TURN == 0:
+                await trio.lowlevel.checkpoint()
+        self._conclude(behind)
+
+    def _hears(self, others: Sequence[Neighbour], now: float) -> bool:
+        """Whether enough is known of the others to go by."""
+        size, silent = len(others) + 1, [each.plight for each in others if not each.is_known]
+        heard = size - len(silent)
+        if heard < majority(size):
+            if now - self._began < HEARING_SECONDS:
+                self.problem = f"{heard} of {size} keepers are heard, this one included: {'; '.join(silent)}"
+                return False
+            log.warning("no majority of keepers is heard: those that are must do", error="; ".join(silent))
+        self._has_heard = True
+        return True
+
+    def _look_here(self, ttid: TenantTimelineId, told: Known, timelines: Timelines) -> AcceptorState | Absence:
+        """The timeline as it is here."""
+        try:
+            state = timelines.get(ttid).usable_state
+        except (Deleted, Closing):
+            return Absence.ELSEWHERE
+        except TimelineUnavailable:
+            state = None
+        generation, members = told.generation, told.members
+        if state is not None and state.kept.configuration.generation > generation:
+            generation, members = state.kept.configuration.generation, members_of(state.kept.configuration)
+        if generation and self._node_id not in members:
+            return Absence.ELSEWHERE
+        return state or Absence.MISSING
+
+    def _aim(
+        self, ttid: TenantTimelineId, told: Known, here: AcceptorState | Absence, now: float
+    ) -> Target | None:
+        """What has to be reached in that timeline, if it is not reached yet."""
+        target = self._targets.pop(ttid, None)
+        must_prove = not self._has_caught_up and ttid not in self._proven
+        if target is not None:
+            is_late = now - target.since >= PATIENCE_SECONDS
+            lsn = min(target.lsn, told.commit_lsn)  # less than before: it was deleted, and made again
+            if not _has_reached(here, lsn):
+                self._targets[ttid] = target = replace(target, lsn=lsn, blocks=target.blocks or is_late)
+                return target
+            must_prove = is_late
+        is_there = _has_reached(here, told.commit_lsn)
+        if is_there or not must_prove:
+            self._proven.add(ttid)
+        if is_there:
+            return None
+        self._targets[ttid] = target = Target(told.commit_lsn, told.keeper, now, must_prove)
+        return target
+
+    def _conclude(self, behind: Sequence[str]) -> None:
+        more = f"; and {len(behind) - SHOWN_MAX} more" if len(behind) > SHOWN_MAX else ""
+        self.problem = "; ".join(behind[:SHOWN_MAX]) + more
+        if self._is_behind != bool(behind):
+            self._is_behind = bool(behind)
+            if behind:
+                log.warning("behind the other keepers: not ready", timelines=len(behind), error=self.problem)
+            else:
+                log.info("caught up with the other keepers")
+        if not behind:
+            self._has_caught_up = True
+            self._proven.clear()
+
+
+async def what_is_known(others: Sequence[Neighbour]) -> dict[TenantTimelineId, Known]:
+    """Of each timeline of which something was committed, by what every keeper has said last.
+
+    Cancellation: at any time.
+    """
+    found: dict[tuple[str, str], Known] = {}
+    first: dict[tuple[str, str], TimelinePositionsJson] = {}
+    told = (
+        (other.said.id, timeline)
+        for other in others
+        if other.said is not None
+        for timeline in other.said.timelines
+    )
+    for number, (keeper, each) in enumerate(told, 1):
+        name = (each.tenant_id, each.timeline_id)
+        other = first.setdefault(name, each)
+        if other is each or (other.commit_lsn, other.generation) != (each.commit_lsn, each.generation):  # few are
+            is_used = each.commit_lsn != each.start_lsn
+            known = Known(
+                parse_lsn(each.commit_lsn) if is_used else INVALID_LSN, keeper, each.generation, each.members
+            )
+            found[name] = found[name].merged(known) if name in found else known
+        if number % LOOKED_AT_IN_A_TURN == 0:
+            await trio.lowlevel.checkpoint()
+    used: dict[TenantTimelineId, Known] = {}
+    for number, (name, known) in enumerate(found.items(), 1):
+        if known.commit_lsn:
+            used[named(*name)] = known
+        if number % LOOKED_AT_IN_A_TURN == 0:
+            await trio.lowlevel.checkpoint()
+    return used
+
+
+@lru_cache(NAMES_KEPT_MAX)
+def named(tenant_id: str, timeline_id: str) -> TenantTimelineId:
+    """Kept, since the same are told of every time."""
+    return TenantTimelineId(TenantId.parse(tenant_id), TimelineId.parse(timeline_id))
+
+
+def _has_reached(here: AcceptorState | Absence, lsn: Lsn) -> bool:
+    """What need not be here is never missing."""
+    if isinstance(here, Absence):
+        return here is Absence.ELSEWHERE
+    return here.is_whole and here.flush_lsn >= lsn
+
+
+def _in_words(ttid: TenantTimelineId, target: Target, here: AcceptorState | Absence) -> str:
+    if isinstance(here, Absence):
+        place = "which cannot be used here"
+    else:
+        place = f"here is {format_lsn(here.flush_lsn)}{'' if here.is_whole else ', not whole'}"
+    return f"keeper {target.keeper} has {format_lsn(target.lsn)} of {ttid} as committed, {place}"
+
+
+@asynccontextmanager
+async def catching_up(neighbours: Neighbours, timelines: Timelines, readiness: Readiness) -> AsyncIterator[None]:
+    """Keep ``readiness`` told of how far we are, for as long as the block runs; not, if no other keeper is named."""
+    async with trio.open_nursery() as nursery:
+        if neighbours:
+            readiness.hinder(CAUGHT_UP, "not yet")
+            nursery.start_soon(_keep_looking, neighbours, timelines, readiness, name="catching up")
+        yield
+        nursery.cancel_scope.cancel(reason="shutdown")
+
+
+async def _keep_looking(neighbours: Neighbours, timelines: Timelines, readiness: Readiness) -> None:
+    state = CatchingUp(neighbours.node_id)
+    while True:
+        began = trio.current_time()
+        await state.judge(await neighbours.look(), timelines)
+        readiness.hinder(CAUGHT_UP, state.problem)
+        await trio.sleep_until(began + (BEHIND_SECONDS if state.problem else WELL_SECONDS))

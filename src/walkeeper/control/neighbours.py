@@ -1,0 +1,122 @@
+"""The other keepers of the quorum: each is asked how far it is, all at once; what it said last is remembered.
+
+This keeper may be among those that are named: whoever answers with our own ``instance`` is no other.  A keeper that is named
+twice is one.  An address that has never answered stands for another keeper: whoever counts is rather too careful.
+
+Decides nothing: ``catching_up`` and the daemon's ``leave`` do.
+"""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import msgspec
+import trio
+
+from walkeeper.control.positions import Envelope, KeeperPositionsJson, read_positions
+from walkeeper.errors import ConfigError, ServerError, Unreachable, shortened
+from walkeeper.links.address import HttpAddress
+from walkeeper.links.overview import ask_positions
+
+ANSWER_SECONDS: Final = 1.0
+"""For one keeper: its answer comes from memory."""
+
+_envelope_in: Final = msgspec.json.Decoder(Envelope).decode
+
+
+@dataclass(frozen=True, slots=True)
+class Neighbour:
+    """Another keeper.  ``said``: its last answer, None if there was none; ``trouble``: why there is no newer one."""
+
+    address: HttpAddress
+    said: KeeperPositionsJson | None = None
+    trouble: str = "not asked yet"
+
+    @property
+    def is_answering(self) -> bool:
+        return not self.trouble
+
+    @property
+    def is_known(self) -> bool:
+        """Whether it has ever told what it has."""
+        return self.said is not None and self.said.state != "starting"
+
+    @property
+    def is_ready(self) -> bool:
+        return self.is_answering and self.said is not None and self.said.is_ready
+
+    def __str__(self) -> str:
+        return f"keeper {self.said.id} ({self.address})" if self.said else str(self.address)
+
+    @property
+    def plight(self) -> str:
+        """Why it is of no help now, in words."""
+        if self.said is None or self.trouble:
+            return f"{self}: {self.trouble}"
+        return f"{self}: {'not caught up' if self.said.state == 'serving' else self.said.state}"
+
+
+class Neighbours:
+    """``addresses``: of their HTTP ports, perhaps ours among them.  ``node_id``, ``instance``: who asks."""
+
+    def __init__(self, addresses: Sequence[HttpAddress], node_id: int, instance: str) -> None:
+        self.node_id = node_id
+        self._instance = instance
+        self._asked = {address: Neighbour(address) for address in addresses}
+        self._asking = trio.Lock()
+
+    def __bool__(self) -> bool:
+        """Whether anybody is named."""
+        return bool(self._asked)
+
+    async def look(self) -> Sequence[Neighbour]:
+        """Ask all of them now; those that are others.
+
+        Cancellation: at any time; what was answered is kept.
+        """
+        async with self._asking, trio.open_nursery() as nursery:
+            for address in self._asked:
+                nursery.start_soon(self._ask, address)
+        return self.others()
+
+    def others(self) -> Sequence[Neighbour]:
+        """Each once, as it was seen last."""
+        found: dict[object, Neighbour] = {}
+        for each in self._asked.values():
+            if each.said is not None and each.said.instance == self._instance:
+                continue
+            key: object = each.address
+            if (
+                each.said is not None and each.said.id != self.node_id
+            ):  # a twin of ours is another one all the same
+                key = each.said.id
+            if key not in found or each.is_answering:
+                found[key] = each
+        return list(found.values())
+
+    def tally(self) -> Mapping[str, int]:
+        """How many of the others are in which state."""
+        states = Counter(
+            "ready" if each.is_ready else "unready" if each.is_answering else "silent" for each in self.others()
+        )
+        return {state: states[state] for state in ("ready", "unready", "silent")} if self else {}
+
+    async def _ask(self, address: HttpAddress) -> None:
+        try:
+            with trio.move_on_after(ANSWER_SECONDS) as limit:
+                said = await read_positions(await ask_positions(address, _envelope_in))
+                self._asked[address] = Neighbour(address, said, "")
+            if limit.cancelled_caught:
+                self._fail(address, f"no answer within {ANSWER_SECONDS:g} s")
+        except Unreachable as error:
+            self._fail(address, error.why)
+        except ServerError as error:
+            self._fail(address, error.message)
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+            self._fail(address, shortened(f"its answer cannot be read: {error}"))
+        except ConfigError as error:  # somebody is about to replace our token
+            self._fail(address, str(error))
+
+    def _fail(self, address: HttpAddress, trouble: str) -> None:
+        self._asked[address] = Neighbour(address, self._asked[address].said, trouble)

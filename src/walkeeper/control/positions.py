@@ -1,0 +1,174 @@
+"""How far this keeper is with each of its timelines, for the other keepers: ``GET /v1/walkeeper/positions``.
+
+Others ask for it every second or so, and there may be thousands of timelines: so it says little of each, looks without
+locks and in turns with other tasks, and whoever comes within ``FRESH_SECONDS`` gets what another was given.  Who we are, and
+whether we serve, is never an old answer: others leave by it.
+
+Decides nothing.  Does not ask others: ``neighbours`` does.
+"""
+
+import secrets
+from typing import Final
+
+import msgspec
+import trio
+from starlette.requests import Request
+from starlette.responses import Response
+
+from walkeeper.acceptor.state import AcceptorState
+from walkeeper.control.dump import KeeperConfig
+from walkeeper.control.endpoints import Endpoint, whole_keeper
+from walkeeper.control.health import Readiness, State
+from walkeeper.control.models import U64, Hex, Json, LsnText
+from walkeeper.ids import TenantTimelineId
+from walkeeper.links.overview import POSITIONS_PATH
+from walkeeper.lsn import format_lsn
+from walkeeper.membership import Configuration
+from walkeeper.timeline.timelines import Timelines
+
+LOOKED_AT_IN_A_TURN: Final = 100
+"""Timelines between two checkpoints, well under a millisecond's worth: looking must not hold up commits."""
+
+FRESH_SECONDS: Final = 0.4
+"""How old the positions may be: less than half of the second after which others ask again."""
+
+INSTANCE_BYTES: Final = 8
+"""As much as it takes that no two processes are ever taken for one."""
+
+
+def new_instance() -> str:
+    """A text that no other process has: by it a keeper knows itself among those that it is told to ask."""
+    return secrets.token_hex(INSTANCE_BYTES)
+
+
+class TimelinePositionsJson(Json, frozen=True):
+    """Of a timeline that can be used.  ``start_lsn``: where it began; nothing was committed while ``commit_lsn`` is no more.
+
+    ``members``: the numbers of all of the configuration of that generation, of both sets of a joint one.
+    """
+
+    tenant_id: Hex
+    timeline_id: Hex
+    start_lsn: LsnText
+    flush_lsn: LsnText
+    commit_lsn: LsnText
+    is_whole: bool
+    generation: int
+    members: list[int]
+
+
+class KeeperPositionsJson(Json, frozen=True):
+    """``is_ready``: as ``/readyz`` says; ``is_caught_up`` is part of that.  While it is starting it does not know its timelines, and
+    tells none.
+    """
+
+    id: U64
+    instance: str
+    state: State
+    is_ready: bool
+    is_caught_up: bool
+    timelines: list[TimelinePositionsJson]
+
+
+class Envelope(Json, frozen=True):
+    """The same, with timelines that are, or still are, JSON: thousands take longer than one turn."""
+
+    id: U64
+    instance: str
+    state: State
+    is_ready: bool
+    is_caught_up: bool
+    timelines: msgspec.Raw
+
+
+_raw_array_in: Final = msgspec.json.Decoder(list[msgspec.Raw]).decode
+_timeline_in: Final = msgspec.json.Decoder(TimelinePositionsJson).decode
+
+
+class Positions:
+    """The route.  Before ``begin`` it says that the keeper is starting."""
+
+    def __init__(self, config: KeeperConfig, instance: str, readiness: Readiness) -> None:
+        self._config = config
+        self._instance = instance
+        self._readiness = readiness
+        self._loaded: Timelines | None = None
+        self._looking = trio.Lock()
+        self._looked_at = float("-inf")
+        self._timelines = msgspec.Raw(b"[]")
+
+    def begin(self, timelines: Timelines) -> None:
+        """Tell of these timelines from now on."""
+        self._loaded = timelines
+
+    def endpoint(self) -> Endpoint:
+        return Endpoint(
+            "GET",
+            POSITIONS_PATH,
+            self.show,
+            "How far this keeper is with each of its timelines, for other keepers.",
+            KeeperPositionsJson,
+            whose=whole_keeper,
+        )
+
+    async def show(self, _request: Request, _body: None) -> Response:
+        return Response(await self.look(), media_type="application/json")
+
+    async def look(self) -> bytes:
+        """The answer as JSON.  Cancellation: at any time; nothing has changed."""
+        if self._loaded is not None:
+            async with self._looking:
+                if trio.current_time() - self._looked_at >= FRESH_SECONDS:
+                    self._timelines = msgspec.Raw(await look_at_positions(self._loaded))
+                    self._looked_at = trio.current_time()
+        readiness = self._readiness
+        answer = Envelope(
+            self._config.id,
+            self._instance,
+            readiness.state,
+            readiness.is_ready,
+            not readiness.is_hindered,
+            self._timelines,
+        )
+        return msgspec.json.encode(answer)
+
+
+async def look_at_positions(timelines: Timelines) -> bytes:
+    """Of all that can be used, as a JSON array.  Cancellation: at any time; nothing has changed."""
+    told: list[bytes] = []
+    for number, timeline in enumerate(timelines.all(), 1):
+        if (state := timeline.usable_state) is not None:
+            told.append(msgspec.json.encode(_describe(timeline.ttid, state)))
+        if number % LOOKED_AT_IN_A_TURN == 0:
+            await trio.lowlevel.checkpoint()
+    return b"[%b]" % b",".join(told)
+
+
+async def read_positions(envelope: Envelope) -> KeeperPositionsJson:
+    """What another keeper says.  Raises what msgspec raises.  Cancellation: at any time."""
+    timelines: list[TimelinePositionsJson] = []
+    for number, raw in enumerate(_raw_array_in(envelope.timelines), 1):
+        timelines.append(_timeline_in(raw))
+        if number % LOOKED_AT_IN_A_TURN == 0:
+            await trio.lowlevel.checkpoint()
+    return KeeperPositionsJson(
+        envelope.id, envelope.instance, envelope.state, envelope.is_ready, envelope.is_caught_up, timelines
+    )
+
+
+def _describe(ttid: TenantTimelineId, state: AcceptorState) -> TimelinePositionsJson:
+    return TimelinePositionsJson(
+        str(ttid.tenant_id),
+        str(ttid.timeline_id),
+        format_lsn(state.kept.timeline_start_lsn),
+        format_lsn(state.flush_lsn),
+        format_lsn(state.ahead.commit_lsn),
+        state.is_whole,
+        state.kept.configuration.generation,
+        members_of(state.kept.configuration),
+    )
+
+
+def members_of(configuration: Configuration) -> list[int]:
+    """Of all its sets, in order."""
+    return sorted({member.id for members in configuration.sets() for member in members})

@@ -1,0 +1,90 @@
+"""Leaves so that a quorum stays: a keeper that was told to stop serves on until the others can do without it.
+
+The others can when those that serve and have caught up are a majority of the quorum without us.  Of several keepers that leave
+at once the one with the highest number goes first, as in a StatefulSet: those with lower ones stay for it, and count.
+
+Two that leave must not rely on each other: each says that it leaves before it asks, and goes by no answer from the first
+``SETTLE_SECONDS``.  Whoever goes has asked within ``ANSWER_SECONDS``; so whoever begins to leave after it was asked finds the
+other gone when its own answers begin to count.
+
+Does not end anything: ``run`` does when this returns.
+"""
+
+import os
+from collections.abc import Callable, Sequence
+from typing import Final
+
+import structlog
+import trio
+
+from walkeeper.control.health import Check, Readiness
+from walkeeper.control.neighbours import ANSWER_SECONDS, Neighbour, Neighbours
+from walkeeper.daemon.notify import STOPPING, notify
+from walkeeper.membership import majority
+
+LOOK_SECONDS: Final = 1.0
+"""Between two looks at the others."""
+
+SETTLE_SECONDS: Final = 2.0 * ANSWER_SECONDS
+"""As long as an answer takes, and as much for it to be acted on."""
+
+SPARE_SECONDS: Final = 30.0
+"""For control files to be saved on a slow disk, before a service manager kills us."""
+
+log = structlog.stdlib.get_logger()
+
+
+async def leave(
+    neighbours: Neighbours,
+    readiness: Readiness,
+    disk: Callable[[], Sequence[Check]],
+    patience_seconds: float,
+    drain_seconds: float,
+) -> None:
+    """Return when the others can do without this keeper, after ``patience_seconds`` whatever they are, and at once if it has
+    no others, or its ``disk`` does not answer: it is of no use to them then.
+
+    Cancellation: at any time.
+    """
+    notify(stopping(patience_seconds + drain_seconds), os.environ)
+    if not neighbours or not patience_seconds:
+        return
+    readiness.leave()
+    log.info("leaving when the others are enough", seconds_max=patience_seconds)
+    began = trio.current_time()
+    missing = "nobody was asked"
+    while not any(check.problem for check in disk()):
+        looked_at = trio.current_time()
+        if looked_at >= began + patience_seconds:
+            log.warning("leaving although the others may be no quorum", error=missing)
+            return
+        with trio.move_on_at(began + patience_seconds):
+            missing = what_is_missing(await neighbours.look(), neighbours.node_id)
+            if not missing and looked_at >= began + SETTLE_SECONDS:
+                log.info("leaving: the others are enough", seconds=round(looked_at - began, 1))
+                return
+            await trio.sleep_until(looked_at + LOOK_SECONDS)
+    log.warning("leaving at once: the disk does not answer")
+
+
+def what_is_missing(others: Sequence[Neighbour], node_id: int) -> str:
+    """Empty if the others are enough without this keeper, or there are none; otherwise who is of no help, in words."""
+    size = len(others) + 1
+    of_no_help = [each.plight for each in others if not is_of_help(each, node_id)]
+    staying = len(others) - len(of_no_help)
+    if not others or staying >= majority(size):
+        return ""
+    return f"{majority(size)} of {size} keepers are needed, {staying} would be left; {'; '.join(of_no_help)}"
+
+
+def is_of_help(other: Neighbour, node_id: int) -> bool:
+    """Whether it serves with all that is committed, and is not about to go before us."""
+    if other.said is None or not other.is_answering:
+        return False
+    stays_longer = other.said.state == "leaving" and other.said.id < node_id
+    return other.is_ready or (stays_longer and other.said.is_caught_up)
+
+
+def stopping(seconds: float) -> str:
+    """Tells a service manager that it takes so long, and with some time to spare."""
+    return f"{STOPPING}\nEXTEND_TIMEOUT_USEC={int((seconds + SPARE_SECONDS) * 1_000_000)}"

@@ -1,0 +1,157 @@
+"""Who the other keepers are: each counts once, we do not, and whoever never answered might be another."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from random import Random
+
+import pytest
+import trio
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+from trio.testing import MockClock
+
+from keeping import SERVER, TTID, Leader, new_disk, timelines_on
+from walkeeper.control.catching_up import BEHIND_SECONDS, CAUGHT_UP, WELL_SECONDS, catching_up
+from walkeeper.control.dump import KeeperConfig
+from walkeeper.control.health import Readiness
+from walkeeper.control.http1 import HttpConnection
+from walkeeper.control.neighbours import ANSWER_SECONDS, Neighbours
+from walkeeper.control.positions import Positions
+from walkeeper.links.address import HttpAddress
+from walkeeper.links.overview import POSITIONS_PATH
+from walkeeper.testing.network import MemoryNetwork
+from walkeeper.timeline.timelines import Timelines
+
+US = 1
+
+
+class Peer:
+    """A keeper at an address; ``body`` is what it answers instead."""
+
+    def __init__(self, number: int, instance: str) -> None:
+        self.asked = 0
+        self.is_silent = False
+        self.body: bytes | None = None
+        self.readiness = Readiness("listener")
+        self.readiness.reached("listener")
+        self.positions = Positions(KeeperConfig(id=number), instance, self.readiness)
+
+    async def answer(self, _request: Request) -> Response:
+        self.asked += 1
+        if self.is_silent:
+            await trio.sleep_forever()
+        return Response(await self.positions.look() if self.body is None else self.body)
+
+
+@asynccontextmanager
+async def among(*peers: Peer) -> AsyncIterator[Neighbours]:
+    """Us, instance ``us``; the addresses are a, b, …, and one where nobody is."""
+    network = MemoryNetwork(Random(1))
+    names = "abcdef"[: len(peers) + 1]
+
+    async def serve(name: str, peer: Peer) -> None:
+        app = Starlette(routes=[Route(POSITIONS_PATH, peer.answer)])
+        listener = network.host(name).listen()
+        while True:
+            link, _ = await listener.accept()
+            nursery.start_soon(HttpConnection(app, link).serve)
+
+    async with trio.open_nursery() as nursery:
+        for name, peer in zip(names, peers, strict=False):
+            nursery.start_soon(serve, name, peer)
+        network.host(names[-1])
+        with network.host("us").home():
+            yield Neighbours([HttpAddress(name, 7676) for name in names], US, "us")
+        nursery.cancel_scope.cancel(reason="asked")
+
+
+async def test_each_other_keeper_counts_once_and_we_do_not(autojump_clock: MockClock) -> None:
+    second, third = Peer(2, "x"), Peer(3, "y")
+    third.readiness.hinder("caught up", "not yet")
+    async with among(Peer(US, "us"), second, second, third) as neighbours:
+        others = await neighbours.look()
+        assert [str(each) for each in others] == ["keeper 2 (c:7676)", "keeper 3 (d:7676)", "e:7676"]
+        assert [each.trouble for each in others] == ["", "", "Connection refused"]
+        assert [each.is_ready for each in others] == [True, False, False]
+        assert neighbours.tally() == {"ready": 1, "unready": 1, "silent": 1}
+
+
+async def test_a_twin_with_our_number_is_another_one(autojump_clock: MockClock) -> None:
+    async with among(Peer(US, "us"), Peer(US, "twin")) as neighbours:
+        assert [str(each) for each in await neighbours.look()] == ["keeper 1 (b:7676)", "c:7676"]
+
+
+async def test_what_a_keeper_said_is_remembered_when_it_falls_silent(autojump_clock: MockClock) -> None:
+    second = Peer(2, "x")
+    async with among(second) as neighbours:
+        await neighbours.look()
+        second.is_silent = True
+        began = trio.current_time()
+        silent = (await neighbours.look())[0]
+        assert trio.current_time() - began < ANSWER_SECONDS + 0.1
+        assert (silent.is_known, silent.is_answering, silent.is_ready) == (True, False, False)
+        assert silent.plight == "keeper 2 (a:7676): no answer within 1 s"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"{}",
+        b"\xff",
+        b"[" * 100_000,
+        b'{"id":2,"instance":"x","state":"serving","is_ready":true,"is_caught_up":true,"timelines":[{"tenant_id":"\xff"}]}',
+        b'{"id":2,"instance":"x","state":"up","is_ready":true,"is_caught_up":true,"timelines":[]}',
+        (
+            b'{"id":2,"instance":"x","state":"serving","is_ready":true,"is_caught_up":true,"timelines":[{"tenant_id":"t",'
+            b'"timeline_id":"l","start_lsn":"","flush_lsn":"","commit_lsn":"","is_whole":true,"generation":0,"members":[]}]}'
+        ),
+    ],
+)
+async def test_what_means_nothing_is_no_answer(body: bytes, autojump_clock: MockClock) -> None:
+    second = Peer(2, "x")
+    second.body = body
+    async with among(second) as neighbours:
+        assert "cannot be read" in (await neighbours.look())[0].trouble
+
+
+async def test_nobody_is_asked_where_nobody_is_named(autojump_clock: MockClock) -> None:
+    readiness = Readiness()
+    async with timelines_on(new_disk()) as timelines:
+        async with catching_up(Neighbours([], US, "us"), timelines, readiness):
+            assert (readiness.is_ready, readiness.checks()) == (True, [])
+
+
+@asynccontextmanager
+async def a_keeper_with_wal() -> AsyncIterator[tuple[Peer, Timelines, Leader]]:
+    """Another one than ours."""
+    async with timelines_on(new_disk()) as timelines:
+        leader = Leader(await timelines.create(TTID, SERVER))
+        await leader.be_elected()
+        reply = await leader.append(5_000)
+        await leader.append(0, commit=reply.flush_lsn)
+        peer = Peer(2, "x")
+        peer.positions.begin(timelines)
+        yield peer, timelines, leader
+
+
+async def test_readiness_follows_what_the_others_say_quickly_at_first_and_seldom_later(
+    autojump_clock: MockClock,
+) -> None:
+    readiness = Readiness()
+    async with a_keeper_with_wal() as (peer, _, _), among(peer) as neighbours, timelines_on(new_disk()) as ours:
+        async with catching_up(neighbours, ours, readiness):
+            assert readiness.checks()[0].problem == "not yet"
+            await trio.sleep(10 * BEHIND_SECONDS - 0.5)
+            assert readiness.checks()[0].name == CAUGHT_UP
+            assert "which cannot be used here" in readiness.checks()[0].problem
+            assert peer.asked == 10
+            leader = Leader(await ours.create(TTID, SERVER))
+            await leader.be_elected()
+            reply = await leader.append(5_000)
+            await leader.append(0, commit=reply.flush_lsn)
+            await trio.sleep(BEHIND_SECONDS)
+            assert readiness.is_ready
+            await trio.sleep(3 * WELL_SECONDS)
+            assert peer.asked == 14

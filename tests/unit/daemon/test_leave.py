@@ -1,0 +1,250 @@
+"""A keeper that is told to stop goes when the others can do without it, and of several the highest number first."""
+
+import socket
+from collections.abc import Callable, Sequence
+from itertools import count
+from pathlib import Path
+from random import Random
+from typing import Any, Final
+
+import pytest
+import structlog
+import trio
+from starlette.applications import Starlette
+from trio.testing import MockClock
+
+from walkeeper.control.dump import KeeperConfig
+from walkeeper.control.health import Check, Readiness
+from walkeeper.control.http1 import HttpConnection
+from walkeeper.control.neighbours import Neighbour, Neighbours
+from walkeeper.control.positions import KeeperPositionsJson, Positions
+from walkeeper.daemon.leave import SETTLE_SECONDS, leave, what_is_missing
+from walkeeper.links.address import HttpAddress
+from walkeeper.membership import majority
+from walkeeper.testing.network import MemoryNetwork
+
+PATIENCE_SECONDS: Final = 60.0
+DRAIN_SECONDS: Final = 3.0
+LISTENER: Final = "listener"
+CAUGHT_UP: Final = "caught up"
+
+
+def well() -> Sequence[Check]:
+    return [Check("disk")]
+
+
+def wedged() -> Sequence[Check]:
+    return [Check("disk", "no answer")]
+
+
+class Cluster:
+    """Keepers that can be told to stop, on a network of their own.  Each has all of them, itself too, in its list."""
+
+    def __init__(self, size: int, nursery: trio.Nursery, seed: int = 1) -> None:
+        self.numbers = range(1, size + 1)
+        self.readiness: dict[int, Readiness] = {}
+        self.left: list[int] = []
+        self.fewest = size
+        self._nursery = nursery
+        self._network = MemoryNetwork(Random(seed))
+        self._hosts = {number: self._network.host(f"k{number}") for number in self.numbers}
+        self._instances: dict[int, str] = {}
+        self._started = count()
+        for number in self.numbers:
+            self.start(number)
+
+    def start(self, number: int) -> None:
+        """It serves and is ready at once."""
+        self.readiness[number] = Readiness(LISTENER)
+        self.readiness[number].reached(LISTENER)
+        self._instances[number] = f"process {next(self._started)}"
+        self._nursery.start_soon(self._serve, number)
+
+    async def _serve(self, number: int) -> None:
+        readiness = self.readiness[number]
+        endpoint = Positions(KeeperConfig(id=number), self._instances[number], readiness).endpoint()
+        app = Starlette(routes=[endpoint.route(None)])
+        listener = self._hosts[number].listen()
+        while self.readiness[number] is readiness:
+            link, _ = await listener.accept()
+            self._nursery.start_soon(HttpConnection(app, link).serve)
+
+    async def stop(
+        self,
+        number: int,
+        patience_seconds: float = PATIENCE_SECONDS,
+        disk: Callable[[], Sequence[Check]] = well,
+    ) -> None:
+        """Tell it to stop, and wait until it goes."""
+        addresses = [HttpAddress(f"k{each}", 7676) for each in self.numbers]
+        with self._hosts[number].home():
+            neighbours = Neighbours(addresses, number, self._instances[number])
+            await leave(neighbours, self.readiness[number], disk, patience_seconds, DRAIN_SECONDS)
+        self.readiness[number].drain(LISTENER)
+        self.left.append(number)
+        self.fewest = min(self.fewest, sum(each.state != "draining" for each in self.readiness.values()))
+
+    async def roll(self, number: int, delay_seconds: float, gone_seconds: float) -> None:
+        """Stop it after a while, and bring it back."""
+        await trio.sleep(delay_seconds)
+        await self.stop(number)
+        await trio.sleep(gone_seconds)
+        self.start(number)
+
+
+async def seconds_of(work: Callable[[], Any]) -> float:
+    began = trio.current_time()
+    await work()
+    return trio.current_time() - began
+
+
+async def test_it_stays_until_what_it_has_seen_of_the_others_counts_and_says_that_it_leaves(
+    autojump_clock: MockClock,
+) -> None:
+    async with trio.open_nursery() as nursery:
+        cluster = Cluster(3, nursery)
+        nursery.start_soon(cluster.stop, 2)
+        await trio.sleep(SETTLE_SECONDS / 2)
+        ready = cluster.readiness[2]
+        assert (ready.state, ready.is_ready, cluster.left) == ("leaving", False, [])
+        assert [check.problem for check in ready.checks() if check.problem] == ["leaving"]
+        await trio.sleep(SETTLE_SECONDS)
+        assert cluster.left == [2]
+        nursery.cancel_scope.cancel(reason="seen")
+
+
+async def test_it_waits_for_others_to_catch_up_or_to_come_back(autojump_clock: MockClock) -> None:
+    async with trio.open_nursery() as nursery:
+        cluster = Cluster(3, nursery)
+        cluster.readiness[1].hinder(CAUGHT_UP, "not yet")
+        nursery.start_soon(cluster.stop, 3)
+        await trio.sleep(20)
+        assert cluster.left == []
+        cluster.readiness[1].hinder(CAUGHT_UP, "")
+        await trio.sleep(2)
+        assert cluster.left == [3]
+        nursery.cancel_scope.cancel(reason="seen")
+
+
+async def test_of_three_that_leave_at_once_the_highest_goes_first_and_the_others_when_their_time_is_over(
+    autojump_clock: MockClock,
+) -> None:
+    with structlog.testing.capture_logs() as logs:
+        async with trio.open_nursery() as nursery:
+            cluster = Cluster(3, nursery)
+            async with trio.open_nursery() as stopping:
+                for number in cluster.numbers:
+                    stopping.start_soon(cluster.stop, number)
+                await trio.sleep(PATIENCE_SECONDS - 1)
+                assert cluster.left == [3]
+            nursery.cancel_scope.cancel(reason="seen")
+    assert sorted(cluster.left) == [1, 2, 3]
+    warnings = [line for line in logs if line["log_level"] == "warning"]
+    assert {line["event"] for line in warnings} == {"leaving although the others may be no quorum"}
+    assert len(warnings) == 2
+    assert all("keeper 3 (k3:7676): draining" in line["error"] for line in warnings)
+
+
+async def test_one_that_leaves_and_is_not_caught_up_is_nobody_to_rely_on(autojump_clock: MockClock) -> None:
+    async with trio.open_nursery() as nursery:
+        cluster = Cluster(3, nursery)
+        cluster.readiness[1].hinder(CAUGHT_UP, "not yet")
+        nursery.start_soon(cluster.stop, 1)
+        nursery.start_soon(cluster.stop, 2)
+        await trio.sleep(PATIENCE_SECONDS / 2)
+        assert cluster.left == []
+        nursery.cancel_scope.cancel(reason="seen")
+
+
+@pytest.mark.parametrize("size", [3, 5])
+@pytest.mark.parametrize("seed", range(10))
+async def test_however_many_are_rolled_at_whatever_moments_a_majority_stays(
+    size: int, seed: int, autojump_clock: MockClock
+) -> None:
+    random = Random(seed)
+    async with trio.open_nursery() as nursery:
+        cluster = Cluster(size, nursery, seed)
+        async with trio.open_nursery() as rolling:
+            for number in cluster.numbers:
+                rolling.start_soon(cluster.roll, number, random.uniform(0, 4), random.uniform(0.5, 3))
+        nursery.cancel_scope.cancel(reason="all are back")
+    assert sorted(cluster.left) == list(cluster.numbers)
+    assert cluster.fewest == majority(size)
+
+
+@pytest.mark.parametrize(
+    ("size", "patience_seconds", "disk", "longest"),
+    [(3, 0.0, well, 0.0), (3, PATIENCE_SECONDS, wedged, 0.0), (1, PATIENCE_SECONDS, well, SETTLE_SECONDS + 1)],
+    ids=["nobody said so", "the disk hangs", "there is no other keeper"],
+)
+async def test_who_need_not_wait_goes_at_once(
+    size: int,
+    patience_seconds: float,
+    disk: Callable[[], Sequence[Check]],
+    longest: float,
+    autojump_clock: MockClock,
+) -> None:
+    async with trio.open_nursery() as nursery:
+        cluster = Cluster(size, nursery)
+        cluster.readiness[1].hinder(CAUGHT_UP, "not yet")
+        assert await seconds_of(lambda: cluster.stop(size, patience_seconds, disk)) <= longest
+        nursery.cancel_scope.cancel(reason="seen")
+
+
+async def test_a_disk_that_begins_to_hang_ends_the_wait(autojump_clock: MockClock) -> None:
+    async with trio.open_nursery() as nursery:
+        cluster = Cluster(3, nursery)
+        cluster.readiness[1].hinder(CAUGHT_UP, "not yet")
+        hangs_at = trio.current_time() + 10
+        ended = await seconds_of(
+            lambda: cluster.stop(3, disk=lambda: wedged() if trio.current_time() > hangs_at else well())
+        )
+        assert 10 <= ended <= 12
+        nursery.cancel_scope.cancel(reason="seen")
+
+
+def other(number: int, state: Any = "serving", *, is_ready: bool = True, trouble: str = "") -> Neighbour:
+    said = KeeperPositionsJson(number, f"i{number}", state, is_ready, True, [])
+    return Neighbour(HttpAddress(f"k{number}", 7676), said, trouble)
+
+
+def silent(number: int) -> Neighbour:
+    return Neighbour(HttpAddress(f"k{number}", 7676), None, "Connection refused")
+
+
+@pytest.mark.parametrize(
+    ("others", "is_enough"),
+    [
+        ([], True),
+        ([other(1), other(3)], True),
+        ([other(1), other(3, trouble="no answer within 1 s")], False),
+        ([other(1), silent(3)], False),
+        ([other(1), other(3, is_ready=False)], False),
+        ([other(1), other(3, "leaving", is_ready=False)], False),
+        ([other(1, "leaving", is_ready=False), other(3)], True),
+        ([other(1, "draining", is_ready=False), other(3)], False),
+        ([other(1, "leaving", is_ready=False, trouble="no answer within 1 s"), other(3)], False),
+        ([other(1), other(3), other(4), silent(5)], True),
+        ([other(1), other(3), silent(4), silent(5)], False),
+        ([other(1)], False),
+    ],
+)
+def test_the_others_are_enough_if_those_that_stay_are_a_majority_of_all(
+    others: Sequence[Neighbour], is_enough: bool
+) -> None:
+    said = what_is_missing(others, 2)
+    assert bool(said) is not is_enough
+    for each in others:
+        if not is_enough and not each.is_ready:
+            assert str(each) in said
+
+
+async def test_the_service_manager_hears_of_it_when_it_begins_and_how_long_it_may_take(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, autojump_clock: MockClock
+) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(tmp_path / "notify"))
+        monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+        await leave(Neighbours([], 1, "me"), Readiness(), well, 60.0, 3.0)
+        manager.setblocking(False)
+        assert manager.recv(1000) == b"STOPPING=1\nEXTEND_TIMEOUT_USEC=93000000"
