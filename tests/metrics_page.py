@@ -6,13 +6,16 @@ A test compares.  What is told here and not in the catalogue is which of Neon's 
 import sys
 from collections.abc import Iterable, Sequence
 
-from walkeeper.control.catalogue import CONNECTIONS, OURS, PROCESS, STORAGE, TIMELINES, Declared
+from walkeeper.control.catalogue import CONNECTIONS, OURS, PROCESS, SIDECAR, STORAGE, TIMELINES, Declared
 
 HEAD = """\
 # Metrics
 
 `/metrics` on the HTTP port, in Prometheus's text format. This page is made of the code
 (`src/walkeeper/control/catalogue.py`); a test compares it with the code and with a scrape.
+
+A keeper shows all but [a sidecar's](#a-sidecars). A [sidecar with `--listen-http`](operations.md#the-sidecars-health-and-metrics)
+shows those, and [the process](#the-process).
 
 Names that begin with `walkeeper_` are ours. All others have Neon's names, types and labels, so that its dashboards and
 alerts work unchanged; where it has counters that are not called `…_total`, the text format has no type for them, and
@@ -71,6 +74,7 @@ LEFT_OUT: Sequence[tuple[str, str]] = (
 
 SECTIONS: Sequence[tuple[str, Sequence[Declared]]] = (
     ("Ours", OURS),
+    ("A sidecar's", SIDECAR),
     ("Storage", STORAGE),
     ("Connections", CONNECTIONS),
     ("Timelines", TIMELINES),

@@ -10,11 +10,13 @@ from prometheus_client.core import Metric
 from walkeeper.acceptor.state import AcceptorState, new_control_file
 from walkeeper.control.collectors import DiskJobs, MemoryUse
 from walkeeper.control.metrics import Metrics
+from walkeeper.control.sidecar_metrics import SidecarMetrics
 from walkeeper.errors import Malformed
 from walkeeper.ids import NO_TLI, TenantId, TenantTimelineId, TimelineId
 from walkeeper.lsn import Lsn
 from walkeeper.membership import NO_CONFIGURATION
 from walkeeper.messages import PageserverFeedback, ServerInfo
+from walkeeper.sidecar.account import Account as SidecarAccount
 from walkeeper.storage.store import FAILED, StoreStatistics
 from walkeeper.storage.wal import REMOVE_SEGMENT
 from walkeeper.timeline.account import Account
@@ -121,4 +123,14 @@ def everything_shown() -> list[Metric]:
     metrics.query_finished("SHOW")
     metrics.refused(Malformed("x"))
     metrics.leader_followed(0.1)
+    return list(metrics.registry.collect())
+
+
+def everything_shown_of_a_sidecar() -> list[Metric]:
+    """The same of a sidecar, of which everything is known."""
+    metrics = SidecarMetrics("0")
+    account = SidecarAccount(3)
+    account.commits_wait = True
+    account.slot_retained_bytes, account.slot_limit_bytes = 1, 2
+    metrics.watch(account.look)
     return list(metrics.registry.collect())

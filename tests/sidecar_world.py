@@ -12,17 +12,20 @@ from fake_servers import UNTIL_SECONDS, FakeKeeper, FakePrimary, RecordingLog, u
 from walkeeper.ids import NodeId
 from walkeeper.links.conninfo import ConnectionInfo, SslMode
 from walkeeper.lsn import Lsn
+from walkeeper.sidecar.account import Account
 from walkeeper.sidecar.config import ProposeConfig
 from walkeeper.sidecar.run import run_sidecar
 
 
 @dataclass
 class World:
-    """A primary, three keepers, and sidecars to start."""
+    """A primary, three keepers, and sidecars to start.  ``account`` and ``acks`` are what the last one tells of itself."""
 
     primary: FakePrimary = field(default_factory=FakePrimary)
     keepers: list[FakeKeeper] = field(default_factory=lambda: [FakeKeeper(node_id=NodeId(n)) for n in (1, 2, 3)])
     log: RecordingLog = field(default_factory=RecordingLog)
+    account: Account = field(default_factory=lambda: Account(3))
+    acks: list[float] = field(default_factory=list)
 
     def config(self, **changes: Any) -> ProposeConfig:
         info = ConnectionInfo("127.0.0.1", self.primary.port, sslmode=SslMode.DISABLE)
@@ -32,7 +35,8 @@ class World:
     async def sidecar(self, **changes: Any) -> AsyncIterator[None]:
         """A sidecar that runs within the block."""
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(partial(run_sidecar, self.config(**changes), log=self.log))
+            self.account = Account(len(self.keepers), self.acks.append)
+            nursery.start_soon(partial(run_sidecar, self.config(**changes), log=self.log, account=self.account))
             yield
             nursery.cancel_scope.cancel()
 

@@ -22,7 +22,7 @@ SYNCS = {"storage/disk.py"}
 # One connection, one HTTP request, one command, and one that cannot be loaded: a restore_command must not end with the
 # exit code of a traceback.
 BOUNDARIES = {"services/connection.py", "control/app.py", "control/http1.py", "daemon/cli.py", "__main__.py"}
-NOT_COLLECTED = {"integration", "browser", "demo", "bench"}  # sessions of their own
+NOT_COLLECTED = {"integration", "browser", "deploy", "image", "demo", "bench"}  # sessions of their own
 
 LIMITED_SCOPES = {"move_on_after", "move_on_at", "fail_after", "fail_at"}
 NO_NAMES = {"utils", "util", "helpers", "common", "types", "core", "base", "misc"}

@@ -40,7 +40,7 @@ from walkeeper.links.link import FLOOD_BYTES_MAX
 from walkeeper.links.login import Login
 from walkeeper.links.passfile import _search
 from walkeeper.links.postgres import Connection
-from walkeeper.links.primary import Primary, examine, first_lsn_to_keep, flaw_of_standby_names, warn_if_useless
+from walkeeper.links.primary import Primary, examine, find_flaws, first_lsn_to_keep, flaw_of_standby_names
 from walkeeper.links.wal_stream import WalStream
 from walkeeper.lsn import Lsn, parse_lsn
 from walkeeper.membership import NO_CONFIGURATION, Configuration, Generation, Member
@@ -123,7 +123,7 @@ async def log_in(connection: Connection) -> None:
 async def ask_primary(connection: Connection) -> None:
     primary = await examine(connection)
     greet(primary.server)
-    await warn_if_useless(connection, "walkeeper", Silence())
+    await find_flaws(connection, "walkeeper")
     await Slot(connection, ConnectionInfo("server"), "walkeeper", 17, unsafe=False).check()
 
 

@@ -194,6 +194,11 @@ def test_a_busy_port_is_named(flag: str, busy_port: int, data: Path) -> None:
     assert_one_line(said, flag, str(busy_port), "Address already in use")
 
 
+def test_a_busy_port_of_a_sidecar_is_named(busy_port: int) -> None:
+    said = walkeeper("propose", "--keepers", "k1", "--listen-http", f"127.0.0.1:{busy_port}")
+    assert_one_line(said, "--listen-http", str(busy_port), "Address already in use")
+
+
 @pytest.mark.parametrize("host", ["no.such.host.invalid", "192.0.2.1", "a" * 300])
 def test_a_host_that_is_not_ours_is_named(host: str, data: Path) -> None:
     said = walkeeper("serve", "-D", str(data), "--id", "1", "--listen-pg", f"{host}:5454")

@@ -1,4 +1,4 @@
-"""Every metric that a keeper shows: its name, type, labels and unit, what it means, and what to do with it.
+"""Every metric that a keeper or a sidecar shows: its name, type, labels and unit, what it means, and what to do with it.
 
 This is the only list.  Instruments and collectors take name, type, labels and HELP text from here, docs/metrics.md is
 made of it, and a test holds what a scrape shows against it.  Names that begin with ``walkeeper_`` are ours, all others
@@ -520,4 +520,93 @@ OURS: Final = (
     ),
 )  # fmt: skip
 
-ALL: Final[Mapping[str, Declared]] = {each.name: each for each in (*NEON, *OURS)}
+SIDECAR: Final = (
+    Declared(
+        "walkeeper_sidecar_leading", "gauge", "0 or 1",
+        "1 while it leads the keepers",
+        "0 for longer than some seconds, commits wait: `/readyz` and the log say for what. 1 alone is not enough: see"
+        " `walkeeper_sidecar_keepers`.",
+        is_alert=True,
+    ),
+    Declared(
+        "walkeeper_sidecar_term", "gauge", "term",
+        "The term in which it leads, or asks for votes; 0 before the first",
+        "Each step is an election.",
+    ),
+    Declared(
+        "walkeeper_sidecar_keepers", "gauge", "keepers",
+        "The listed keepers: `acknowledging` get the newest WAL and count; `catching_up` are there, and do not have it yet;"
+        " `incomplete` are new or have lost their disk, and do not count; `lost` are not reached",
+        "With fewer acknowledging than `walkeeper_sidecar_keepers_needed` commits wait; with as many, the next loss makes them.",
+        ("state",), is_alert=True,
+    ),
+    Declared(
+        "walkeeper_sidecar_keepers_needed", "gauge", "keepers",
+        "How many have to acknowledge: the majority",
+        "Compare with `walkeeper_sidecar_keepers`.",
+    ),
+    Declared(
+        "walkeeper_sidecar_received_lsn", "gauge", "LSN",
+        "Up to where WAL has come from the primary; 0 before the first",
+        "Its rate is that at which the database writes.",
+    ),
+    Declared(
+        "walkeeper_sidecar_commit_lsn", "gauge", "LSN",
+        "Up to where a majority has it, as far as this sidecar has seen; 0 before the first",
+        "Standing still while `walkeeper_sidecar_received_lsn` moves, commits wait.",
+    ),
+    Declared(
+        "walkeeper_sidecar_waiting_seconds", "gauge", "seconds",
+        "For how long the oldest WAL that no majority has has been here; 0 if there is none",
+        "Above some seconds commits stand still: `/readyz` and [`walkeeper why-blocked`](operations.md#why-commits-wait) say for"
+        " whom. WAL that the primary has not been asked for does not count: see `walkeeper_sidecar_leading`.",
+        is_alert=True,
+    ),
+    Declared(
+        "walkeeper_sidecar_ack_seconds", "histogram", "seconds",
+        "From the arrival of WAL from the primary to a majority having it; one sample at a time",
+        "What keepers add to a commit, with the network to them: compare with `walkeeper_ack_seconds` of each keeper.",
+        is_alert=True,
+    ),
+    Declared(
+        "walkeeper_sidecar_elections_total", "counter", "elections",
+        "Elections won since this sidecar was started",
+        "One for each start and each session; more are links that break: see the log.",
+        is_alert=True,
+    ),
+    Declared(
+        "walkeeper_sidecar_sessions_ended_total", "counter", "sessions",
+        "Sessions, of one connection to the primary and one leadership, that ended, or did not come about",
+        "Commits wait until the next one leads; the log's `session ended` says why.",
+        is_alert=True,
+    ),
+    Declared(
+        "walkeeper_sidecar_commits_wait", "gauge", "0 or 1",
+        "0 while the primary's settings let commits return before a majority of keepers has them; absent before it was asked",
+        "0: an acknowledged commit may be lost with the primary; the log's `commits do not wait for keepers` says how to change"
+        " it.",
+        is_alert=True,
+    ),
+    Declared(
+        "walkeeper_sidecar_slot_retained_bytes", "gauge", "bytes",
+        "WAL that the primary keeps for this sidecar's slot; absent before it has been looked at, and if it keeps none",
+        "Near `walkeeper_sidecar_slot_limit_bytes` the stream will be lost: bring back a majority of keepers.",
+        is_alert=True,
+    ),
+    Declared(
+        "walkeeper_sidecar_slot_limit_bytes", "gauge", "bytes",
+        "How much that may be: the primary's `max_slot_wal_keep_size`; absent if it is unlimited",
+        "Absent, the primary's disk is the limit.",
+    ),
+    Declared(
+        "walkeeper_sidecar_slot_look_failures_total", "counter", "looks",
+        "Looks at slot and settings that failed; there is one every 30 s",
+        "Rising, the last figures are old: the log's `the primary cannot be looked at` says why.",
+        is_alert=True,
+    ),
+)  # fmt: skip
+
+OF_KEEPERS: Final = (*NEON, *OURS)
+OF_SIDECARS: Final = (*SIDECAR, *PROCESS)
+
+ALL: Final[Mapping[str, Declared]] = {each.name: each for each in (*OF_KEEPERS, *SIDECAR)}

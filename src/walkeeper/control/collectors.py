@@ -1,12 +1,10 @@
-"""What is looked at when somebody scrapes: the timelines that there are now, and the process.
+"""What is looked at when somebody scrapes: the timelines that there are now, and the disk.
 
 The series of a timeline vanish with it.  Every look is a ``statistics()``, without locks and threads.
 
 Does not remember anything.
 """
 
-import resource
-import threading
 import time
 from collections import Counter as Tally
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -24,9 +22,6 @@ from walkeeper.timeline.registry import Sender
 from walkeeper.timeline.room import Room
 from walkeeper.timeline.timeline import TimelineStatistics
 from walkeeper.timeline.timelines import Timelines
-
-DISK_BLOCK_BYTES: Final = 512
-"""The unit of ru_inblock and ru_oublock (getrusage(2))."""
 
 RESOLVER: Final = "main"
 """What Neon's metrics call the one certificate that there is."""
@@ -219,29 +214,3 @@ class CertificateCollector(Collector):
         metric = family("tls_certs_expiration_time_seconds")
         metric.add_sample(metric.name, {"resolver_name": RESOLVER}, self._valid_until())
         yield metric
-
-
-class BuildInfo(Collector):
-    """A gauge that is always 1 and says in its labels what is running."""
-
-    def __init__(self, version: str) -> None:
-        self._version = version
-
-    def collect(self) -> Iterator[Metric]:
-        metric = family("libmetrics_build_info")
-        labels = {"revision": self._version, "build_tag": f"walkeeper-{self._version}"}
-        metric.add_sample(metric.name, labels, 1)
-        yield metric
-
-
-class ProcessUsage(Collector):
-    """What getrusage(2) and the interpreter know, beyond prometheus_client's own process metrics."""
-
-    def collect(self) -> Iterator[Metric]:
-        usage = resource.getrusage(resource.RUSAGE_SELF)
-        io = family("libmetrics_disk_io_bytes_total")
-        io.add_sample(io.name, {"io_operation": "read"}, usage.ru_inblock * DISK_BLOCK_BYTES)
-        io.add_sample(io.name, {"io_operation": "write"}, usage.ru_oublock * DISK_BLOCK_BYTES)
-        yield io
-        yield one_value("libmetrics_maxrss_kb", usage.ru_maxrss)
-        yield one_value("process_threads", threading.active_count())

@@ -11,7 +11,7 @@ Does not decide what has to happen before the keeper serves: the daemon names th
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Final, Literal, Protocol
 
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
@@ -33,6 +33,15 @@ State = Literal["starting", "serving", "leaving", "draining"]
 """Writers and readers are let in while it is serving or leaving."""
 
 STAYS: Final = "not told to stop"
+
+
+class Ready(Protocol):
+    """Who answers ``/readyz``."""
+
+    @property
+    def state(self) -> State: ...
+
+    def checks(self) -> Sequence[Check]: ...
 
 
 class Readiness:
@@ -85,7 +94,7 @@ class Readiness:
         return [*found, Check(STAYS, "leaving")] if self.state == "leaving" else found
 
 
-def health_routes(alive: Callable[[], Sequence[Check]], readiness: Readiness) -> list[Route]:
+def health_routes(alive: Callable[[], Sequence[Check]], readiness: Ready) -> list[Route]:
     """``/livez`` from ``alive`` and ``/readyz`` from ``readiness``."""
 
     async def livez(request: Request) -> Response:
@@ -97,7 +106,7 @@ def health_routes(alive: Callable[[], Sequence[Check]], readiness: Readiness) ->
     return [Route("/livez", livez, methods=["GET"]), Route("/readyz", readyz, methods=["GET"])]
 
 
-def _answer(request: Request, checks: Sequence[Check], readiness: Readiness) -> Response:
+def _answer(request: Request, checks: Sequence[Check], readiness: Ready) -> Response:
     failed = [check for check in checks if check.problem]
     shown = checks if "verbose" in request.query_params else failed
     well = readiness.state if readiness.state in ("leaving", "draining") else "ok"

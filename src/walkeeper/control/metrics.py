@@ -1,50 +1,35 @@
-"""What this process counts and measures, under the names that Neon's dashboards know.
+"""What a keeper counts and measures, under the names that Neon's dashboards know.
 
 Two kinds: ``instruments``, which whoever does the work is handed as plain callables (``Metrics``'s methods), and
 ``collectors``, which look at ``statistics()`` when somebody scrapes, so that the series of a timeline vanish with the
-timeline.  What each is called and means is in the ``catalogue``.  Everything hangs off one ``Metrics``; there is no
-global registry.
+timeline.  What each is called and means is in the ``catalogue``.  All of them hang off one ``Metrics``.
 
-Instruments may be called from any thread.  A scrape runs on the event loop and lets other tasks run between two
-metrics.  Does not do anything on a timer.
+Instruments may be called from any thread.  Does not do anything on a timer, and does not answer scrapes: ``scrape`` does.
 
 Source: Neon's safekeeper metrics.  Buckets are the union of both of its sets for disk operations.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Final, TypeVar
-
-import trio
-from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
-from prometheus_client.core import Metric
-from prometheus_client.registry import Collector
-from starlette.requests import Request
-from starlette.responses import Response
-from starlette.routing import Route
+from typing import Final
 
 from walkeeper.control.collectors import (
     RESOLVER,
-    BuildInfo,
     CertificateCollector,
     DiskCollector,
     DiskJobs,
     MemoryCollector,
     MemoryUse,
-    ProcessUsage,
     ReadinessCollector,
     TimelineCollector,
 )
 from walkeeper.control.instruments import Counts, Distribution, Distributions, Peak, PgIo, Traffic
+from walkeeper.control.scrape import ProcessMetrics
 from walkeeper.errors import TimelineLimit
 from walkeeper.storage.store import FAILED
 from walkeeper.storage.wal import REMOVE_SEGMENT
 from walkeeper.timeline.room import LOOK_AT_DISK
 from walkeeper.timeline.timelines import Timelines
-
-C = TypeVar("C", bound=Collector)
-
-CONTENT_TYPE: Final = "text/plain; version=0.0.4"
 
 DISK_SECONDS: Final = (
     0.00005, 0.0001, 0.0005, 0.001, 0.003, 0.005, 0.01, 0.05, 0.1, 0.3, 0.5, 1.0, 5.0, 10.0, 30.0,
@@ -58,9 +43,6 @@ LAG_SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1.0, 5.
 APPENDS: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 QUEUED_MESSAGES: Final = (0, 1, 2, 4, 8, 16, 32, 64, 128, 255, 256)
 
-SAMPLES_PER_TURN_MAX: Final = 100
-"""Rendered before other tasks run again, some tenths of a millisecond's worth: a scrape must not hold up commits."""
-
 
 @dataclass(frozen=True, slots=True)
 class Peaks:
@@ -70,14 +52,14 @@ class Peaks:
     flush_seconds: float = 0.0
 
 
-class Metrics:
-    """The instruments of one process, and the registry that a scrape reads.
+class Metrics(ProcessMetrics):
+    """The instruments of a keeper.
 
     ``availability_zone``: where this keeper is, if that was said.
     """
 
     def __init__(self, version: str, availability_zone: str | None = None) -> None:
-        self.registry = CollectorRegistry()
+        super().__init__(version)
         self._timelines: Timelines | None = None
         self._write_bytes = self._add(Distribution("safekeeper_write_wal_bytes", WRITE_BYTES))
         self._write_seconds = self._add(Distribution("safekeeper_write_wal_seconds", DISK_SECONDS))
@@ -107,16 +89,7 @@ class Metrics:
         self._lag_peak = self._add(Peak("walkeeper_loop_lag_peak_seconds"))
         self._slow_steps = self._add(Counts("walkeeper_slow_steps_total"))
         self._refusals = self._add(Counts("walkeeper_refusals_total"))
-        self._scrapes = self._add(Counts("libmetrics_metric_handler_requests_total"))
-        self._log_lines = self._add(Counts("libmetrics_tracing_event_count", "error", "warn", "info", "debug"))
         self._pg_io = self._add(PgIo(availability_zone))
-        self._add(BuildInfo(version))
-        self._add(ProcessUsage())
-        ProcessCollector(registry=self.registry)
-
-    def _add(self, collector: C) -> C:
-        self.registry.register(collector)
-        return collector
 
     # -- instruments ----------------------------------------------------------------------------------------
 
@@ -139,10 +112,6 @@ class Metrics:
                 self._failures.count()
             case _:
                 self._operations.observe(operation, seconds)
-
-    def log_event(self, level: str) -> None:
-        """On any thread."""
-        self._log_lines.count("warn" if level == "warning" else level)
 
     def connection_begins(self, traffic: Traffic) -> None:
         self._pg_io.begin(traffic)
@@ -220,91 +189,26 @@ class Metrics:
 
     def watch_disk(self, look: Callable[[], DiskJobs]) -> None:
         """Show what is with the disk from now on."""
-        self.registry.register(DiskCollector(look))
+        self._add(DiskCollector(look))
 
     def watch_memory(self, look: Callable[[], MemoryUse]) -> None:
         """Show what connections hold from now on."""
-        self.registry.register(MemoryCollector(look))
+        self._add(MemoryCollector(look))
 
     def watch_readiness(self, is_ready: Callable[[], bool], peers: Callable[[], Mapping[str, int]]) -> None:
         """Show from now on whether this keeper is ready, and how many others are in which state."""
-        self.registry.register(ReadinessCollector(is_ready, peers))
+        self._add(ReadinessCollector(is_ready, peers))
 
     def watch_certificate(self, valid_until: Callable[[], float]) -> None:
         """Show from now on when the certificate in use expires."""
-        self.registry.register(CertificateCollector(valid_until))
+        self._add(CertificateCollector(valid_until))
 
     def watch(self, timelines: Timelines) -> None:
         """Show these timelines from now on."""
         self._timelines = timelines
-        self.registry.register(TimelineCollector(timelines))
+        self._add(TimelineCollector(timelines))
 
     @property
     def timelines_shown(self) -> int:
         """How many there are."""
         return 0 if self._timelines is None else len(self._timelines.ttids())
-
-    def route(self) -> Route:
-        async def scrape(_request: Request) -> Response:
-            self._scrapes.count()
-            return Response(await render(self.registry), media_type=CONTENT_TYPE)
-
-        return Route("/metrics", scrape, methods=["GET"])
-
-
-async def render(registry: Collector) -> bytes:
-    """Prometheus's text format.
-
-    Cancellation: at any time.
-    """
-    pieces = []
-    texts = LabelTexts()
-    for metric in registry.collect():
-        for piece in render_in_turns(metric, texts):
-            pieces.append(piece)
-            await trio.lowlevel.checkpoint()
-    return "".join(pieces).encode()
-
-
-def render_in_turns(metric: Metric, texts: "LabelTexts") -> Iterator[str]:
-    """One metric, some samples at a time.
-
-    prometheus_client writes what stands before the samples.  These it writes ten times as slowly as need be, which in a
-    keeper of a thousand timelines is a quarter of a second.
-    """
-    samples, metric.samples = metric.samples, []
-    yield generate_latest(One(metric)).decode()
-    for first in range(0, len(samples), SAMPLES_PER_TURN_MAX):
-        some = samples[first : first + SAMPLES_PER_TURN_MAX]
-        yield "".join([f"{each.name}{texts.of(each.labels)} {float(each.value)!r}\n" for each in some])
-
-
-class LabelTexts:
-    """Labels as text.  Series that share a dictionary share its text; it is kept, so that no other can be taken for it."""
-
-    def __init__(self) -> None:
-        self._known: dict[int, tuple[dict[str, str], str]] = {}
-
-    def of(self, labels: dict[str, str]) -> str:
-        if not labels:
-            return ""
-        known = self._known.get(id(labels))
-        if known is None:
-            pairs = ",".join(f'{name}="{escape(value)}"' for name, value in sorted(labels.items()))
-            known = self._known[id(labels)] = (labels, f"{{{pairs}}}")
-        return known[1]
-
-
-def escape(value: str) -> str:
-    """As the text format has it in labels."""
-    return value.replace("\\", r"\\").replace("\n", r"\n").replace('"', r"\"")
-
-
-class One(Collector):
-    """A collector of one metric."""
-
-    def __init__(self, metric: Metric) -> None:
-        self._metric = metric
-
-    def collect(self) -> Iterator[Metric]:
-        yield self._metric

@@ -9,6 +9,7 @@ Does not do the work of any command, and does not know exit codes: ``exits`` doe
 
 import os
 import shutil
+import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -33,6 +34,7 @@ from walkeeper.daemon.config import (
     TopOptions,
     WhyBlockedOptions,
 )
+from walkeeper.daemon.deadly import NUMBER_1, make_deadly
 from walkeeper.daemon.options import (
     FlagParser,
     Source,
@@ -98,7 +100,12 @@ def propose(options: ProposeOptions) -> None:
     from walkeeper.sidecar.config import ProposeConfig
     from walkeeper.sidecar.run import run_sidecar
 
-    configure_logs(options.log.format, sys.stdout)
+    metrics = None
+    if options.http is not None:
+        from walkeeper.control.sidecar_metrics import SidecarMetrics
+
+        metrics = SidecarMetrics(walkeeper.__version__)
+    configure_logs(options.log.format, sys.stdout, None if metrics is None else metrics.log_event)
     memory.settle()
     approach(options.quorum.approach)
     config = ProposeConfig(
@@ -109,7 +116,12 @@ def propose(options: ProposeOptions) -> None:
         slot_name=options.slot_name,
         unsafe_slot=options.unsafe_slot,
     )
-    trio.run(until_stopped, partial(run_sidecar, config, log=structlog.get_logger()))
+    if options.http is not None and metrics is not None:
+        from walkeeper.daemon.sidecar import run_with_port
+
+        run_with_port(config, options.http, metrics)
+    else:
+        trio.run(until_stopped, partial(run_sidecar, config, log=structlog.get_logger()))
 
 
 def sync(options: SyncOptions) -> None:
@@ -270,7 +282,11 @@ def _primary(conninfo: str) -> "ConnectionInfo":
 
     from walkeeper.links.conninfo import parse_conninfo
 
-    return parse_conninfo(conninfo, os.environ, login=getpass.getuser())
+    try:
+        login = getpass.getuser()
+    except (KeyError, OSError):  # a container's user need not have a name
+        login = None
+    return parse_conninfo(conninfo, os.environ, login=login)
 
 
 def inspect(options: InspectOptions) -> None:
@@ -337,7 +353,9 @@ COMMANDS: Sequence[Command[Any]] = (
 
 
 def main() -> NoReturn:
-    """The ``walkeeper`` program."""
+    """The ``walkeeper`` program.  A command that does not answer SIGTERM ends by it, also as process number 1."""
+    if os.getpid() == NUMBER_1:
+        make_deadly(signal.SIGTERM, NUMBER_1)
     sys.exit(run_command(sys.argv[1:], os.environ))
 
 

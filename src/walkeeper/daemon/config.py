@@ -27,6 +27,7 @@ from walkeeper.daemon.values import (
     parse_size_bytes,
     parse_sslmode,
     parse_text,
+    parse_text_if_any,
 )
 from walkeeper.errors import ConfigError
 from walkeeper.ids import NodeId, TenantId, TenantTimelineId, TimelineId
@@ -93,7 +94,7 @@ class ListenConfig:
         help="accepted for Neon's tooling, not used yet",
     )  # fmt: skip
     availability_zone: str | None = option(
-        "availability-zone", parse_text, metavar="ZONE", help="where this keeper is, for its metrics"
+        "availability-zone", parse_text_if_any, metavar="ZONE", help="where this keeper is, for its metrics"
     )
 
 
@@ -305,6 +306,10 @@ class ProposeOptions:
         metavar="NAME",
         help="the physical replication slot to make or use",
     )
+    http: Address | None = option(
+        "listen-http", parse_address, metavar="HOST:PORT",
+        help="where probes and Prometheus may connect: health and metrics only; if not said, nowhere",
+    )  # fmt: skip
     unsafe_slot: bool = switch(
         "unsafe-slot", help="make the slot although it may fill the primary's disk (max_slot_wal_keep_size = -1)"
     )

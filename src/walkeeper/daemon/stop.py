@@ -3,6 +3,7 @@
 Does not decide how it ends: whoever waits here does.
 """
 
+import os
 import signal
 from collections.abc import Awaitable, Callable
 from typing import Final
@@ -10,6 +11,7 @@ from typing import Final
 import structlog
 import trio
 
+from walkeeper.daemon.deadly import make_deadly
 from walkeeper.daemon.signals import answering_signals
 
 STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
@@ -25,7 +27,7 @@ async def wait_for_stop() -> None:
     with trio.open_signal_receiver(*STOP_SIGNALS) as signals:
         number = await anext(signals)
     for each in STOP_SIGNALS:
-        signal.signal(each, signal.SIG_DFL)
+        make_deadly(each, os.getpid())
     log.info("stopping", signal=signal.Signals(number).name)
 
 

@@ -112,6 +112,11 @@ def parse_text(text: str) -> str:
     return text
 
 
+def parse_text_if_any(text: str) -> str | None:
+    """The same, and nothing is nothing said: what fills in a variable may have nothing to put there."""
+    return text or None
+
+
 def parse_find(text: str) -> str:
     """A part of ``tenant/timeline``, or nothing."""
     find = text.lower()

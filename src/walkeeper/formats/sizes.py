@@ -1,6 +1,6 @@
 """Sizes and numbers as PostgreSQL writes them: ``16MB``, ``150005``.
 
-Binary units, as in SHOW and in configuration files.  Does not know fractions, nor terabytes.
+Binary units, as in SHOW and in configuration files.  Does not know fractions.
 Source: PostgreSQL, "Parameter Names and Values".
 """
 
@@ -9,10 +9,10 @@ from typing import Final
 
 from walkeeper.errors import Malformed
 
-_SHIFTS: Final = {"GB": 30, "MB": 20, "kB": 10, "B": 0}
+_SHIFTS: Final = {"TB": 40, "GB": 30, "MB": 20, "kB": 10, "B": 0}
 """By unit, the largest first."""
 
-_SIZE: Final = re.compile(r"\s*([0-9]{1,12})\s*(B|kB|MB|GB)?\s*")
+_SIZE: Final = re.compile(r"\s*([0-9]{1,12})\s*(B|kB|MB|GB|TB)?\s*")
 
 
 def parse_size(text: str) -> int:

@@ -8,6 +8,7 @@ Looks whether default files exist, but does not read any (``passfile``) and does
 Source: PostgreSQL, libpq, "Database Connection Control Functions" and "Environment Variables".
 """
 
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
@@ -104,8 +105,8 @@ HARMLESS: Final = (
 """Keywords of libpq without an effect on what this client promises."""
 
 
-def parse_conninfo(text: str, environ: Mapping[str, str], *, login: str) -> ConnectionInfo:
-    """A connection string, completed from the environment.  ``login`` is the operating system's user name.
+def parse_conninfo(text: str, environ: Mapping[str, str], *, login: str | None) -> ConnectionInfo:
+    """A connection string, completed from the environment.  ``login`` is the operating system's user name, if it has one.
 
     Raises ConfigError.
     """
@@ -121,11 +122,13 @@ def parse_conninfo(text: str, environ: Mapping[str, str], *, login: str) -> Conn
     return _build(settled, environ, login)
 
 
-def _build(settled: Mapping[str, str], environ: Mapping[str, str], login: str) -> ConnectionInfo:
+def _build(settled: Mapping[str, str], environ: Mapping[str, str], login: str | None) -> ConnectionInfo:
     host = settled.get("host") or settled.get("hostaddr") or _default_socket_directory()
     if "," in host or "," in settled.get("port", ""):
         raise ConfigError("connection string: one host only, the primary; there is no trying of several")
     user = settled.get("user", login)
+    if user is None:
+        raise ConfigError("connection string: say user=...; the account that this runs as has no name")
     home = environ.get("HOME", "")
     passfile = settled.get("passfile") or (f"{home}/.pgpass" if home else "")
     return ConnectionInfo(
@@ -158,8 +161,8 @@ def _default_socket_directory() -> str:
 
 def _if_there(home: str, name: str) -> str:
     """libpq's default place of a certificate or key, if there is one."""
-    path = Path(home, ".postgresql", name)
-    return str(path) if home and path.is_file() else ""
+    path = os.path.join(home, ".postgresql", name)
+    return path if home and os.path.isfile(path) else ""  # Path.is_file raises where nobody may look
 
 
 def _parse_port(text: str) -> int:

@@ -124,7 +124,7 @@ class Ensemble:
 
     def troubles(self) -> str:
         """Who is waited for, why, and what to do, for people; empty when it is nobody."""
-        blank = ", ".join(str(link) for link in self.links if self._is_blank(link.place))
+        blank = ", ".join(str(link) for link in self.links if self.is_blank(link.place))
         missing = "; ".join(
             link.trouble or link.missing_wal or f"{link}: not done yet" for link in self._missing()
         )
@@ -135,7 +135,7 @@ class Ensemble:
             f" Bring back the others, with their data, or all of them for a first start: {missing}"
         )
 
-    def _is_blank(self, place: int) -> bool:
+    def is_blank(self, place: int) -> bool:
         """Whether the keeper there is there and does not count, because of what it may have forgotten."""
         follower = self.proposer.followers[place]
         says_so = follower.is_whole is False and not self.proposer.has_won
@@ -143,7 +143,7 @@ class Ensemble:
 
     def _missing(self) -> Sequence[KeeperLink]:
         """To the others that have not done what is their part now."""
-        return [link for link in self.links if not (self._is_through(link.place) or self._is_blank(link.place))]
+        return [link for link in self.links if not (self._is_through(link.place) or self.is_blank(link.place))]
 
     def _is_through(self, place: int) -> bool:
         """Whether the keeper there has greeted, voted or, after the election, persisted where it starts; and is there."""

@@ -8,7 +8,7 @@ Source: PostgreSQL, "Streaming Replication Protocol", "Replication" settings.
 """
 
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import Final
@@ -19,7 +19,6 @@ from walkeeper.formats.xlog import MAGICS
 from walkeeper.ids import TimelineNumber
 from walkeeper.links.conninfo import ConnectionInfo
 from walkeeper.links.keeper import ask_version, read_system
-from walkeeper.links.log import Log
 from walkeeper.links.postgres import Connection, Row, connect
 from walkeeper.lsn import INVALID_LSN, Lsn, format_lsn, parse_lsn
 from walkeeper.messages import ServerInfo
@@ -113,22 +112,34 @@ def _read_last_switch(row: Row) -> Lsn:
     return parse_lsn(switched_at)
 
 
-async def warn_if_useless(connection: Connection, application_name: str, log: Log) -> None:
-    """Say when the primary's settings let commits return before keepers have them."""
+@dataclass(frozen=True, slots=True)
+class Flaw:
+    """Why commits return before keepers have them, and what to do."""
+
+    why: str
+    remedy: str
+
+
+async def find_flaws(connection: Connection, application_name: str) -> Sequence[Flaw]:
+    """What of the primary's settings lets commits return before keepers have them; nothing if they wait."""
+    flaws: list[Flaw] = []
     level = await connection.show("synchronous_commit", str)
     setting = await connection.show("synchronous_standby_names", str)
     if level in ("off", "local"):
-        log.warning(
-            "commits do not wait for keepers",
-            why=f"synchronous_commit is {level}: commits return before any keeper has them",
-            remedy="ALTER SYSTEM SET synchronous_commit = 'on'; SELECT pg_reload_conf();",
+        flaws.append(
+            Flaw(
+                f"synchronous_commit is {level}: commits return before any keeper has them",
+                "ALTER SYSTEM SET synchronous_commit = 'on'; SELECT pg_reload_conf();",
+            )
         )
     if flaw := flaw_of_standby_names(setting, application_name):
-        log.warning(
-            "commits do not wait for keepers",
-            why=f"synchronous_standby_names is {setting!r}: {flaw}",
-            remedy=f"ALTER SYSTEM SET synchronous_standby_names = '{application_name}'; SELECT pg_reload_conf();",
+        flaws.append(
+            Flaw(
+                f"synchronous_standby_names is {setting!r}: {flaw}",
+                f"ALTER SYSTEM SET synchronous_standby_names = '{application_name}'; SELECT pg_reload_conf();",
+            )
         )
+    return flaws
 
 
 _COUNTED: Final = re.compile(r"\s*(?:(?:ANY|FIRST)\s+)?(\d{1,9})\s*\((.*)\)\s*", re.IGNORECASE | re.DOTALL)

@@ -498,8 +498,16 @@ class Proposer:
     @property
     def has_majority(self) -> bool:
         """Whether we lead enough keepers right now for something to be committed."""
-        counting = [place for place, each in enumerate(self.followers) if each.counts]
-        return self._quorum.agree(self._voters_at(counting))
+        return self.is_majority(place for place, each in enumerate(self.followers) if each.counts)
+
+    def is_majority(self, places: Iterable[int]) -> bool:
+        """Whether the keepers at ``places`` are enough for something to be committed."""
+        return self._quorum.agree(self._voters_at(places))
+
+    @property
+    def keepers_needed(self) -> int:
+        """How many that are; of a joint configuration, in the larger of its sets."""
+        return self._quorum.needed
 
     # -- sync -------------------------------------------------------------------------------------------------
 

@@ -46,6 +46,11 @@ class Quorum:
         """Whether those who ``said_yes`` are a majority of every set."""
         return all(len(voters.intersection(said_yes)) >= majority(len(voters)) for voters in self.sets)
 
+    @property
+    def needed(self) -> int:
+        """How many of a set have to agree, of the one that needs most."""
+        return max(majority(len(voters)) for voters in self.sets)
+
     def is_everybody(self, voters: Collection[Voter]) -> bool:
         """Whether nobody is missing among ``voters``."""
         return all(each.issubset(voters) for each in self.sets)

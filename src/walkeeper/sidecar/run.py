@@ -12,7 +12,9 @@ from walkeeper.errors import ConfigError, Fenced, PeerError, ServerError, StartO
 from walkeeper.links.backoff import Backoff
 from walkeeper.links.log import Log
 from walkeeper.links.passfile import with_password
+from walkeeper.sidecar.account import Account
 from walkeeper.sidecar.config import ProposeConfig
+from walkeeper.sidecar.lookout import Lookout
 from walkeeper.sidecar.session import Standing, run_session
 
 FIRST_PAUSE_SECONDS = 0.2
@@ -23,20 +25,24 @@ _PASSING = (Unreachable, ServerError, PeerError, StartOver)
 _FINAL = (Fenced, ConfigError)
 
 
-async def run_sidecar(config: ProposeConfig, *, log: Log) -> None:
-    """Stream from the primary to the keepers until cancelled.
+async def run_sidecar(config: ProposeConfig, *, log: Log, account: Account | None = None) -> None:
+    """Stream from the primary to the keepers until cancelled.  ``account`` is written for those who look.
 
     Raises ConfigError (exit code 2) or Fenced (3).
     Cancellation: at any time; what keepers have acknowledged, they have.
     """
+    account = account or Account(len(config.keepers))
+    lookout = Lookout(config, account, log)
     standing = Standing()
     backoff = Backoff(FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS)
     while True:
         started_at = trio.current_time()
         try:
-            await run_session(_with_password(config, log), standing, log)
+            await run_session(_with_password(config, log), standing, account, lookout, log)
         except (*_FINAL, *_PASSING, BaseExceptionGroup) as error:
-            log.warning("session ended", why=str(_tolerable(error)))
+            why = str(_tolerable(error))
+            account.session_ended(why)
+            log.warning("session ended", why=why)
         if trio.current_time() - started_at > LONGEST_PAUSE_SECONDS:
             backoff.succeeded()
         await trio.sleep(backoff.next_pause_seconds())

@@ -20,9 +20,8 @@ from typing import Final
 
 import trio
 
-from walkeeper.errors import ConfigError, Malformed, ServerError, Unreachable, leaves
+from walkeeper.errors import ConfigError, ServerError, Unreachable, leaves
 from walkeeper.formats.commands import encode_start_replication
-from walkeeper.formats.xlog import LONG_HEADER_BYTES, PAGE_BYTES, first_record_header
 from walkeeper.links.ensemble import Ensemble
 from walkeeper.links.keeper import KeptTimeline
 from walkeeper.links.keeper_link import Introduction
@@ -35,7 +34,6 @@ from walkeeper.links.primary import (
     describe,
     examine,
     first_lsn_to_keep,
-    warn_if_useless,
 )
 from walkeeper.links.wal_stream import WalStream
 from walkeeper.links.window import Window
@@ -44,8 +42,11 @@ from walkeeper.membership import NO_CONFIGURATION
 from walkeeper.messages import ProposerGreeting, Slice
 from walkeeper.proposer.election import Election
 from walkeeper.proposer.proposer import Proposer, Stage
+from walkeeper.sidecar.account import Account
 from walkeeper.sidecar.config import ProposeConfig
 from walkeeper.sidecar.junction import Junction, Proof, fetch_junction
+from walkeeper.sidecar.leadership import Leadership
+from walkeeper.sidecar.lookout import Lookout
 from walkeeper.sidecar.majority import watch_majority
 from walkeeper.sidecar.reports import Reports
 from walkeeper.sidecar.slot import Slot
@@ -70,9 +71,6 @@ _OBJECT_IN_USE: Final = "55006"
 _WAL_REMOVED: Final = ("58P01", "55000")
 """What PostgreSQL says when WAL that was asked for is gone, or its slot was invalidated."""
 
-_RECORD_HEAD_BYTES: Final = 128
-"""Enough to read the length of a record, page headers included."""
-
 
 @dataclass(slots=True)
 class Standing:
@@ -81,7 +79,9 @@ class Standing:
     held_term: Term | None = None
 
 
-async def run_session(config: ProposeConfig, standing: Standing, log: Log) -> None:
+async def run_session(
+    config: ProposeConfig, standing: Standing, account: Account, lookout: Lookout, log: Log
+) -> None:
     """Lead until something ends it; never returns normally.
 
     Raises, perhaps in groups, what the links raise.
@@ -90,10 +90,10 @@ async def run_session(config: ProposeConfig, standing: Standing, log: Log) -> No
         with time_limit(ANSWER_SECONDS, connection.name):
             primary = await examine(connection)
             log.info("primary connected", primary=str(config.primary), **describe(primary))
-            await warn_if_useless(connection, config.application_name, log)
+            await lookout.look_at_settings(connection)
             slot = Slot(connection, config.primary, config.slot_name, primary.server.pg_major, config.unsafe_slot)
             await slot.check()
-        await _Session(config, primary, connection, slot, standing, log).run()
+        await _Session(config, primary, connection, slot, standing, account, log).run(lookout)
 
 
 class _Session:
@@ -106,6 +106,7 @@ class _Session:
         connection: Connection,
         slot: Slot,
         standing: Standing,
+        account: Account,
         log: Log,
     ) -> None:
         self._config = config
@@ -113,6 +114,7 @@ class _Session:
         self._connection = connection
         self._slot = slot
         self._standing = standing
+        self._account = account
         self._log = log
         self._ttid = config.ttid(primary.server.system_id)
         self._window = Window()
@@ -130,15 +132,20 @@ class _Session:
         self._ensemble = Ensemble(
             config.keepers, self._introduction, self._proposer, self._window, self._on_commit, log
         )
+        self._leadership = Leadership(self._ensemble, self._window)
 
-    async def run(self) -> None:
+    async def run(self, lookout: Lookout) -> None:
+        self._account.begin(self._leadership, self._primary.flush_lsn)
         try:
             await self._require_committed()
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._ensemble.run)
                 nursery.start_soon(watch_majority, self._ensemble, self._log)
+                nursery.start_soon(lookout.watch, self._primary.server.pg_major)
                 election = await self._ensemble.wait_elected()
+                self._account.elections += 1
                 junction = await self._find_junction(election)
+                lookout.look_soon()
                 stream = await self._start_stream(junction)
                 nursery.start_soon(self._report_regularly)
                 await self._pour(stream, junction)
@@ -146,6 +153,7 @@ class _Session:
             self._explain(group)
             raise
         finally:
+            self._account.end()
             if self._standing.held_term is not None:
                 self._standing.held_term = max(self._standing.held_term, self._proposer.term)
 
@@ -255,40 +263,33 @@ class _Session:
 
     def _keep(self, wal: Sequence[Slice]) -> None:
         if wal:
+            is_due = self._account.is_due(self._heard_at)
             for piece in wal:
                 self._window.append(piece)
+            if is_due:
+                self._watch_newest()
             self._window.shrink(self._config.window_bytes, self._proposer.commit_lsn)
             self._ensemble.wal_grew(self._window.end_lsn)
 
+    def _watch_newest(self) -> None:
+        """Until a majority has it.  That may already be so: of the padding behind an XLOG_SWITCH."""
+        if self._window.end_lsn > self._proposer.commit_lsn:
+            self._account.arrived(self._window.end_lsn, self._heard_at)
+
     async def _wait_room(self) -> None:
         """Until the window may grow.  Whoever waits here makes the primary wait."""
-        while self._window.cost_bytes > self._config.window_bytes and not self._is_inside_record():
+        while self._window.cost_bytes > self._config.window_bytes and not self._leadership.is_inside_record():
             self._heard_at = inf
             self._committed = trio.Event()
             await self._committed.wait()
             self._window.shrink(self._config.window_bytes, self._proposer.commit_lsn)
 
-    def _is_inside_record(self) -> bool:
-        """Whether the first record that is not committed has not come to its end, so that none can be committed."""
-        begin_lsn = max(self._proposer.commit_lsn, self._proposer.term_start_lsn)
-        end_lsn = self._window.end_lsn
-        head = b"".join(self._window.slices(begin_lsn, min(Lsn(begin_lsn + _RECORD_HEAD_BYTES), end_lsn)))
-        server = self._primary.server
-        try:
-            header = first_record_header(
-                head, begin_lsn, pg_major=server.pg_major, wal_seg_size=server.wal_seg_size
-            )
-        except Malformed:
-            # The WAL of a first leader may begin inside a record.  Elsewhere the keepers will object.
-            return begin_lsn == self._proposer.term_start_lsn
-        return header is None or end_lsn < begin_lsn + _longest(header.total_bytes)
-
     # -- reporting --------------------------------------------------------------------------------------------
 
     def _on_commit(self, commit_lsn: Lsn) -> None:
-        del commit_lsn  # asked for anew when it is reported
         self._committed.set()
         self._report()
+        self._account.committed(commit_lsn, self._window.end_lsn)  # after the primary knows
 
     def _report(self, *, reply_requested: bool = False) -> None:
         """Tell the primary what a quorum has fsynced, and nothing more (invariant 37)."""
@@ -314,9 +315,3 @@ class _Session:
         needed = self._proposer.hot_standby(trio.current_time())
         if needed is not None:
             self._reports.hot_standby(needed)
-
-
-def _longest(record_bytes: int) -> int:
-    """The most WAL that a record of so many bytes can take, headers of the pages it crosses included."""
-    pages = record_bytes // (PAGE_BYTES - LONG_HEADER_BYTES) + 2
-    return record_bytes + pages * LONG_HEADER_BYTES

@@ -18,6 +18,10 @@ from walkeeper.links.log import Log
 from walkeeper.links.postgres import Connection, Row, connect
 from walkeeper.lsn import INVALID_LSN, Lsn, parse_lsn
 
+LIMIT_SETTING: Final = "max_slot_wal_keep_size"
+
+UNLIMITED: Final = "-1"
+
 LIMIT_SLOT: Final = "ALTER SYSTEM SET max_slot_wal_keep_size = '10GB'; SELECT pg_reload_conf();"
 
 _DUPLICATE_OBJECT: Final = "42710"
@@ -48,9 +52,9 @@ class Slot:
 
     async def check(self) -> None:
         """Raises ConfigError for a slot of another kind, and instead of making one that may fill the disk."""
-        if await self._find() is not None or self.unsafe:
+        if await self.find() is not None or self.unsafe:
             return
-        if await self.connection.show("max_slot_wal_keep_size", str) == "-1":
+        if await self.connection.show(LIMIT_SETTING, str) == UNLIMITED:
             raise ConfigError(
                 f"a slot would keep WAL on {self.connection.name} without limit while keepers are away, until its disk is"
                 f" full: limit it ({LIMIT_SLOT}) or accept that (--unsafe-slot)"
@@ -58,11 +62,11 @@ class Slot:
 
     async def prepare(self, log: Log) -> Lsn:
         """Find or make it; returns the first LSN whose WAL it keeps, 0 if it keeps none yet."""
-        restart_lsn = await self._find()
+        restart_lsn = await self.find()
         if restart_lsn is None:
             await self._make()
             log.info("slot created", slot=self.name)
-            restart_lsn = await self._find()
+            restart_lsn = await self.find()
         return restart_lsn or INVALID_LSN
 
     async def _make(self) -> None:
@@ -74,8 +78,8 @@ class Slot:
             if error.sqlstate != _DUPLICATE_OBJECT:
                 raise
 
-    async def _find(self) -> Lsn | None:
-        """Its restart_lsn (0 if it has none), None if there is no such slot."""
+    async def find(self) -> Lsn | None:
+        """Its restart_lsn (0 if it keeps no WAL), None if there is no such slot.  Raises ConfigError for one of another kind."""
         if self.pg_major >= _READS_SLOTS_SINCE:
             kind, restart_lsn = await self.connection.ask(
                 f"READ_REPLICATION_SLOT {quote_identifier(self.name)}", _read_slot

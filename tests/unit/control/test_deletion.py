@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from managed import PATH, REQUEST, TENANT, TENANT_PATH, TIMELINE, Managed, managed_in
-from walkeeper.control.metrics import Metrics, render
+from walkeeper.control.metrics import Metrics
+from walkeeper.control.scrape import render
 
 OTHER_TIMELINE = "cd" * 16
 

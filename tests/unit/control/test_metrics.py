@@ -12,7 +12,8 @@ from starlette.applications import Starlette
 from shown_metrics import LABELS, Peer, ShownTimelines, a_shut_timeline, an_open_timeline, watching
 from walkeeper.control.collectors import DiskJobs
 from walkeeper.control.instruments import NAME_CHARACTERS_MAX, NAMES_MAX
-from walkeeper.control.metrics import SAMPLES_PER_TURN_MAX, Metrics, render
+from walkeeper.control.metrics import Metrics
+from walkeeper.control.scrape import SAMPLES_PER_TURN_MAX, render
 from walkeeper.errors import FileSystemLimit, Malformed, TimelineLimit
 from walkeeper.storage.store import FAILED
 from walkeeper.storage.wal import REMOVE_SEGMENT

@@ -1,13 +1,15 @@
 """The page about the metrics, the catalogue and a scrape say the same."""
 
 import re
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import pytest
 from prometheus_client.core import Metric
 
 from metrics_page import LEFT_OUT, page
-from shown_metrics import everything_shown
-from walkeeper.control.catalogue import ALL, TIMELINE
+from shown_metrics import everything_shown, everything_shown_of_a_sidecar
+from walkeeper.control.catalogue import ALL, OF_KEEPERS, OF_SIDECARS, TIMELINE, Declared
 
 ROOT = Path(__file__).resolve().parents[3]
 DOCS, SOURCE = ROOT / "docs", ROOT / "src"
@@ -23,20 +25,32 @@ def test_the_page_is_made_of_the_catalogue() -> None:
     assert (DOCS / "metrics.md").read_text() == page()
 
 
-async def test_a_scrape_shows_what_is_declared_and_nothing_else() -> None:
-    shown = {name_of(metric): metric for metric in everything_shown()}
-    assert {name: metric.type for name, metric in shown.items()} == {
-        name: declared.kind for name, declared in ALL.items()
-    }
+Shows = Callable[[], list[Metric]]
+
+SHOWN = pytest.mark.parametrize(
+    ("shows", "declared"),
+    [(everything_shown, OF_KEEPERS), (everything_shown_of_a_sidecar, OF_SIDECARS)],
+    ids=["keeper", "sidecar"],
+)
+
+
+@SHOWN
+async def test_a_scrape_shows_what_is_declared_and_nothing_else(
+    shows: Shows, declared: Sequence[Declared]
+) -> None:
+    shown = {name_of(metric): metric for metric in shows()}
+    assert {name: metric.type for name, metric in shown.items()} == {each.name: each.kind for each in declared}
     labels = {
         name: {label for sample in metric.samples for label in sample.labels} - LIBRARYS_LABELS
         for name, metric in shown.items()
     }
-    assert labels == {name: set(declared.labels) for name, declared in ALL.items()}
+    assert labels == {each.name: set(each.labels) for each in declared}
 
 
-async def test_every_metric_has_one_family() -> None:
-    names = [name_of(metric) for metric in everything_shown()]
+@SHOWN
+async def test_every_metric_has_one_family(shows: Shows, declared: Sequence[Declared]) -> None:
+    names = [name_of(metric) for metric in shows()]
+    assert len(names) == len(declared)
     assert sorted(names) == sorted(set(names))
 
 

@@ -109,6 +109,10 @@ def test_a_timeout_of_readers_of_0_is_off() -> None:
     assert serve("--wal-sender-timeout", "0s").timing.wal_sender_timeout_seconds == math.inf
 
 
+def test_a_zone_that_a_node_does_not_have_is_none() -> None:
+    assert serve("--availability-zone", "").listen.availability_zone is None
+
+
 def test_a_disk_may_be_allowed_to_hang_for_ever() -> None:
     assert serve("--disk-hangs-after", "0s").timing.disk_hangs_seconds == math.inf
 

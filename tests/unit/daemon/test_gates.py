@@ -13,7 +13,8 @@ from trio.testing import MockClock
 from certified import Pki, user_line
 from minted import Mint
 from walkeeper.control.http1 import HEAD_SECONDS_MAX
-from walkeeper.control.metrics import Metrics, render
+from walkeeper.control.metrics import Metrics
+from walkeeper.control.scrape import render
 from walkeeper.daemon.config import AuthConfig, TlsConfig
 from walkeeper.daemon.gates import Gates, open_gates, warn_of_open_port
 from walkeeper.errors import ConfigError, TlsFailed

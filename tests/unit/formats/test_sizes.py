@@ -10,7 +10,15 @@ from walkeeper.formats.sizes import format_size, parse_size, parse_unsigned
 
 @pytest.mark.parametrize(
     ("text", "size_bytes"),
-    [("16MB", 1 << 24), ("1GB", 1 << 30), ("64kB", 1 << 16), ("7B", 7), ("8192", 8192), (" 16 MB ", 1 << 24)],
+    [
+        ("16MB", 1 << 24),
+        ("1GB", 1 << 30),
+        ("64kB", 1 << 16),
+        ("7B", 7),
+        ("8192", 8192),
+        (" 16 MB ", 1 << 24),
+        ("1TB", 1 << 40),
+    ],
 )
 def test_a_size_is_a_number_and_a_unit_or_bytes(text: str, size_bytes: int) -> None:
     assert parse_size(text) == size_bytes

@@ -20,6 +20,12 @@ def test_keywords_and_values_are_read() -> None:
     assert info.sslmode is SslMode.REQUIRE
 
 
+def test_an_account_without_a_name_needs_one_in_the_string() -> None:
+    with pytest.raises(ConfigError):
+        parse_conninfo("host=db", {}, login=None)
+    assert parse_conninfo("host=db user=keeper", {}, login=None).dbname == "keeper"
+
+
 def test_blanks_may_surround_the_equals_sign_and_quotes_keep_blanks() -> None:
     info = parse(r" host = db  password = 'it\'s \\ a secret'  user=a\ b ")
     assert (info.host, info.password, info.user) == ("db", r"it's \ a secret", "a b")
@@ -86,6 +92,11 @@ def test_default_certificates_are_used_if_they_exist(tmp_path: Path) -> None:
     info = parse("host=db", HOME=str(tmp_path))
     assert (info.sslrootcert, info.sslcert) == (str(tmp_path / ".postgresql" / "root.crt"), "")
     assert info.passfile == tmp_path / ".pgpass"
+
+
+def test_a_home_that_cannot_be_looked_into_has_no_certificates() -> None:
+    info = parse("host=db", HOME=f"/{'x' * 300}")  # for root, too, the kernel has an error here; else it is EACCES
+    assert (info.sslrootcert, info.sslcert) == ("", "")
 
 
 @pytest.mark.parametrize(

@@ -225,8 +225,10 @@ async def test_the_sidecar_presents_itself_under_the_name_that_commits_wait_for(
 ) -> None:
     async with world.sidecar():
         await world.commit()
-    assert world.primary.parameters["application_name"] == "walkeeper"
-    assert world.primary.parameters["replication"] == "true"
+    stream, *looks = world.primary.startups
+    assert stream["application_name"] == "walkeeper"
+    assert stream["replication"] == "true"
+    assert "walkeeper" not in [look["application_name"] for look in looks]
 
 
 async def test_a_hung_keeper_delays_no_commit_and_is_dropped_then_catches_up(
