@@ -4,7 +4,7 @@
     integration             tests with a real PostgreSQL, real sockets and kill -9
     image                   the container image: built without a container engine, looked through, and run
     browser                 the status page in a real chromium (`-- screenshots` makes those of docs/ anew)
-    deploy                  what deploy/ holds: manifests, rendered, against the schemas of Kubernetes and the code
+    deploy                  what deploy/ holds: manifests against Kubernetes' schemas and the code, and played by real keepers
     demo                    three keepers, a PostgreSQL, a standby, three disasters, nothing lost
     torture                 the same with faults drawn from a seed, for minutes (`-- --minutes 10 --seed 7`)
     bench                   the benchmarks, as a table of ratios
@@ -150,9 +150,10 @@ def integration(session: nox.Session) -> None:
 
 @nox.session
 def deploy(session: nox.Session) -> None:
-    """The manifests in deploy/, rendered by kubectl and read as data: Kubernetes' schemas, and the code's own defaults."""
+    """The manifests in deploy/, rendered by kubectl: read as data, and played with real keepers, as a cluster would."""
     install_with_postgresql(session, "deploy")
-    session.run("pytest", *(session.posargs or ["tests/deploy"]))
+    # Most of the time is waiting for probes, which two scenes can do at once.
+    session.run("pytest", *(session.posargs or ["-n", "2", "--dist=worksteal", "tests/deploy"]))
 
 
 @nox.session

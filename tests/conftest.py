@@ -35,7 +35,7 @@ def pytest_collection_modifyitems(items: Sequence[pytest.Item]) -> None:
     for item in items:
         if not isinstance(item, pytest.Function):
             continue
-        seconds = INTEGRATION_SECONDS if "integration" in item.path.parts else TEST_SECONDS
+        seconds = INTEGRATION_SECONDS if {"integration", "deploy"} & {*item.path.parts} else TEST_SECONDS
         handle = getattr(item.obj, "hypothesis", None)
         if handle is not None:
             handle.inner_test = with_time_limit(handle.inner_test, seconds)

@@ -14,7 +14,7 @@ from walkeeper.control.health import Readiness, health_routes
 from walkeeper.control.metrics import Metrics
 from walkeeper.daemon.exits import exit_code
 from walkeeper.errors import ConfigError, Fenced
-from walkeeper.links.address import HTTP_PORT, KEEPER_PORT, Address
+from walkeeper.links.address import HTTP_PORT, HTTPS_PORT, KEEPER_PORT, Address
 from walkeeper.sidecar.name import DEFAULT_NAME
 from walkeeper.terms import Term
 
@@ -42,7 +42,7 @@ SECRETS: Final[Mapping[str, set[str]]] = {
 PORT_NAMES: Final = {
     ("serve", "listen-pg"): ("pg", KEEPER_PORT),
     ("serve", "listen-http"): ("http", HTTP_PORT),
-    ("serve", "listen-https"): ("https", 7677),
+    ("serve", "listen-https"): ("https", HTTPS_PORT),
     ("serve", "listen-metrics"): ("metrics", 7678),
     ("propose", "listen-http"): ("metrics", 7679),
 }

@@ -5,6 +5,7 @@ server that stays; both read the same configuration.  Then the sidecar of the sa
 """
 
 import shutil
+import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -104,14 +105,16 @@ def sidecar_of(cluster: postgres.Cluster, keepers: Sequence[programs.Keeper], po
 def wait_until_ready(sidecar: programs.Program, port: int) -> None:
     """As its pod is."""
     _, container = next(load("sidecar-example").ours())
-    path = container["readinessProbe"]["httpGet"]["path"]
-    for _ in range(int(READY_SECONDS / programs.LOOK_SECONDS)):
-        try:
-            if httpx2.get(f"http://127.0.0.1:{port}{path}").status_code == 200:
-                return
-        except httpx2.ConnectError:
-            pass
-        sidecar.pause()
+    url = f"http://127.0.0.1:{port}{container['readinessProbe']['httpGet']['path']}"
+    deadline = time.monotonic() + READY_SECONDS
+    with httpx2.Client() as client:
+        while time.monotonic() < deadline:
+            try:
+                if client.get(url).status_code == 200:
+                    return
+            except httpx2.ConnectError:
+                pass  # it has not got so far yet
+            sidecar.pause()
     raise programs.ProgramFailed(f"the sidecar was not ready after {READY_SECONDS} s\n{sidecar.log[-2000:]}")
 
 

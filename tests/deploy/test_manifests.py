@@ -9,7 +9,7 @@ import jsonschema_rs
 import pytest
 import yaml
 
-from deploy.findings import SECRETS, findings
+from deploy.findings import CONTAINER_USER, PORT_NAMES, SECRETS, findings
 from deploy.manifests import OVERLAYS, ROOT, Manifests, load, program, render
 from deploy.mutants import GONE, MUTANTS, Mutant, in_dev, in_production
 
@@ -92,6 +92,14 @@ def test_rendering_hides_nothing_that_a_container_is_told() -> None:
     sources = sorted((ROOT / "deploy" / "kustomize").rglob("*.yaml"))
     assert [str(path) for path in sources for word in generators if word in path.read_text()] == []
     assert all(render(overlay) for overlay in OVERLAYS)
+
+
+def test_the_image_is_what_manifests_take_it_for() -> None:
+    words = [line.split() for line in (ROOT / "deploy" / "Containerfile").read_text().splitlines()]
+    said = {word[0]: word[1:] for word in words if word}  # the last of a kind, which is the last stage's
+    assert said["USER"] == [f"{CONTAINER_USER}:{CONTAINER_USER}"]
+    assert said["ENTRYPOINT"] == ['["walkeeper"]']
+    assert said["EXPOSE"] == [str(number) for _, number in PORT_NAMES.values()]
 
 
 def test_a_secret_among_the_manifests_is_caught() -> None:

@@ -60,7 +60,7 @@ async def among(*peers: Peer) -> AsyncIterator[Neighbours]:
 
     async with trio.open_nursery() as nursery:
         for name, peer in zip(names, peers, strict=False):
-            nursery.start_soon(serve, name, peer)
+            nursery.start_soon(serve, name, peer)  # noqa: ASYNC113 - it waits for whoever asks
         network.host(names[-1])
         with network.host("us").home():
             yield Neighbours([HttpAddress(name, 7676) for name in names], US, "us")
