@@ -183,6 +183,19 @@ async def test_a_grace_period_that_is_shorter_than_the_leaving_is_caught(
     await wait_found(stage, Wrong.KILLED)
 
 
+async def test_keepers_that_do_not_wait_for_each_other_are_caught(
+    work_directory: Path, primary: postgres.Cluster, manifests: Manifests
+) -> None:
+    for variable in keeper_of(manifests)["env"]:
+        if variable["name"] == "WALKEEPER_LEAVE_TIMEOUT":
+            variable["value"] = "0s"
+    async with on_stage(work_directory, primary, read_quorum(manifests)) as stage:
+        for index in (2, 3):
+            stage.kubelet.slow_seconds[index] = SLOW_SECONDS
+            stage.controllers.pod(index).delete()
+        await until(lambda: stage.ledger.longest_pause > STALL_SECONDS_MAX)
+
+
 async def test_probes_that_are_mixed_up_are_caught(stage: Stage, manifests: Manifests) -> None:
     keeper = keeper_of(manifests)
     keeper["readinessProbe"]["httpGet"]["path"] = "/livez"
