@@ -68,10 +68,13 @@ def turns(stage: Stage, what: str) -> list[str]:
 # -- what clusters do ----------------------------------------------------------------------------------------
 
 
-async def test_a_rolling_update_goes_from_the_last_to_the_first_and_stalls_no_commit(stage: Stage) -> None:
-    replaced = await stage.controllers.rolling_update()
-    assert [pod.name for pod in replaced] == ["walkeeper-3", "walkeeper-2", "walkeeper-1"]
-    await finish(stage)
+async def test_a_rolling_update_with_encryption_and_tokens_goes_from_the_last_to_the_first_and_stalls_no_commit(
+    work_directory: Path, primary: postgres.Cluster
+) -> None:
+    async with on_stage(work_directory, primary, read_quorum(load("production"))) as stage:
+        replaced = await stage.controllers.rolling_update()
+        assert [pod.name for pod in replaced] == ["walkeeper-3", "walkeeper-2", "walkeeper-1"]
+        await finish(stage)
 
 
 async def test_while_a_node_is_drained_no_other_keeper_is_evicted(stage: Stage) -> None:
