@@ -140,13 +140,22 @@ class Kubelet:
         (path / "lost+found").mkdir(parents=True, exist_ok=True)  # as on a fresh ext4
         return path
 
+    def secret(self, name: str) -> Path:
+        """The files of a Secret, which is the same for all pods."""
+        return self.directory / name
+
     def start(self, index: int) -> Pod:
         """A new pod, with an address that no pod has had."""
         made, volume, place = self.quorum.pods[index], self.volume(index), self.network.new_place()
         command = self.network.inside(
-            place, *self.quorum.command(), volume=volume, mounted_at=self.quorum.data,
+            place,
+            *self.quorum.command(),
+            mounts={
+                self.quorum.data: volume,
+                **{at: self.secret(name) for name, at in self.quorum.secrets.items()},
+            },
             environment=made.environment(self.quorum.container),
-        )  # fmt: skip
+        )
         program = programs.Program(made.name, command, self.directory / f"{made.name}.log")
         slow_seconds = self.slow_seconds.pop(index, 0.0)
         pod = self.pods[index] = Pod(made, place, volume, program, slow_seconds)
@@ -263,7 +272,7 @@ class Kubelet:
         status, detail = 0, f"no answer within {probe.timeout_seconds:g} s"
         with trio.move_on_after(probe.timeout_seconds):
             try:
-                status, body = await ask(self.node, pod.place, probe.port, probe.path)
+                status, body = await ask(self.node, pod.place.address, probe.port, probe.path)
                 detail = f"{status} {body[:200].decode(errors='replace')}"
             except OSError as error:
                 detail = str(error)
@@ -309,14 +318,17 @@ async def stand_still(pod: Pod) -> None:
     pod.program.signal(SIGCONT)
 
 
-async def ask(node: Place, place: Place, port: int, path: str) -> tuple[int, bytes]:
-    """GET as the kubelet asks, over a connection of its own: status and body.  Raises OSError, BrokenResourceError.
+async def ask(place: Place, address: str, port: int, path: str, token: str = "") -> tuple[int, bytes]:
+    """GET from a place, as the kubelet asks, over a connection of its own: status and body.
+
+    Raises OSError, BrokenResourceError.
 
     Cancellation: at any time.
     """
-    request = f"GET {path} HTTP/1.1\r\nHost: {place.address}:{port}\r\nUser-Agent: kube-probe/1.35\r\nConnection: close\r\n\r\n"
-    with trio.socket.from_stdlib_socket(new_socket(node)) as sock:
-        await sock.connect((place.address, port))
+    lines = [f"GET {path} HTTP/1.1", f"Host: {address}:{port}", "User-Agent: kube-probe/1.35", "Connection: close"]
+    request = "\r\n".join([*lines, *([f"Authorization: Bearer {token}"] if token else []), "", ""])
+    with trio.socket.from_stdlib_socket(new_socket(place)) as sock:
+        await sock.connect((address, port))
         stream = trio.SocketStream(sock)
         await stream.send_all(request.encode())
         answer = b""

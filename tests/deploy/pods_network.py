@@ -18,6 +18,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import programs
 from torture.network import Namespace, Wire
@@ -30,13 +31,27 @@ FILES_FIRST = "hosts: files\n"
 """A name that nobody has is unknown at once, as cluster DNS says it, and not after asking servers that are not there."""
 
 ENTER = """
-mount --bind "$1" /etc/hosts && mount --bind "$2" /etc/nsswitch.conf || exit 125
-if [ -n "$3" ]; then
-    mount -t tmpfs none "$(dirname "$4")" && mkdir "$4" && mount --bind "$3" "$4" || exit 125
-fi
-shift 4
+set -e
+scratch=$1 hosts=$2 sources=$3
+shift 3
+mount -t tmpfs none "$scratch"
+for top in etc var; do
+    mkdir "$scratch/$top" "$scratch/$top.work"
+    mount -t overlay none -o "lowerdir=/$top,upperdir=$scratch/$top,workdir=$scratch/$top.work" "/$top"
+done
+mount --bind "$hosts" /etc/hosts
+mount --bind "$sources" /etc/nsswitch.conf
+while [ "$1" != -- ]; do
+    mkdir -p "$2"
+    mount --bind "$1" "$2"
+    shift 2
+done
+shift
 exec "$@"
 """
+"""Mounts are made on layers of the process's own: a directory that is missing appears for it only."""
+
+NOTHING: Mapping[str, Any] = {}
 
 libc = ctypes.CDLL(None, use_errno=True)
 
@@ -86,6 +101,7 @@ class PodsNetwork:
             )
         (directory / "nsswitch.conf").write_text(FILES_FIRST)
         (directory / "hosts").touch()
+        (directory / "scratch").mkdir()
         with ExitStack() as stack:
             bench = stack.enter_context(Namespace.new())
             bench.ip("link add bridge type bridge", "link set bridge up")
@@ -101,13 +117,30 @@ class PodsNetwork:
         self._count += 1
         return Place(wire, life)
 
-    def inside(self, place: Place, *command: str, volume: Path | None = None, mounted_at: str = "/",
-               environment: Mapping[str, str] | None = None) -> list[str]:  # fmt: skip
-        """The command that runs a command there, as the same process, with the names and perhaps a volume."""
-        files = [str(self.directory / "hosts"), str(self.directory / "nsswitch.conf")]
-        variables = [f"{name}={value}" for name, value in (environment or {}).items()]
-        own_mounts = ["unshare", "--mount", "--propagation", "private", "sh", "-c", ENTER, "sh", *files]
-        own_mounts += [str(volume or ""), mounted_at]
+    def inside(
+        self,
+        place: Place,
+        *command: str,
+        mounts: Mapping[str, Path] = NOTHING,
+        environment: Mapping[str, str] = NOTHING,
+    ) -> list[str]:
+        """The command that runs a command there, as the same process, with the names and what is mounted where."""
+        own = [str(self.directory / name) for name in ("scratch", "hosts", "nsswitch.conf")]
+        pairs = [part for target, source in mounts.items() for part in (str(source), target)]
+        variables = [f"{name}={value}" for name, value in environment.items()]
+        own_mounts = [
+            "unshare",
+            "--mount",
+            "--propagation",
+            "private",
+            "sh",
+            "-c",
+            ENTER,
+            "sh",
+            *own,
+            *pairs,
+            "--",
+        ]
         with_us = ["setpriv", "--pdeathsig", "KILL"]  # also when we are killed ourselves
         return [*with_us, *place.wire.place.inside(*own_mounts, "env", *variables, *command)]
 

@@ -49,15 +49,19 @@ class Quorum:
     liveness: Probe
     readiness: Probe
     data: str  # where the volume is mounted
+    secrets: Mapping[str, str]
+    """Where each Secret is mounted, by its name."""
 
     def host_names(self, index: int) -> list[str]:
         """Under which names the headless Service makes a pod known, the longest first."""
         name = self.pods[index].host
         return [name, name.removesuffix(".svc"), ".".join(name.split(".")[:2])]
 
-    def port(self, name: str) -> int:
-        """A port of the container."""
-        return resolve_port(self.container, name)
+    @property
+    def management_port(self) -> int:
+        """Where the management API is in clear text, if only on a pod's own loopback."""
+        pod, *_ = self.pods.values()
+        return int(pod.environment(self.container)["WALKEEPER_LISTEN_HTTP"].rpartition(":")[2])
 
     def command(self) -> list[str]:
         """What runs: the image's entry point, and the arguments."""
@@ -78,9 +82,11 @@ def read_quorum(manifests: Manifests) -> Quorum:
     if strange or "initContainers" in pod or spec["updateStrategy"]["type"] != "RollingUpdate":
         raise NotPlayed(f"{sorted(strange)}, init containers or another way to update")
     (claim,) = spec["volumeClaimTemplates"]
-    (data,) = container["volumeMounts"]
-    if data["name"] != claim["metadata"]["name"]:
-        raise NotPlayed(f"the volume {data['name']}")
+    mounts = {each["name"]: each["mountPath"] for each in container["volumeMounts"]}
+    data = mounts.pop(claim["metadata"]["name"])
+    secrets = {each["name"]: each["secret"]["secretName"] for each in pod.get("volumes", []) if "secret" in each}
+    if mounts.keys() != secrets.keys():
+        raise NotPlayed(f"the volumes {sorted(mounts.keys() ^ secrets.keys())}")
     grace = pod.get("terminationGracePeriodSeconds", 30)
     return Quorum(
         pods={pod.ordinal: pod for pod in manifests.pods()},
@@ -91,7 +97,8 @@ def read_quorum(manifests: Manifests) -> Quorum:
         startup=read_probe(container, "startupProbe", grace),
         liveness=read_probe(container, "livenessProbe", grace),
         readiness=read_probe(container, "readinessProbe", grace),
-        data=data["mountPath"],
+        data=data,
+        secrets={secrets[volume]: place for volume, place in mounts.items()},
     )
 
 

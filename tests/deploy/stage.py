@@ -5,8 +5,9 @@ Rules: whatever runs ends with the stack and the nursery.
 """
 
 import json
+import os
 import shutil
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -14,16 +15,20 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import trio
+import trustme
 
 import postgres
 import programs
+from certified import chain_of
 from compared_wal import compare_wal
 from demo.ledger import Ledger, count_lost, write
 from deploy.controllers import Controllers
+from deploy.kubelet import MountedSecret
 from deploy.manifests import load
 from deploy.nodes import Finding, Kubelet, Pod, Wrong, ask
 from deploy.pods_network import Place, PodsNetwork
 from deploy.podspec import Quorum
+from minted import Mint
 from replicated import NAME
 from walkeeper.formats.segments import PARTIAL_SUFFIX
 from walkeeper.ids import TenantTimelineId
@@ -39,8 +44,7 @@ PRIMARY: dict[str, str | int] = {
 START_SECONDS = 90.0  # also on a machine with many other things to do
 SETTLE_SECONDS = 60.0
 LOOK_SECONDS = 0.05
-CAUGHT_UP_SECONDS = 1.0  # a keeper that is ready has what was committed a moment ago
-LOOKS_MAX = 20
+CAUGHT_UP_SECONDS = 2.0  # a keeper that is ready has what was committed a moment ago, on a busy machine, too
 
 T = TypeVar("T")
 
@@ -69,6 +73,7 @@ class Stage:
     ledger: Ledger
     sidecar: programs.Program
     backup: Path
+    access: "Access"
     is_over: bool = False
 
     @property
@@ -106,7 +111,9 @@ class Stage:
         """
         with trio.move_on_after(CAUGHT_UP_SECONDS):
             try:
-                status, body = await ask(self.node, pod.place, self.quorum.port("http"), path)
+                status, body = await ask(
+                    pod.place, "127.0.0.1", self.quorum.management_port, path, self.access.token
+                )
             except (OSError, trio.BrokenResourceError):
                 return None
             return json.loads(body) if status == 200 else None
@@ -157,7 +164,7 @@ class Stage:
         self.sidecar.kill()
         keepers = keepers_flag()
         names = ["--tenant", str(self.ttid.tenant_id), "--timeline", str(self.ttid.timeline_id)]
-        printed = await blocking(lambda: self.run_tool("sync", *keepers, *names))
+        printed = await blocking(lambda: self.run_tool("sync", *keepers, *names, *self.access.flags))
         end_lsn = programs.parse_lsn(printed.strip().splitlines()[-1])
         ends = await self._wait_everywhere(end_lsn)
         for index, pod in sorted(self.kubelet.pods.items()):
@@ -205,6 +212,34 @@ class Stage:
             return await blocking(restored.rows, "SELECT writer, n, amount FROM ledger")
 
 
+@dataclass(frozen=True, slots=True)
+class Access:
+    """What keepers let a client in with, if they ask."""
+
+    flags: Sequence[str] = ()
+    token: str = ""
+
+
+def keep_secrets(directory: Path, quorum: Quorum) -> Access:
+    """Make the Secrets that the manifests name, as deploy/README.md tells, and what clients have of them."""
+    if not quorum.secrets:
+        return Access()
+    authority, mint = trustme.CA(), Mint.ed25519()
+    leaf = authority.issue_cert(*(name for index in quorum.pods for name in quorum.host_names(index)))
+    files = {
+        "walkeeper-tls": {
+            "ca.crt": authority.cert_pem.bytes(), "tls.crt": chain_of(leaf), "tls.key": leaf.private_key_pem.bytes(),
+        },
+        "walkeeper-auth-keys": {"key.pem": mint.pem},
+        "walkeeper-peer-token": {"token": mint.for_everything()},
+    }  # fmt: skip
+    for name in quorum.secrets:
+        MountedSecret(directory / name, os.getgid(), files[name])
+    root, token = directory / "walkeeper-tls" / "ca.crt", directory / "walkeeper-peer-token" / "token"
+    flags = ["--keeper-sslmode", "verify-full", "--keeper-sslrootcert", str(root), "--auth-token-path", str(token)]
+    return Access(flags, token.read_text())
+
+
 def keepers_flag() -> list[str]:
     """All of them, by the names that the example's sidecar is given."""
     for pod, container in load("sidecar-example").ours():
@@ -221,7 +256,8 @@ async def on_stage(work: Path, primary: postgres.Cluster, quorum: Quorum) -> Asy
         ledger = Ledger(work / "acknowledged.txt")
         ledger.path.touch()
         conninfo = f"{primary.conninfo()} host={primary.directory}"  # its socket: no network lies between
-        command = [programs.PROGRAM, "propose", "--primary", conninfo, *keepers_flag()]
+        access = keep_secrets(work, quorum)
+        command = [programs.PROGRAM, "propose", "--primary", conninfo, *keepers_flag(), *access.flags]
         sidecar = programs.Program("sidecar", network.inside(client, *command), work / "sidecar.log")
         stack.enter_context(sidecar)
         async with trio.open_nursery() as nursery:
@@ -234,6 +270,7 @@ async def on_stage(work: Path, primary: postgres.Cluster, quorum: Quorum) -> Asy
             stage = Stage(
                 work, quorum, network, node, client, primary, kubelet, Controllers(kubelet),
                 TenantTimelineId.of_system(primary.system_identifier()), ledger, sidecar, work / "backup",
+                access,
             )  # fmt: skip
             for index in quorum.pods:
                 kubelet.start(index)

@@ -68,10 +68,13 @@ def turns(stage: Stage, what: str) -> list[str]:
 # -- what clusters do ----------------------------------------------------------------------------------------
 
 
-async def test_a_rolling_update_goes_from_the_last_to_the_first_and_stalls_no_commit(stage: Stage) -> None:
-    replaced = await stage.controllers.rolling_update()
-    assert [pod.name for pod in replaced] == ["walkeeper-3", "walkeeper-2", "walkeeper-1"]
-    await finish(stage)
+async def test_a_rolling_update_with_encryption_and_tokens_goes_from_the_last_to_the_first_and_stalls_no_commit(
+    work_directory: Path, primary: postgres.Cluster
+) -> None:
+    async with on_stage(work_directory, primary, read_quorum(load("production"))) as stage:
+        replaced = await stage.controllers.rolling_update()
+        assert [pod.name for pod in replaced] == ["walkeeper-3", "walkeeper-2", "walkeeper-1"]
+        await finish(stage)
 
 
 async def test_while_a_node_is_drained_no_other_keeper_is_evicted(stage: Stage) -> None:
@@ -181,6 +184,19 @@ async def test_a_grace_period_that_is_shorter_than_the_leaving_is_caught(
     for index in (2, 3):
         stage.controllers.pod(index).delete()
     await wait_found(stage, Wrong.KILLED)
+
+
+async def test_keepers_that_do_not_wait_for_each_other_are_caught(
+    work_directory: Path, primary: postgres.Cluster, manifests: Manifests
+) -> None:
+    for variable in keeper_of(manifests)["env"]:
+        if variable["name"] == "WALKEEPER_LEAVE_TIMEOUT":
+            variable["value"] = "0s"
+    async with on_stage(work_directory, primary, read_quorum(manifests)) as stage:
+        for index in (2, 3):
+            stage.kubelet.slow_seconds[index] = SLOW_SECONDS
+            stage.controllers.pod(index).delete()
+        await until(lambda: stage.ledger.longest_pause > STALL_SECONDS_MAX)
 
 
 async def test_probes_that_are_mixed_up_are_caught(stage: Stage, manifests: Manifests) -> None:
