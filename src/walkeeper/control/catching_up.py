@@ -128,7 +128,7 @@ class CatchingUp:
 
     def _hears(self, others: Sequence[Neighbour], now: float) -> bool:
         """Whether enough is known of the others to go by."""
-        size, silent = len(others) + 1, [each.plight for each in others if not each.is_known]
+        size, silent = len(others) + 1, [each.plight for each in others if each.told is None]
         heard = size - len(silent)
         if heard < majority(size):
             if now - self._began < HEARING_SECONDS:
@@ -196,10 +196,7 @@ async def what_is_known(others: Sequence[Neighbour]) -> dict[TenantTimelineId, K
     found: dict[tuple[str, str], Known] = {}
     first: dict[tuple[str, str], TimelinePositionsJson] = {}
     told = (
-        (other.said.id, timeline)
-        for other in others
-        if other.said is not None
-        for timeline in other.said.timelines
+        (other.said.id, timeline) for other in others if other.said is not None for timeline in other.told or ()
     )
     for number, (keeper, each) in enumerate(told, 1):
         name = (each.tenant_id, each.timeline_id)

@@ -8,13 +8,13 @@ Decides nothing: ``catching_up`` and the daemon's ``leave`` do.
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import msgspec
 import trio
 
-from walkeeper.control.positions import Envelope, KeeperPositionsJson, read_positions
+from walkeeper.control.positions import Envelope, KeeperPositionsJson, TimelinePositionsJson, read_positions
 from walkeeper.errors import ConfigError, ServerError, Unreachable, shortened
 from walkeeper.links.address import HttpAddress
 from walkeeper.links.overview import ask_positions
@@ -27,20 +27,23 @@ _envelope_in: Final = msgspec.json.Decoder(Envelope).decode
 
 @dataclass(frozen=True, slots=True)
 class Neighbour:
-    """Another keeper.  ``said``: its last answer, None if there was none; ``trouble``: why there is no newer one."""
+    """Another keeper.  ``said``: its last answer, None if there was none; ``trouble``: why there is no newer one.
+
+    ``told``: its timelines as it told them last, None if it never did: while it starts it does not know them.
+    """
 
     address: HttpAddress
     said: KeeperPositionsJson | None = None
     trouble: str = "not asked yet"
+    told: Sequence[TimelinePositionsJson] | None = None
 
     @property
     def is_answering(self) -> bool:
         return not self.trouble
 
     @property
-    def is_known(self) -> bool:
-        """Whether it has ever told what it has."""
-        return self.said is not None and self.said.state != "starting"
+    def is_starting(self) -> bool:
+        return self.is_answering and self.said is not None and self.said.state == "starting"
 
     @property
     def is_ready(self) -> bool:
@@ -106,7 +109,8 @@ class Neighbours:
         try:
             with trio.move_on_after(ANSWER_SECONDS) as limit:
                 said = await read_positions(await ask_positions(address, _envelope_in))
-                self._asked[address] = Neighbour(address, said, "")
+                told = self._asked[address].told if said.state == "starting" else said.timelines
+                self._asked[address] = Neighbour(address, said, "", told)
             if limit.cancelled_caught:
                 self._fail(address, f"no answer within {ANSWER_SECONDS:g} s")
         except Unreachable as error:
@@ -119,4 +123,4 @@ class Neighbours:
             self._fail(address, str(error))
 
     def _fail(self, address: HttpAddress, trouble: str) -> None:
-        self._asked[address] = Neighbour(address, self._asked[address].said, trouble)
+        self._asked[address] = replace(self._asked[address], trouble=trouble)

@@ -34,7 +34,7 @@ def told(commit_lsn: Lsn, ttid: TenantTimelineId = TTID, **changes: Any) -> Time
 
 def other(number: int, *timelines: TimelinePositionsJson, state: Any = "serving", trouble: str = "") -> Neighbour:
     said = KeeperPositionsJson(number, f"i{number}", state, True, True, list(timelines))
-    return Neighbour(HttpAddress(f"k{number}", 7676), said, trouble)
+    return Neighbour(HttpAddress(f"k{number}", 7676), said, trouble, None if state == "starting" else timelines)
 
 
 def silent(number: int) -> Neighbour:

@@ -45,6 +45,12 @@ class Peer:
         return Response(await self.positions.look() if self.body is None else self.body)
 
 
+def starting(number: int) -> tuple[Readiness, Positions]:
+    """Of another process of that keeper."""
+    readiness = Readiness("listener")
+    return readiness, Positions(KeeperConfig(id=number), "again", readiness)
+
+
 @asynccontextmanager
 async def among(*peers: Peer) -> AsyncIterator[Neighbours]:
     """Us, instance ``us``; the addresses are a, b, …, and one where nobody is."""
@@ -91,8 +97,17 @@ async def test_what_a_keeper_said_is_remembered_when_it_falls_silent(autojump_cl
         began = trio.current_time()
         silent = (await neighbours.look())[0]
         assert trio.current_time() - began < ANSWER_SECONDS + 0.1
-        assert (silent.is_known, silent.is_answering, silent.is_ready) == (True, False, False)
+        assert (silent.told, silent.is_answering, silent.is_ready) == ([], False, False)
         assert silent.plight == "keeper 2 (a:7676): no answer within 1 s"
+
+
+async def test_what_a_keeper_told_is_remembered_while_it_starts_again(autojump_clock: MockClock) -> None:
+    async with a_keeper_with_wal() as (second, _, _), among(second) as neighbours:
+        told = (await neighbours.look())[0].told
+        assert told
+        second.readiness, second.positions = starting(2)
+        again = (await neighbours.look())[0]
+        assert (again.told, again.is_starting, again.is_ready) == (told, True, False)
 
 
 @pytest.mark.parametrize(
