@@ -5,14 +5,16 @@ It is ready only then: whoever asks for readiness before he ends another keeper 
 Rules:
 * A *target* is the highest LSN that another keeper knows to be committed in a timeline.  It is reached when our WAL is durable
   up to there and whole.  The next one is taken only when it is reached, so that a keeper which keeps up is never behind.
-* At the start each target has to be reached.  Later a keeper that does not reach one for ``PATIENCE_SECONDS`` is behind.
+* What a keeper tells when this process hears it for the first time has to be reached, at the start or later: nobody knows what
+  happened before.  Of what it tells afterwards, who does not reach a target for ``PATIENCE_SECONDS`` is behind.
 * Who needed longer than that for a target must reach the next one in time before he counts as caught up: what was written
   while hours of WAL were copied is not a moment's.
 * What is committed is on a majority of the keepers, whole and durable.  So those that are behind are a minority, whatever the
   others say, unless disks were lost.
 * A timeline that is not here counts if it should be: it is of no configuration, or of one that we are a member of; something
   of it was committed; and nobody has deleted it here.
-* Nobody's silence makes a keeper behind.  Only at the start it waits for a majority to be heard, for ``HEARING_SECONDS``.
+* Nobody's silence makes a keeper behind.  Only at the start it waits to hear all others, for ``HEARING_SECONDS``, and longer for
+  those that are starting.  To give up proves nothing: whoever is heard later is heard for the first time.
 
 Asks nobody (``neighbours`` does), copies nothing (writers do), and decides nothing but readiness.
 """
@@ -34,7 +36,6 @@ from walkeeper.control.positions import LOOKED_AT_IN_A_TURN, TimelinePositionsJs
 from walkeeper.errors import Closing, Deleted, TimelineUnavailable
 from walkeeper.ids import TenantId, TenantTimelineId, TimelineId
 from walkeeper.lsn import INVALID_LSN, Lsn, format_lsn, parse_lsn
-from walkeeper.membership import majority
 from walkeeper.timeline.timelines import Timelines
 
 CAUGHT_UP: Final = "caught up with the other keepers"
@@ -49,7 +50,10 @@ PATIENCE_SECONDS: Final = 30.0
 """For a target: more than a busy moment takes, or a writer that comes back."""
 
 HEARING_SECONDS: Final = 30.0
-"""At the start, for a majority to be heard: keepers that start together need so long, and a single survivor must serve."""
+"""At the start, for all others to be heard: keepers that start together need so long, and a single survivor must serve."""
+
+STARTING_SECONDS: Final = 600.0
+"""At the start, for others that say they are starting: thousands of timelines take minutes; a disk that hangs takes for ever."""
 
 SHOWN_MAX: Final = 3
 """Timelines that are named; the others are counted."""
@@ -98,11 +102,10 @@ class CatchingUp:
     def __init__(self, node_id: int) -> None:
         self.problem = "not yet"
         self._node_id = node_id
-        self._began = trio.current_time()
-        self._has_heard = False
-        self._has_caught_up = False
+        self._began = self._waits_since = trio.current_time()
+        self._has_waited = False
         self._is_behind: bool | None = None  # nobody knows yet
-        self._proven: set[TenantTimelineId] = set()
+        self._heard: set[int] = set()
         self._targets: dict[TenantTimelineId, Target] = {}
 
     async def judge(self, others: Sequence[Neighbour], timelines: Timelines) -> None:
@@ -111,32 +114,37 @@ class CatchingUp:
         Cancellation: between two timelines; the next time all is seen.
         """
         now = trio.current_time()
-        if not self._has_heard and not self._hears(others, now):
+        if not self._has_waited and self._waits(others, now):
             return
-        known = await what_is_known(others)
+        news = [other for other in others if other.said and other.told is not None and other.said.id not in self._heard]
+        known, new = await what_is_known(others), await what_is_known(news)
         for ttid in [ttid for ttid in self._targets if ttid not in known]:
             del self._targets[ttid]
         behind: list[str] = []
         for number, (ttid, told) in enumerate(known.items(), 1):
             here = self._look_here(ttid, told, timelines)
-            target = self._aim(ttid, told, here, now)
+            target = self._aim(ttid, told, new.get(ttid), here, now)
             if target is not None and target.blocks:
                 behind.append(_in_words(ttid, target, here))
             if number % LOOKED_AT_IN_A_TURN == 0:
                 await trio.lowlevel.checkpoint()
+        self._heard.update(other.said.id for other in news if other.said)
         self._conclude(behind)
 
-    def _hears(self, others: Sequence[Neighbour], now: float) -> bool:
-        """Whether enough is known of the others to go by."""
-        size, silent = len(others) + 1, [each.plight for each in others if each.told is None]
-        heard = size - len(silent)
-        if heard < majority(size):
-            if now - self._began < HEARING_SECONDS:
-                self.problem = f"{heard} of {size} keepers are heard, this one included: {'; '.join(silent)}"
-                return False
-            log.warning("no majority of keepers is heard: those that are must do", error="; ".join(silent))
-        self._has_heard = True
-        return True
+    def _waits(self, others: Sequence[Neighbour], now: float) -> bool:
+        """Whether others may still be heard, before anything is concluded."""
+        silent = [each for each in others if each.told is None]
+        if any(each.is_starting for each in silent) and now - self._began < STARTING_SECONDS:
+            self._waits_since = now
+        plights = "; ".join(each.plight for each in silent)
+        if silent and now - self._waits_since < HEARING_SECONDS:
+            size = len(others) + 1
+            self.problem = f"{size - len(silent)} of {size} keepers are heard, this one included: {plights}"
+            return True
+        if silent:
+            log.warning("not all keepers are heard: those that are must do", error=plights)
+        self._has_waited = True
+        return False
 
     def _look_here(self, ttid: TenantTimelineId, told: Known, timelines: Timelines) -> AcceptorState | Absence:
         """The timeline as it is here."""
@@ -154,24 +162,28 @@ class CatchingUp:
         return state or Absence.MISSING
 
     def _aim(
-        self, ttid: TenantTimelineId, told: Known, here: AcceptorState | Absence, now: float
+        self,
+        ttid: TenantTimelineId,
+        told: Known,
+        new: Known | None,
+        here: AcceptorState | Absence,
+        now: float,
     ) -> Target | None:
-        """What has to be reached in that timeline, if it is not reached yet."""
+        """What has to be reached in that timeline, if it is not reached yet.  ``new``: told by those heard for the first time."""
         target = self._targets.pop(ttid, None)
-        must_prove = not self._has_caught_up and ttid not in self._proven
+        blocks = False
         if target is not None:
-            is_late = now - target.since >= PATIENCE_SECONDS
+            blocks = now - target.since >= PATIENCE_SECONDS
             lsn = min(target.lsn, told.commit_lsn)  # less than before: it was deleted, and made again
-            if not _has_reached(here, lsn):
-                self._targets[ttid] = target = replace(target, lsn=lsn, blocks=target.blocks or is_late)
-                return target
-            must_prove = is_late
-        is_there = _has_reached(here, told.commit_lsn)
-        if is_there or not must_prove:
-            self._proven.add(ttid)
-        if is_there:
-            return None
-        self._targets[ttid] = target = Target(told.commit_lsn, told.keeper, now, must_prove)
+            target = None if _has_reached(here, lsn) else replace(target, lsn=lsn, blocks=target.blocks or blocks)
+        if new is not None and not _has_reached(here, new.commit_lsn):
+            if target is None or target.lsn < new.commit_lsn:
+                target = Target(new.commit_lsn, new.keeper, now, blocks=True)
+            target = replace(target, blocks=True)
+        elif target is None and not _has_reached(here, told.commit_lsn):
+            target = Target(told.commit_lsn, told.keeper, now, blocks)
+        if target is not None:
+            self._targets[ttid] = target
         return target
 
     def _conclude(self, behind: Sequence[str]) -> None:
@@ -183,9 +195,6 @@ class CatchingUp:
                 log.warning("behind the other keepers: not ready", timelines=len(behind), error=self.problem)
             else:
                 log.info("caught up with the other keepers")
-        if not behind:
-            self._has_caught_up = True
-            self._proven.clear()
 
 
 async def what_is_known(others: Sequence[Neighbour]) -> dict[TenantTimelineId, Known]:

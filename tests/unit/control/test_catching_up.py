@@ -11,7 +11,13 @@ import trio
 from trio.testing import MockClock
 
 from keeping import SERVER, START, TTID, Leader, new_disk, timelines_on
-from walkeeper.control.catching_up import HEARING_SECONDS, PATIENCE_SECONDS, SHOWN_MAX, CatchingUp
+from walkeeper.control.catching_up import (
+    HEARING_SECONDS,
+    PATIENCE_SECONDS,
+    SHOWN_MAX,
+    STARTING_SECONDS,
+    CatchingUp,
+)
 from walkeeper.control.neighbours import Neighbour
 from walkeeper.control.positions import KeeperPositionsJson, TimelinePositionsJson
 from walkeeper.ids import NodeId, TenantId, TenantTimelineId, TimelineId
@@ -105,7 +111,7 @@ async def test_a_timeline_that_is_not_whole_here_is_behind_though_its_wal_is_her
     timelines: Timelines, autojump_clock: MockClock
 ) -> None:
     await timelines.create(TTID, SERVER, start_lsn=FAR, commit_lsn=FAR)
-    said = await problem_after(CatchingUp(US), timelines, [other(1, told(FAR)), silent(2)])
+    said = await problem_after(CatchingUp(US), timelines, [other(1, told(FAR)), other(2)])
     assert said.endswith(f"here is {format_lsn(FAR)}, not whole")
 
 
@@ -228,20 +234,64 @@ async def test_a_timeline_that_comes_later_has_its_time(timelines: Timelines, au
     assert await problem_after(state, timelines, others, PATIENCE_SECONDS) != ""
 
 
-async def test_a_majority_has_to_be_heard_at_the_start_but_not_for_ever(
+async def test_all_others_have_to_be_heard_at_the_start_but_not_for_ever(
     timelines: Timelines, autojump_clock: MockClock
 ) -> None:
-    for others in ([silent(1), silent(2)], [other(1, state="starting"), silent(2)]):
+    for others, heard in (([silent(1), silent(2)], 1), ([other(1), silent(2)], 2)):
         state = CatchingUp(US)
         with structlog.testing.capture_logs() as logs:
             said = await problem_after(state, timelines, others)
-            assert said.startswith("1 of 3 keepers are heard, this one included: ")
-            assert "k1" in said
+            assert said.startswith(f"{heard} of 3 keepers are heard, this one included: ")
             assert "k2:7676: Connection refused" in said
             assert await problem_after(state, timelines, others, HEARING_SECONDS - 0.1) != ""
             assert await problem_after(state, timelines, others, 0.2) == ""
         assert [line["log_level"] for line in logs] == ["warning", "info"]
-    assert await problem_after(CatchingUp(US), timelines, [other(1), silent(2)]) == ""
+    assert await problem_after(CatchingUp(US), timelines, [other(1), other(2)]) == ""
+
+
+async def test_who_is_starting_is_waited_for_longer_but_not_for_ever(
+    timelines: Timelines, autojump_clock: MockClock
+) -> None:
+    begins, comes = [other(1, state="starting"), silent(2)], [other(1, told(FAR)), silent(2)]
+    state = CatchingUp(US)
+    assert "keeper 1 (k1:7676): starting" in await problem_after(state, timelines, begins, HEARING_SECONDS + 1)
+    assert "are heard" in await problem_after(state, timelines, [silent(1), silent(2)], HEARING_SECONDS - 1)
+    assert "are heard" in await problem_after(state, timelines, comes)
+    assert f"{TTID} as committed" in await problem_after(state, timelines, comes, 2)
+    state, began = CatchingUp(US), trio.current_time()
+    while await problem_after(state, timelines, begins, 1):
+        pass
+    assert trio.current_time() - began == pytest.approx(STARTING_SECONDS + HEARING_SECONDS, abs=2)
+
+
+async def test_what_a_keeper_tells_when_it_is_first_heard_has_to_be_reached_however_late_that_is(
+    timelines: Timelines, autojump_clock: MockClock
+) -> None:
+    leader, end = await written(timelines)
+    for before in ([silent(1), silent(2)], [other(1, told(end)), silent(2)]):
+        state = CatchingUp(US)
+        await problem_after(state, timelines, before)
+        assert await problem_after(state, timelines, before, HEARING_SECONDS) == ""
+        after = [before[0], other(2, told(FAR))]
+        assert f"keeper 2 has {format_lsn(FAR)}" in await problem_after(state, timelines, after, 10)
+        assert await problem_after(state, timelines, [before[0], other(2, told(Lsn(2 * FAR)))], 1) != ""
+    await until_here(leader, FAR)
+    assert await problem_after(state, timelines, after, 1) == ""
+
+
+async def test_first_words_are_added_to_what_has_to_be_reached(
+    timelines: Timelines, autojump_clock: MockClock
+) -> None:
+    leader, end = await written(timelines)
+    for far, first in ((FAR, end + 1_000), (end + 1_000, FAR)):
+        state = CatchingUp(US)
+        await problem_after(state, timelines, [other(1, told(end)), silent(2)])
+        assert await problem_after(state, timelines, [other(1, told(end)), silent(2)], HEARING_SECONDS) == ""
+        assert await problem_after(state, timelines, [other(1, told(Lsn(far))), silent(2)], 1) == ""
+        others = [other(1, told(Lsn(far))), other(2, told(Lsn(first)))]
+        assert format_lsn(FAR) in await problem_after(state, timelines, others, 1)
+    await until_here(leader, FAR)
+    assert await problem_after(state, timelines, others, 1) == ""
 
 
 async def test_a_keeper_alone_is_ready_at_once(timelines: Timelines, autojump_clock: MockClock) -> None:

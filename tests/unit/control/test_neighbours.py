@@ -13,7 +13,7 @@ from starlette.routing import Route
 from trio.testing import MockClock
 
 from keeping import SERVER, TTID, Leader, new_disk, timelines_on
-from walkeeper.control.catching_up import BEHIND_SECONDS, CAUGHT_UP, WELL_SECONDS, catching_up
+from walkeeper.control.catching_up import BEHIND_SECONDS, CAUGHT_UP, HEARING_SECONDS, WELL_SECONDS, catching_up
 from walkeeper.control.dump import KeeperConfig
 from walkeeper.control.health import Readiness
 from walkeeper.control.http1 import HttpConnection
@@ -158,10 +158,12 @@ async def test_readiness_follows_what_the_others_say_quickly_at_first_and_seldom
     async with a_keeper_with_wal() as (peer, _, _), among(peer) as neighbours, timelines_on(new_disk()) as ours:
         async with catching_up(neighbours, ours, readiness):
             assert readiness.checks()[0].problem == "not yet"
-            await trio.sleep(10 * BEHIND_SECONDS - 0.5)
+            await trio.sleep(5 * BEHIND_SECONDS - 0.5)
+            assert "2 of 3 keepers are heard" in readiness.checks()[0].problem
+            await trio.sleep(HEARING_SECONDS)
             assert readiness.checks()[0].name == CAUGHT_UP
             assert "which cannot be used here" in readiness.checks()[0].problem
-            assert peer.asked == 10
+            assert peer.asked == 35
             leader = Leader(await ours.create(TTID, SERVER))
             await leader.be_elected()
             reply = await leader.append(5_000)
@@ -169,4 +171,4 @@ async def test_readiness_follows_what_the_others_say_quickly_at_first_and_seldom
             await trio.sleep(BEHIND_SECONDS)
             assert readiness.is_ready
             await trio.sleep(3 * WELL_SECONDS)
-            assert peer.asked == 14
+            assert peer.asked == 39
