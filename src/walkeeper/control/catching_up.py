@@ -10,9 +10,9 @@ Rules:
 * Who needed longer than that for a target must reach the next one in time before he counts as caught up: what was written
   while hours of WAL were copied is not a moment's.
 * What is committed is on a majority of the keepers, whole and durable.  So those that are behind are a minority, whatever the
-  others say, unless disks were lost.
+  others say, unless disks were lost, or a timeline was deleted on some while another was away.
 * A timeline that is not here counts if it should be: it is of no configuration, or of one that we are a member of; something
-  of it was committed; and nobody has deleted it here.
+  of it was committed; and nobody has deleted it here, which this process remembers for as long as others tell of it.
 * Nobody's silence makes a keeper behind.  Only at the start it waits to hear all others, for ``HEARING_SECONDS``, and longer for
   those that are starting.  To give up proves nothing: whoever is heard later is heard for the first time.
 
@@ -106,6 +106,7 @@ class CatchingUp:
         self._has_waited = False
         self._is_behind: bool | None = None  # nobody knows yet
         self._heard: set[int] = set()
+        self._deleted: set[TenantTimelineId] = set()  # of those that others still tell of
         self._targets: dict[TenantTimelineId, Target] = {}
 
     async def judge(self, others: Sequence[Neighbour], timelines: Timelines) -> None:
@@ -120,6 +121,7 @@ class CatchingUp:
         known, new = await what_is_known(others), await what_is_known(news)
         for ttid in [ttid for ttid in self._targets if ttid not in known]:
             del self._targets[ttid]
+        self._deleted.intersection_update(known)
         behind: list[str] = []
         for number, (ttid, told) in enumerate(known.items(), 1):
             here = self._look_here(ttid, told, timelines)
@@ -150,10 +152,16 @@ class CatchingUp:
         """The timeline as it is here."""
         try:
             state = timelines.get(ttid).usable_state
-        except (Deleted, Closing):
+            self._deleted.discard(ttid)
+        except Closing:
+            return Absence.ELSEWHERE
+        except Deleted:
+            self._deleted.add(ttid)
             return Absence.ELSEWHERE
         except TimelineUnavailable:
             state = None
+        if ttid in self._deleted:
+            return Absence.ELSEWHERE
         generation, members = told.generation, told.members
         if state is not None and state.kept.configuration.generation > generation:
             generation, members = state.kept.configuration.generation, members_of(state.kept.configuration)

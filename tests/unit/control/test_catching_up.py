@@ -25,6 +25,7 @@ from walkeeper.links.address import HttpAddress
 from walkeeper.lsn import Lsn, format_lsn
 from walkeeper.membership import Configuration, Generation, Member, majority
 from walkeeper.timeline.timelines import Timelines
+from walkeeper.timeline.tombstones import REMEMBERED_SECONDS
 
 US = 3
 FAR = Lsn(START + 50_000)
@@ -149,6 +150,19 @@ async def test_the_newest_configuration_counts_whoever_has_it(
 async def test_what_was_deleted_here_is_not_missed(timelines: Timelines, autojump_clock: MockClock) -> None:
     await timelines.delete(TTID)
     assert await problem_after(CatchingUp(US), timelines, [other(1, told(FAR)), other(2)]) == ""
+
+
+async def test_what_was_deleted_here_is_not_missed_either_when_the_tombstone_is_gone_unless_it_is_made_again(
+    timelines: Timelines, autojump_clock: MockClock
+) -> None:
+    await timelines.delete(TTID)
+    others = [other(1, told(FAR)), other(2)]
+    state = CatchingUp(US)
+    for seconds in (0, REMEMBERED_SECONDS, PATIENCE_SECONDS):
+        assert await problem_after(state, timelines, others, seconds) == ""
+    await written(timelines)
+    assert await problem_after(state, timelines, others, 1) == ""
+    assert await problem_after(state, timelines, others, PATIENCE_SECONDS) != ""
 
 
 async def test_what_nobody_tells_of_any_more_is_not_waited_for(
