@@ -58,8 +58,8 @@ class TimelinePositionsJson(Json, frozen=True):
 
 
 class KeeperPositionsJson(Json, frozen=True):
-    """``is_ready``: as ``/readyz`` says; ``is_caught_up`` is part of that.  While it is starting it does not know its timelines, and
-    tells none.
+    """``is_ready``: as ``/readyz`` says; ``is_caught_up``: others may rely on it, if it is serving, or leaving and stays for them.
+    While it is starting it does not know its timelines, and tells none.
     """
 
     id: U64

@@ -5,7 +5,8 @@ at once the one with the highest number goes first, as in a StatefulSet: those w
 
 Two that leave must not rely on each other: each says that it leaves before it asks, and goes by no answer from the first
 ``SETTLE_SECONDS``.  Whoever goes has asked within ``ANSWER_SECONDS``; so whoever begins to leave after it was asked finds the
-other gone when its own answers begin to count.
+other gone when its own answers begin to count.  And whoever will soon go whatever the others are says so ``LAST_SECONDS`` before:
+nobody who relies on it then goes in the ``SETTLE_SECONDS`` before it does.
 
 Does not end anything: ``run`` does when this returns.
 """
@@ -17,7 +18,8 @@ from typing import Final
 import structlog
 import trio
 
-from walkeeper.control.health import Check, Readiness
+from walkeeper.control.collectors import DiskJobs
+from walkeeper.control.health import Readiness
 from walkeeper.control.neighbours import ANSWER_SECONDS, Neighbour, Neighbours
 from walkeeper.daemon.notify import STOPPING, notify
 from walkeeper.membership import majority
@@ -26,7 +28,15 @@ LOOK_SECONDS: Final = 1.0
 """Between two looks at the others."""
 
 SETTLE_SECONDS: Final = 2.0 * ANSWER_SECONDS
-"""As long as an answer takes, and as much for it to be acted on."""
+"""Who has asked us just before we left goes within ``ANSWER_SECONDS``; as much again in case its event loop is late."""
+
+LAST_SECONDS: Final = SETTLE_SECONDS + ANSWER_SECONDS
+"""Of its patience, in which nobody counts on a keeper: who has asked before goes within ``ANSWER_SECONDS``."""
+
+DISK_SECONDS: Final = 10.0
+"""For one job of the disk: writers drop a keeper that is silent for so long."""
+
+SOON: Final = "time to stay"
 
 SPARE_SECONDS: Final = 30.0
 """For control files to be saved on a slow disk, before a service manager kills us."""
@@ -37,12 +47,12 @@ log = structlog.stdlib.get_logger()
 async def leave(
     neighbours: Neighbours,
     readiness: Readiness,
-    disk: Callable[[], Sequence[Check]],
+    disk: Callable[[], DiskJobs],
     patience_seconds: float,
     drain_seconds: float,
 ) -> None:
     """Return when the others can do without this keeper, after ``patience_seconds`` whatever they are, and at once if it has
-    no others, or its ``disk`` does not answer: it is of no use to them then.
+    no others, or its ``disk`` has not answered for ``DISK_SECONDS``: it is of no use to them then.
 
     Cancellation: at any time.
     """
@@ -52,13 +62,16 @@ async def leave(
     readiness.leave()
     log.info("leaving when the others are enough", seconds_max=patience_seconds)
     began = trio.current_time()
+    deadline = began + patience_seconds
     missing = "nobody was asked"
-    while not any(check.problem for check in disk()):
+    while disk().oldest_seconds < DISK_SECONDS:
         looked_at = trio.current_time()
-        if looked_at >= began + patience_seconds:
+        if looked_at >= deadline:
             log.warning("leaving although the others may be no quorum", error=missing)
             return
-        with trio.move_on_at(began + patience_seconds):
+        if looked_at + LOOK_SECONDS >= deadline - LAST_SECONDS:  # the next look may be too late
+            readiness.hinder(SOON, "nearly over")
+        with trio.move_on_at(deadline):
             missing = what_is_missing(await neighbours.look(), neighbours.node_id)
             if not missing and looked_at >= began + SETTLE_SECONDS:
                 log.info("leaving: the others are enough", seconds=round(looked_at - began, 1))
@@ -78,7 +91,7 @@ def what_is_missing(others: Sequence[Neighbour], node_id: int) -> str:
 
 
 def is_of_help(other: Neighbour, node_id: int) -> bool:
-    """Whether it serves with all that is committed, and is not about to go before us."""
+    """Whether it serves with all that is committed, and will stay for us if it is leaving."""
     if other.said is None or not other.is_answering:
         return False
     stays_longer = other.said.state == "leaving" and other.said.id < node_id

@@ -293,7 +293,7 @@ async def serve(
                 readiness.reached(TIMELINES)
                 memory.settle()
                 leaving = partial(
-                    leave, neighbours, readiness, offload.checks, peers.leave_seconds, timing.drain_seconds
+                    leave, neighbours, readiness, offload.jobs, peers.leave_seconds, timing.drain_seconds
                 )
                 async with catching_up(neighbours, timelines, readiness):
                     await _accept_until_told(

@@ -13,12 +13,13 @@ import trio
 from starlette.applications import Starlette
 from trio.testing import MockClock
 
+from walkeeper.control.collectors import DiskJobs
 from walkeeper.control.dump import KeeperConfig
-from walkeeper.control.health import Check, Readiness
+from walkeeper.control.health import Readiness
 from walkeeper.control.http1 import HttpConnection
 from walkeeper.control.neighbours import Neighbour, Neighbours
 from walkeeper.control.positions import KeeperPositionsJson, Positions
-from walkeeper.daemon.leave import SETTLE_SECONDS, leave, what_is_missing
+from walkeeper.daemon.leave import DISK_SECONDS, LAST_SECONDS, SETTLE_SECONDS, leave, what_is_missing
 from walkeeper.links.address import HttpAddress
 from walkeeper.membership import majority
 from walkeeper.testing.network import MemoryNetwork
@@ -29,12 +30,12 @@ LISTENER: Final = "listener"
 CAUGHT_UP: Final = "caught up"
 
 
-def well() -> Sequence[Check]:
-    return [Check("disk")]
+def well() -> DiskJobs:
+    return DiskJobs(1, DISK_SECONDS - 0.1)
 
 
-def wedged() -> Sequence[Check]:
-    return [Check("disk", "no answer")]
+def wedged() -> DiskJobs:
+    return DiskJobs(1, DISK_SECONDS)
 
 
 class Cluster:
@@ -44,7 +45,8 @@ class Cluster:
         self.numbers = range(1, size + 1)
         self.readiness: dict[int, Readiness] = {}
         self.left: list[int] = []
-        self.fewest = size
+        self.left_at: dict[int, float] = {}
+        self.fewest = self.fewest_after = size
         self._nursery = nursery
         self._network = MemoryNetwork(Random(seed))
         self._hosts = {number: self._network.host(f"k{number}") for number in self.numbers}
@@ -73,7 +75,7 @@ class Cluster:
         self,
         number: int,
         patience_seconds: float = PATIENCE_SECONDS,
-        disk: Callable[[], Sequence[Check]] = well,
+        disk: Callable[[], DiskJobs] = well,
     ) -> None:
         """Tell it to stop, and wait until it goes."""
         addresses = [HttpAddress(f"k{each}", 7676) for each in self.numbers]
@@ -82,14 +84,36 @@ class Cluster:
             await leave(neighbours, self.readiness[number], disk, patience_seconds, DRAIN_SECONDS)
         self.readiness[number].drain(LISTENER)
         self.left.append(number)
-        self.fewest = min(self.fewest, sum(each.state != "draining" for each in self.readiness.values()))
+        self.left_at[number] = trio.current_time()
+        self.fewest = min(self.fewest, self.present)
 
-    async def roll(self, number: int, delay_seconds: float, gone_seconds: float) -> None:
+    @property
+    def present(self) -> int:
+        return sum(each.state != "draining" for each in self.readiness.values())
+
+    async def roll(
+        self,
+        number: int,
+        delay_seconds: float,
+        gone_seconds: float,
+        patience_seconds: float = PATIENCE_SECONDS,
+    ) -> None:
         """Stop it after a while, and bring it back."""
         await trio.sleep(delay_seconds)
-        await self.stop(number)
+        began = trio.current_time()
+        await self.stop(number, patience_seconds)
+        if trio.current_time() < began + patience_seconds:
+            self.fewest_after = min(self.fewest_after, self.present)
+            self._nursery.start_soon(self._look_after)
         await trio.sleep(gone_seconds)
         self.start(number)
+
+    async def _look_after(self) -> None:
+        """How many are there while somebody who was not needed has just gone."""
+        ends = trio.current_time() + SETTLE_SECONDS - 0.1
+        while trio.current_time() < ends:
+            self.fewest_after = min(self.fewest_after, self.present)
+            await trio.sleep(0.1)
 
 
 async def seconds_of(work: Callable[[], Any]) -> float:
@@ -172,6 +196,40 @@ async def test_however_many_are_rolled_at_whatever_moments_a_majority_stays(
     assert cluster.fewest == majority(size)
 
 
+@pytest.mark.parametrize("size", [3, 5])
+@pytest.mark.parametrize("seed", range(10))
+async def test_whoever_goes_because_others_are_enough_leaves_a_majority_though_the_time_of_some_is_over(
+    size: int, seed: int, autojump_clock: MockClock
+) -> None:
+    random = Random(seed)
+    with structlog.testing.capture_logs() as logs:
+        async with trio.open_nursery() as nursery:
+            cluster = Cluster(size, nursery, seed)
+            async with trio.open_nursery() as rolling:
+                for number in cluster.numbers:
+                    delay, gone = random.uniform(0, 8), random.uniform(6, 15)
+                    rolling.start_soon(cluster.roll, number, delay, gone, random.uniform(3, 8))
+            nursery.cancel_scope.cancel(reason="all are back")
+    assert sorted(cluster.left) == list(cluster.numbers)
+    assert cluster.fewest_after >= majority(size)
+    assert {line["event"] for line in logs} > {"leaving although the others may be no quorum"}
+
+
+async def test_nobody_counts_on_one_whose_time_is_nearly_over(autojump_clock: MockClock) -> None:
+    async with trio.open_nursery() as nursery:
+        cluster = Cluster(3, nursery)
+        cluster.readiness[2].hinder(CAUGHT_UP, "not yet")
+        nursery.start_soon(cluster.stop, 1)
+        await trio.sleep(PATIENCE_SECONDS - LAST_SECONDS - 0.5)
+        nursery.start_soon(cluster.stop, 3)
+        await trio.sleep(0.5)
+        assert "time to stay: nearly over" in str(cluster.readiness[1].checks()[-2])
+        cluster.readiness[2].hinder(CAUGHT_UP, "")
+        await trio.sleep(PATIENCE_SECONDS / 2)
+        assert cluster.left == [1]
+        nursery.cancel_scope.cancel(reason="seen")
+
+
 @pytest.mark.parametrize(
     ("size", "patience_seconds", "disk", "longest"),
     [(3, 0.0, well, 0.0), (3, PATIENCE_SECONDS, wedged, 0.0), (1, PATIENCE_SECONDS, well, SETTLE_SECONDS + 1)],
@@ -180,7 +238,7 @@ async def test_however_many_are_rolled_at_whatever_moments_a_majority_stays(
 async def test_who_need_not_wait_goes_at_once(
     size: int,
     patience_seconds: float,
-    disk: Callable[[], Sequence[Check]],
+    disk: Callable[[], DiskJobs],
     longest: float,
     autojump_clock: MockClock,
 ) -> None:
