@@ -9,8 +9,12 @@ import trio
 
 from fuzz.target import Target
 from fuzz.wire import authentication_seeds, pieces
+from walkeeper.control.catching_up import what_is_known
 from walkeeper.control.models import CreateTimelineJson, configuration_of, parse_json
+from walkeeper.control.neighbours import Neighbour
 from walkeeper.control.patches import PatchJson
+from walkeeper.control.positions import read_positions
+from walkeeper.daemon.leave import what_is_missing
 from walkeeper.errors import ConfigError, Malformed, PeerError, ServerError, Unreachable
 from walkeeper.formats.authentication import AuthenticationSaslContinue
 from walkeeper.formats.backend import (
@@ -33,7 +37,7 @@ from walkeeper.formats.segments import is_legal_segment_size
 from walkeeper.formats.session import WELCOME
 from walkeeper.formats.startup import StartupMessage
 from walkeeper.ids import NodeId, TenantId, TenantTimelineId, TimelineId, TimelineNumber
-from walkeeper.links.address import parse_keepers
+from walkeeper.links.address import HttpAddress, parse_keepers
 from walkeeper.links.conninfo import ConnectionInfo, parse_conninfo
 from walkeeper.links.keeper import PROTOCOL_VERSION, ask_server, ask_standing, identify
 from walkeeper.links.link import FLOOD_BYTES_MAX
@@ -341,6 +345,23 @@ PATCH = (
 "server":{"pg_version":170002,"system_id":7,"wal_seg_size":16777216}},"apply_fields":["acceptor_state","server"]}""",
 )
 
+
+def feed_positions(data: bytes) -> None:
+    """What another keeper tells can be added up."""
+    trio.run(_add_up, data)
+
+
+async def _add_up(data: bytes) -> None:
+    said = await read_positions(data)
+    other = Neighbour(HttpAddress("k2", 7676), said, "", said.timelines)
+    assert len(await what_is_known([other])) <= len(said.timelines)
+    assert len(what_is_missing([other], 1)) <= 200
+
+
+POSITIONS = b"""{"id":2,"instance":"x","state":"leaving","is_ready":false,"is_caught_up":true,"timelines":[
+{"tenant_id":"0123456789abcdef0123456789abcdef","timeline_id":"0123456789abcdef0123456789abcdef","start_lsn":"0/16B3748",
+"flush_lsn":"0/16B3750","commit_lsn":"0/16B3750","is_whole":true,"generation":1,"members":[1,2,3]}]}"""
+
 TARGETS = (
     Target("login", hearing(log_in, logged_in=False), SERVER_ERRORS, login_seeds),
     Target("primary", hearing(ask_primary), SERVER_ERRORS, primary_seeds),
@@ -354,5 +375,6 @@ TARGETS = (
     Target("keepers", feed_keepers, (), lambda: [b"a:5454,b,[::1]:5455", b"a,a", b"127.0.0.1:0"]),
     Target("standby-names", feed_setting, (), lambda: [b'ANY 1 ("a""b", walkeeper)', b"*"]),
     Target("create", feed_create, (Malformed,), lambda: [CREATE]),
+    Target("positions", feed_positions, (Malformed,), lambda: [POSITIONS]),
     Target("patch", feed_patch, (Malformed,), lambda: PATCH),
 )

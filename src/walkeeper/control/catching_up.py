@@ -23,7 +23,6 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from enum import Enum, auto
-from functools import lru_cache
 from typing import Final
 
 import structlog
@@ -32,9 +31,9 @@ import trio
 from walkeeper.acceptor.state import AcceptorState
 from walkeeper.control.health import Readiness
 from walkeeper.control.neighbours import Neighbour, Neighbours
-from walkeeper.control.positions import LOOKED_AT_IN_A_TURN, TimelinePositionsJson, members_of
+from walkeeper.control.positions import LOOKED_AT_IN_A_TURN, TimelinePositionsJson, members_of, named
 from walkeeper.errors import Closing, Deleted, TimelineUnavailable
-from walkeeper.ids import TenantId, TenantTimelineId, TimelineId
+from walkeeper.ids import TenantTimelineId
 from walkeeper.lsn import INVALID_LSN, Lsn, format_lsn, parse_lsn
 from walkeeper.timeline.timelines import Timelines
 
@@ -57,9 +56,6 @@ STARTING_SECONDS: Final = 600.0
 
 SHOWN_MAX: Final = 3
 """Timelines that are named; the others are counted."""
-
-NAMES_KEPT_MAX: Final = 20_000
-"""As many timelines as anybody has; some megabytes."""
 
 log = structlog.stdlib.get_logger()
 
@@ -117,7 +113,9 @@ class CatchingUp:
         now = trio.current_time()
         if not self._has_waited and self._waits(others, now):
             return
-        news = [other for other in others if other.said and other.told is not None and other.said.id not in self._heard]
+        news = [
+            other for other in others if other.said and other.told is not None and other.said.id not in self._heard
+        ]
         known, new = await what_is_known(others), await what_is_known(news)
         for ttid in [ttid for ttid in self._targets if ttid not in known]:
             del self._targets[ttid]
@@ -233,12 +231,6 @@ async def what_is_known(others: Sequence[Neighbour]) -> dict[TenantTimelineId, K
         if number % LOOKED_AT_IN_A_TURN == 0:
             await trio.lowlevel.checkpoint()
     return used
-
-
-@lru_cache(NAMES_KEPT_MAX)
-def named(tenant_id: str, timeline_id: str) -> TenantTimelineId:
-    """Kept, since the same are told of every time."""
-    return TenantTimelineId(TenantId.parse(tenant_id), TimelineId.parse(timeline_id))
 
 
 def _has_reached(here: AcceptorState | Absence, lsn: Lsn) -> bool:

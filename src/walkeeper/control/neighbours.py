@@ -11,18 +11,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
-import msgspec
 import trio
 
-from walkeeper.control.positions import Envelope, KeeperPositionsJson, TimelinePositionsJson, read_positions
-from walkeeper.errors import ConfigError, ServerError, Unreachable, shortened
+from walkeeper.control.positions import KeeperPositionsJson, TimelinePositionsJson, read_positions
+from walkeeper.errors import ConfigError, Malformed, ServerError, Unreachable
 from walkeeper.links.address import HttpAddress
 from walkeeper.links.overview import ask_positions
 
 ANSWER_SECONDS: Final = 1.0
 """For one keeper: its answer comes from memory."""
-
-_envelope_in: Final = msgspec.json.Decoder(Envelope).decode
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +105,7 @@ class Neighbours:
     async def _ask(self, address: HttpAddress) -> None:
         try:
             with trio.move_on_after(ANSWER_SECONDS) as limit:
-                said = await read_positions(await ask_positions(address, _envelope_in))
+                said = await read_positions(await ask_positions(address))
                 told = self._asked[address].told if said.state == "starting" else said.timelines
                 self._asked[address] = Neighbour(address, said, "", told)
             if limit.cancelled_caught:
@@ -117,8 +114,8 @@ class Neighbours:
             self._fail(address, error.why)
         except ServerError as error:
             self._fail(address, error.message)
-        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-            self._fail(address, shortened(f"its answer cannot be read: {error}"))
+        except Malformed as error:
+            self._fail(address, str(error))
         except ConfigError as error:  # somebody is about to replace our token
             self._fail(address, str(error))
 

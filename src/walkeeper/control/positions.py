@@ -8,6 +8,7 @@ Decides nothing.  Does not ask others: ``neighbours`` does.
 """
 
 import secrets
+from functools import lru_cache
 from typing import Final
 
 import msgspec
@@ -19,10 +20,11 @@ from walkeeper.acceptor.state import AcceptorState
 from walkeeper.control.dump import KeeperConfig
 from walkeeper.control.endpoints import Endpoint, whole_keeper
 from walkeeper.control.health import Readiness, State
-from walkeeper.control.models import U64, Hex, Json, LsnText
-from walkeeper.ids import TenantTimelineId
+from walkeeper.control.models import U64, Hex, Json, LsnText, require_u64
+from walkeeper.errors import Malformed, shortened
+from walkeeper.ids import TenantId, TenantTimelineId, TimelineId
 from walkeeper.links.overview import POSITIONS_PATH
-from walkeeper.lsn import format_lsn
+from walkeeper.lsn import format_lsn, parse_lsn
 from walkeeper.membership import Configuration
 from walkeeper.timeline.timelines import Timelines
 
@@ -31,6 +33,9 @@ LOOKED_AT_IN_A_TURN: Final = 100
 
 FRESH_SECONDS: Final = 0.4
 """How old the positions may be: less than half of the second after which others ask again."""
+
+NAMES_KEPT_MAX: Final = 20_000
+"""As many timelines as anybody has; some megabytes."""
 
 INSTANCE_BYTES: Final = 8
 """As much as it takes that no two processes are ever taken for one."""
@@ -80,7 +85,11 @@ class Envelope(Json, frozen=True):
     is_caught_up: bool
     timelines: msgspec.Raw
 
+    def __post_init__(self) -> None:
+        require_u64("id", self.id)
 
+
+_envelope_in: Final = msgspec.json.Decoder(Envelope).decode
 _raw_array_in: Final = msgspec.json.Decoder(list[msgspec.Raw]).decode
 _timeline_in: Final = msgspec.json.Decoder(TimelinePositionsJson).decode
 
@@ -144,16 +153,31 @@ async def look_at_positions(timelines: Timelines) -> bytes:
     return b"[%b]" % b",".join(told)
 
 
-async def read_positions(envelope: Envelope) -> KeeperPositionsJson:
-    """What another keeper says.  Raises what msgspec raises.  Cancellation: at any time."""
+async def read_positions(body: bytes) -> KeeperPositionsJson:
+    """What another keeper says: names and LSNs in it can be parsed.
+
+    Raises Malformed.  Cancellation: at any time.
+    """
     timelines: list[TimelinePositionsJson] = []
-    for number, raw in enumerate(_raw_array_in(envelope.timelines), 1):
-        timelines.append(_timeline_in(raw))
-        if number % LOOKED_AT_IN_A_TURN == 0:
-            await trio.lowlevel.checkpoint()
+    try:
+        envelope = _envelope_in(body)
+        for number, raw in enumerate(_raw_array_in(envelope.timelines), 1):
+            timelines.append(each := _timeline_in(raw))
+            named(each.tenant_id, each.timeline_id)  # the pattern lets a line feed pass
+            parse_lsn(each.commit_lsn)
+            if number % LOOKED_AT_IN_A_TURN == 0:
+                await trio.lowlevel.checkpoint()
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:  # UnicodeDecodeError is a ValueError
+        raise Malformed(shortened(f"its answer cannot be read: {error}")) from error
     return KeeperPositionsJson(
         envelope.id, envelope.instance, envelope.state, envelope.is_ready, envelope.is_caught_up, timelines
     )
+
+
+@lru_cache(NAMES_KEPT_MAX)
+def named(tenant_id: str, timeline_id: str) -> TenantTimelineId:
+    """Kept, since the same are told of every time."""
+    return TenantTimelineId(TenantId.parse(tenant_id), TimelineId.parse(timeline_id))
 
 
 def _describe(ttid: TenantTimelineId, state: AcceptorState) -> TimelinePositionsJson:

@@ -18,7 +18,6 @@ PATH: Final = "/v1/walkeeper/overview"
 POSITIONS_PATH: Final = "/v1/walkeeper/positions"
 
 Overview = TypeVar("Overview")
-Told = TypeVar("Told")
 
 
 async def ask_overview(address: HttpAddress, find: str, decode: Callable[[bytes], Overview]) -> Overview:
@@ -29,22 +28,28 @@ async def ask_overview(address: HttpAddress, find: str, decode: Callable[[bytes]
 
     Cancellation: at any time; the connection is closed.
     """
-    return await _ask(address, f"{PATH}?alone=true&find={find}", decode)
+    body = await _ask(address, f"{PATH}?alone=true&find={find}")
+    try:
+        return decode(body)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise ServerError(str(address), "", shortened(f"its answer cannot be read: {error}")) from error
 
 
-async def ask_positions(address: HttpAddress, decode: Callable[[bytes], Told]) -> Told:
-    """How far the keeper at ``address`` is with all its timelines, made of its JSON by ``decode``.  As ``ask_overview``."""
-    return await _ask(address, POSITIONS_PATH, decode)
+async def ask_positions(address: HttpAddress) -> bytes:
+    """How far the keeper at ``address`` is with all its timelines, as it came: it may be anything.
+
+    Raises what ``ask_overview`` does.
+
+    Cancellation: as there.
+    """
+    return await _ask(address, POSITIONS_PATH)
 
 
-async def _ask(address: HttpAddress, target: str, decode: Callable[[bytes], Told]) -> Told:
+async def _ask(address: HttpAddress, target: str) -> bytes:
     answer = await http_get(address, target, read_token())
     if answer.status != 200:
         raise ServerError(str(address), "", _refusal(answer.status, answer.body))
-    try:
-        return decode(answer.body)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise ServerError(str(address), "", shortened(f"its answer cannot be read: {error}")) from error
+    return answer.body
 
 
 def _refusal(status: int, body: bytes) -> str:

@@ -3,7 +3,9 @@
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from random import Random
+from typing import Any
 
+import msgspec
 import pytest
 import trio
 from starlette.applications import Starlette
@@ -73,6 +75,15 @@ async def among(*peers: Peer) -> AsyncIterator[Neighbours]:
         nursery.cancel_scope.cancel(reason="asked")
 
 
+def said_of(**changes: Any) -> bytes:
+    """An answer that means something but for ``changes``."""
+    timeline = dict.fromkeys(("tenant_id", "timeline_id"), "0" * 32)
+    positions = dict.fromkeys(("start_lsn", "flush_lsn", "commit_lsn"), "0/10")
+    keeper = {"id": 2, "instance": "x", "state": "serving", "is_ready": True, "is_caught_up": True}
+    whole = {**timeline, **positions, "is_whole": True, "generation": 0, "members": []} | changes
+    return msgspec.json.encode({"timelines": [whole], **keeper, **changes})
+
+
 async def test_each_other_keeper_counts_once_and_we_do_not(autojump_clock: MockClock) -> None:
     second, third = Peer(2, "x"), Peer(3, "y")
     third.readiness.hinder("caught up", "not yet")
@@ -113,6 +124,7 @@ async def test_what_a_keeper_told_is_remembered_while_it_starts_again(autojump_c
 @pytest.mark.parametrize(
     "body",
     [
+        b"",
         b"{}",
         b"\xff",
         b"[" * 100_000,
@@ -122,6 +134,11 @@ async def test_what_a_keeper_told_is_remembered_while_it_starts_again(autojump_c
             b'{"id":2,"instance":"x","state":"serving","is_ready":true,"is_caught_up":true,"timelines":[{"tenant_id":"t",'
             b'"timeline_id":"l","start_lsn":"","flush_lsn":"","commit_lsn":"","is_whole":true,"generation":0,"members":[]}]}'
         ),
+        said_of(tenant_id="0" * 32 + "\n"),
+        said_of(timeline_id="0" * 32 + "\n"),
+        said_of(commit_lsn="0/123456789"),
+        said_of(commit_lsn="0/1\n0"),
+        said_of(id=2**64),
     ],
 )
 async def test_what_means_nothing_is_no_answer(body: bytes, autojump_clock: MockClock) -> None:
