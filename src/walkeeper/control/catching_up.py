@@ -29,7 +29,7 @@ import structlog
 import trio
 
 from walkeeper.acceptor.state import AcceptorState
-from walkeeper.control.health import Readiness
+from walkeeper.control.health import HEARD, Readiness
 from walkeeper.control.neighbours import Neighbour, Neighbours
 from walkeeper.control.positions import LOOKED_AT_IN_A_TURN, TimelinePositionsJson, members_of, named
 from walkeeper.errors import Closing, Deleted, TimelineUnavailable
@@ -93,10 +93,12 @@ class Target:
 
 
 class CatchingUp:
-    """What this keeper, ``node_id``, has to reach.  ``problem`` is empty when it has caught up."""
+    """What this keeper, ``node_id``, has to reach.  ``problem`` is empty when it has caught up; ``silence`` says for whom it waits
+    at the start, before it knows.
+    """
 
     def __init__(self, node_id: int) -> None:
-        self.problem = "not yet"
+        self.problem, self.silence = "not yet", ""
         self._node_id = node_id
         self._began = self._waits_since = trio.current_time()
         self._has_waited = False
@@ -139,11 +141,11 @@ class CatchingUp:
         plights = "; ".join(each.plight for each in silent)
         if silent and now - self._waits_since < HEARING_SECONDS:
             size = len(others) + 1
-            self.problem = f"{size - len(silent)} of {size} keepers are heard, this one included: {plights}"
+            self.silence = f"{size - len(silent)} of {size} keepers are heard, this one included: {plights}"
             return True
         if silent:
             log.warning("not all keepers are heard: those that are must do", error=plights)
-        self._has_waited = True
+        self._has_waited, self.silence = True, ""
         return False
 
     def _look_here(self, ttid: TenantTimelineId, told: Known, timelines: Timelines) -> AcceptorState | Absence:
@@ -265,4 +267,5 @@ async def _keep_looking(neighbours: Neighbours, timelines: Timelines, readiness:
         began = trio.current_time()
         await state.judge(await neighbours.look(), timelines)
         readiness.hinder(CAUGHT_UP, state.problem)
+        readiness.hinder(HEARD, state.silence)
         await trio.sleep_until(began + (BEHIND_SECONDS if state.problem else WELL_SECONDS))

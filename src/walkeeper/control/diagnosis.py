@@ -9,7 +9,7 @@ decided by it.
 from collections.abc import Iterator, Sequence
 from typing import Final, Literal
 
-from walkeeper.control.health import Check, State
+from walkeeper.control.health import HEARD, Check, State
 from walkeeper.control.models import Json
 from walkeeper.timeline.registry import Sender
 from walkeeper.timeline.room import Room
@@ -77,9 +77,11 @@ def of_keeper(
         )  # fmt: skip
     elif state == "serving" and waiting:
         whole = "; ".join(f"{check.name}: {check.problem}" for check in waiting)
+        is_deaf = any(check.name == HEARD for check in waiting)
         yield Problem(
             "ready", "amber", f"It serves and is not ready. It waits for: {whole}.",
-            "A writer, or walkeeper sync, fills it from the others. Until then lose no other keeper.", LEAVING,
+            "Look at those that are not heard, the network between, the token and certificates. It does not wait for ever." if is_deaf
+            else "A writer, or walkeeper sync, fills it from the others. Until then lose no other keeper.", LEAVING,
         )  # fmt: skip
     elif waiting:
         names = ", ".join(check.name for check in waiting)

@@ -34,6 +34,9 @@ State = Literal["starting", "serving", "leaving", "draining"]
 
 STAYS: Final = "not told to stop"
 
+HEARD: Final = "the other keepers are heard"
+"""While it is not so at the start, what is wrong is between the keepers, or with another one."""
+
 
 class Ready(Protocol):
     """Who answers ``/readyz``."""

@@ -20,7 +20,7 @@ from walkeeper.control.api import ManagementApi
 from walkeeper.control.app import create_app
 from walkeeper.control.dump import KeeperConfig
 from walkeeper.control.events import EVENTS_MAX, Events
-from walkeeper.control.health import Check, Readiness
+from walkeeper.control.health import HEARD, Check, Readiness
 from walkeeper.control.http1 import HttpConnection
 from walkeeper.control.looks import WATCHERS_MAX, Looks, Surroundings
 from walkeeper.control.overview import SHOWN_MAX, STREAMS_MAX, OverviewJson, describe, look_at_timelines
@@ -150,6 +150,20 @@ def test_commits_that_wait_are_red_after_a_while_and_say_why(seconds: float, lev
     assert (shown.behind_bytes, shown.behind_seconds) == (0x100, seconds)
     found = [each for each in shown.problems if each.cell == "behind"]
     assert [each.level for each in found] == ([] if level is None else [level])
+
+
+@pytest.mark.parametrize(("name", "advice"), [("caught up", "A writer"), (HEARD, "the network between")])
+def test_what_can_be_done_for_readiness_is_said_by_what_is_missing(name: str, advice: str) -> None:
+    (problem,) = diagnosis.of_keeper(
+        [Check("caught up", "not yet"), Check(name, "1 of 3")],
+        [],
+        state="serving",
+        loop_lag_seconds=0.0,
+        flush_seconds=0.0,
+        no_sync=False,
+        room=None,
+    )
+    assert advice in problem.advice
 
 
 def every_problem() -> list[diagnosis.Problem]:
