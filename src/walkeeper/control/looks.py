@@ -233,7 +233,6 @@ def describe_keeper(around: Surroundings, watchers: int, room: Room | None) -> K
         pg=config.listen_pg_addr,
         started_at=around.started_at,
         is_ready=not waiting,
-        is_draining=readiness.state == "draining",
         checks=[CheckJson(check.name, check.problem) for check in (*readiness.checks(), *alive)],
         memory_bytes=resident_bytes(),
         loop_lag_peak_seconds=peaks.loop_lag_seconds,

@@ -61,7 +61,6 @@ class KeeperJson(Json, frozen=True):
     pg: str
     started_at: float
     is_ready: bool
-    is_draining: bool
     checks: list[CheckJson]
     memory_bytes: int
     loop_lag_peak_seconds: float
