@@ -8,6 +8,7 @@ Decides nothing.  Does not ask others: ``neighbours`` does.
 """
 
 import secrets
+from collections.abc import Mapping
 from functools import lru_cache
 from typing import Final
 
@@ -47,7 +48,7 @@ def new_instance() -> str:
 
 
 class TimelinePositionsJson(Json, frozen=True):
-    """Of a timeline that can be used.  ``start_lsn``: where it began; nothing was committed while ``commit_lsn`` is no more.
+    """Of a timeline that can be used, or could a moment ago.  ``start_lsn``: where it began; nothing was committed while ``commit_lsn`` is no more.
 
     ``members``: the numbers of all of the configuration of that generation, of both sets of a joint one.
     """
@@ -104,6 +105,7 @@ class Positions:
         self._loaded: Timelines | None = None
         self._looking = trio.Lock()
         self._looked_at = float("-inf")
+        self._told: Mapping[TenantTimelineId, bytes] = {}
         self._timelines = msgspec.Raw(b"[]")
 
     def begin(self, timelines: Timelines) -> None:
@@ -128,7 +130,8 @@ class Positions:
         if self._loaded is not None:
             async with self._looking:
                 if trio.current_time() - self._looked_at >= FRESH_SECONDS:
-                    self._timelines = msgspec.Raw(await look_at_positions(self._loaded))
+                    self._told = await look_at_positions(self._loaded, self._told)
+                    self._timelines = msgspec.Raw(b"[%b]" % b",".join(self._told.values()))
                     self._looked_at = trio.current_time()
         readiness = self._readiness
         answer = Envelope(
@@ -142,15 +145,22 @@ class Positions:
         return msgspec.json.encode(answer)
 
 
-async def look_at_positions(timelines: Timelines) -> bytes:
-    """Of all that can be used, as a JSON array.  Cancellation: at any time; nothing has changed."""
-    told: list[bytes] = []
+async def look_at_positions(
+    timelines: Timelines, before: Mapping[TenantTimelineId, bytes]
+) -> Mapping[TenantTimelineId, bytes]:
+    """Of all that can be used, as JSON; of those that cannot for a moment, what was told ``before``: it is committed all the same.
+
+    Cancellation: at any time; nothing has changed.
+    """
+    told: dict[TenantTimelineId, bytes] = {}
     for number, timeline in enumerate(timelines.all(), 1):
         if (state := timeline.usable_state) is not None:
-            told.append(msgspec.json.encode(_describe(timeline.ttid, state)))
+            told[timeline.ttid] = msgspec.json.encode(_describe(timeline.ttid, state))
+        elif timeline.ttid in before:
+            told[timeline.ttid] = before[timeline.ttid]
         if number % LOOKED_AT_IN_A_TURN == 0:
             await trio.lowlevel.checkpoint()
-    return b"[%b]" % b",".join(told)
+    return told
 
 
 async def read_positions(body: bytes) -> KeeperPositionsJson:

@@ -14,7 +14,9 @@ from managed import NODE, REQUEST, managed_in
 from walkeeper.control.dump import KeeperConfig
 from walkeeper.control.health import Readiness
 from walkeeper.control.positions import FRESH_SECONDS, LOOKED_AT_IN_A_TURN, KeeperPositionsJson, Positions
+from walkeeper.errors import StorageError
 from walkeeper.lsn import format_lsn
+from walkeeper.testing.memory_disk import Fault
 from walkeeper.timeline.timelines import Timelines
 
 ROUTE = "/v1/walkeeper/positions"
@@ -77,6 +79,29 @@ async def test_what_is_flushed_and_committed_is_told(autojump_clock: MockClock) 
         assert (await told_by(positions)).timelines == []
 
 
+async def test_what_was_told_of_a_timeline_is_told_while_it_cannot_be_used(autojump_clock: MockClock) -> None:
+    disk = new_disk()
+    async with timelines_on(disk) as timelines:
+        positions = positions_of()
+        positions.begin(timelines)
+        leader = Leader(await timelines.create(TTID, SERVER))
+        await leader.be_elected()
+        reply = await leader.append()
+        await leader.append(commit=reply.flush_lsn)
+        before = (await told_by(positions)).timelines
+        disk.faults[disk.operations] = Fault.IO_ERROR
+        with pytest.raises(StorageError):
+            await leader.append()
+        disk.is_out_of_files = True
+        await trio.sleep(FRESH_SECONDS)
+        assert leader.timeline.usable_state is None
+        assert (await told_by(positions)).timelines == before
+        disk.is_out_of_files = False
+        await timelines.delete(TTID)
+        await trio.sleep(FRESH_SECONDS)
+        assert (await told_by(positions)).timelines == []
+
+
 @pytest.mark.parametrize("state", ["starting", "serving", "leaving", "draining"])
 async def test_whether_it_serves_is_told_as_it_is_now(state: str) -> None:
     readiness = Readiness("listener")
@@ -98,7 +123,7 @@ async def test_whether_it_serves_is_told_as_it_is_now(state: str) -> None:
 class Counted:
     """Timelines that nobody can use, and how often they were looked at."""
 
-    usable_state = None
+    usable_state, ttid = None, TTID
 
     def __init__(self, count: int) -> None:
         self.count = count
