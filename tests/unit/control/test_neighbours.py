@@ -19,10 +19,10 @@ from walkeeper.control.catching_up import BEHIND_SECONDS, CAUGHT_UP, HEARING_SEC
 from walkeeper.control.dump import KeeperConfig
 from walkeeper.control.health import Readiness
 from walkeeper.control.http1 import HttpConnection
-from walkeeper.control.neighbours import ANSWER_SECONDS, Neighbours
+from walkeeper.control.neighbours import Neighbours
 from walkeeper.control.positions import Positions
 from walkeeper.links.address import HttpAddress
-from walkeeper.links.overview import POSITIONS_PATH
+from walkeeper.links.overview import ANSWER_SECONDS, POSITIONS_PATH
 from walkeeper.testing.network import MemoryNetwork
 from walkeeper.timeline.timelines import Timelines
 
