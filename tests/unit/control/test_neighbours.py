@@ -80,7 +80,7 @@ def said_of(**changes: Any) -> bytes:
     timeline = dict.fromkeys(("tenant_id", "timeline_id"), "0" * 32)
     positions = dict.fromkeys(("start_lsn", "flush_lsn", "commit_lsn"), "0/10")
     keeper = {"id": 2, "instance": "x", "state": "serving", "is_ready": True, "is_caught_up": True}
-    whole = {**timeline, **positions, "is_whole": True, "generation": 0, "members": []} | changes
+    whole = {**timeline, **positions, "commit_term": 1, "is_whole": True, "generation": 0, "members": []} | changes
     return msgspec.json.encode({"timelines": [whole], **keeper, **changes})
 
 
