@@ -24,6 +24,9 @@ CONTAINER_USER: Final = 10001
 MARGIN_SECONDS: Final = 10
 """Beyond leaving and draining: for control files on a slow disk, and for the process to end."""
 
+HANG_SECONDS_MAX: Final = 240
+"""From when a disk hangs to the end of its keeper, as deploy/README.md tells: four minutes."""
+
 READ_ONLY_KINDS: Final = {"secret", "configMap"}
 CLUSTER_WIDE: Final = {"Namespace", "PriorityClass"}
 JOBS: Final = {"serve": "walkeeper", "propose": "walkeeper-sidecar"}
@@ -175,8 +178,11 @@ def check_patience(pod: Pod, said: Said, container: Object) -> Iterator[str]:
     if said.command != "serve":
         return
     patience = seconds_until_failure(container["livenessProbe"]) if "livenessProbe" in container else inf
-    if patience < said.options["disk-hangs-after"]:
+    hangs = said.options["disk-hangs-after"]
+    if patience < hangs:  # some stalls silence the keeper from the first moment
         yield f"{pod.name} is ended after {patience} s, before --disk-hangs-after"
+    if hangs + patience > HANG_SECONDS_MAX:  # of others it says so itself, but not before --disk-hangs-after
+        yield f"{pod.name} is ended {hangs + patience:g} s after its disk, which is more than is told"
     start = seconds_until_failure(container["startupProbe"]) if "startupProbe" in container else inf
     if start < said.options["disk-hangs-after"]:
         yield f"{pod.name} has only {start} s for its start"
