@@ -32,6 +32,9 @@ CLUSTER_WIDE: Final = {"Namespace", "PriorityClass"}
 JOBS: Final = {"serve": "walkeeper", "propose": "walkeeper-sidecar"}
 """What rules and dashboard call those who are scraped."""
 
+NAMED_BY_POD: Final = {"sourceLabels": ["__meta_kubernetes_pod_name"], "targetLabel": "instance"}
+"""So that texts are of use, and restarts are those of one series."""
+
 CLIENT_LABEL: Final = {"walkeeper-client": "true"}
 
 SECRETS: Final[Mapping[str, set[str]]] = {
@@ -317,6 +320,8 @@ def check_monitors(manifests: Manifests) -> Iterator[str]:
             yield f"ServiceMonitor {name} calls the job {job} instead of {', '.join(sorted(jobs))}"
         if endpoint["path"] not in probe_paths():
             yield f"ServiceMonitor {name} asks for {endpoint['path']}"
+        if endpoint.get("relabelings") != [NAMED_BY_POD]:
+            yield f"ServiceMonitor {name} calls a pod by its address, which is another one when it comes back"
         if not service["spec"].get("publishNotReadyAddresses"):
             yield f"ServiceMonitor {name} loses sight of pods that are not ready"
 

@@ -126,6 +126,7 @@ NETWORK: Final = (
     in_dev("spec.egress.1.ports.1.port", 7677, "keepers reach each other at", "NetworkPolicy/walkeeper"),
     in_production("spec.jobLabel", "app.kubernetes.io/component", "calls the job keeper", "ServiceMonitor/walkeeper"),
     in_production("spec.endpoints.0.port", "http", "finds 0 ports of Services", "ServiceMonitor/walkeeper"),
+    in_production("spec.endpoints.0.relabelings", GONE, "calls a pod by its address", "ServiceMonitor/walkeeper"),
     in_production("spec.endpoints.0.path", "/stats", "asks for /stats", "ServiceMonitor/walkeeper"),
     in_example("spec.publishNotReadyAddresses", GONE, "loses sight of pods", "Service/walkeeper-sidecar"),
     in_example("metadata.labels.app|kubernetes|io/name", "walkeeper", "finds 0 ports", "Service/walkeeper-sidecar"),
