@@ -160,7 +160,7 @@ COMINGS_AND_GOINGS: Final = (
     in_dev("spec.selector.matchLabels.app|kubernetes|io/component", "keeprs", "0 PodDisruptionBudgets",
            "PodDisruptionBudget/walkeeper"),
     in_dev("spec.replicas", 1, "minAvailable is 2, the majority is 1"),
-    in_dev("spec.updateStrategy.rollingUpdate.maxUnavailable", 2, "not updated one at a time"),
+    in_dev("spec.updateStrategy.rollingUpdate", {"maxUnavailable": 2}, "not updated one at a time"),
     in_dev("spec.updateStrategy.type", "OnDelete", "not updated one at a time"),
     in_dev("spec.podManagementPolicy", "OrderedReady", "wait for one another"),
     in_dev("spec.minReadySeconds", GONE, "at the first sign of life"),
