@@ -361,7 +361,9 @@ def check_disruption(manifests: Manifests) -> Iterator[str]:
                 yield f"minAvailable is {budget['spec'].get('minAvailable')!r}, the majority is {majority}"
             if budget["spec"].get("unhealthyPodEvictionPolicy") != "IfHealthyBudget":
                 yield "keepers that are not ready are evicted without a majority of others"
-        if spec["updateStrategy"] != {"type": "RollingUpdate"}:  # maxUnavailable is 1, and is dropped where it is off
+        if spec["updateStrategy"] != {
+            "type": "RollingUpdate"
+        }:  # maxUnavailable is 1, and is dropped where it is off
             yield "keepers are not updated one at a time"
         if spec["podManagementPolicy"] != "Parallel":
             yield "keepers wait for one another at their start"

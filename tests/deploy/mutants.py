@@ -140,7 +140,9 @@ PROBES: Final = (
     in_dev(f"{KEEPER}.livenessProbe.httpGet.port", "http", "livenessProbe asks at the port http"),
     in_dev(f"{KEEPER}.readinessProbe.httpGet.port", "metric", "readinessProbe asks at the port metric"),
     in_dev(f"{KEEPER}.livenessProbe.failureThreshold", 3, "ended after 60 s, before --disk-hangs-after"),
-    in_dev(f"{KEEPER}.livenessProbe.failureThreshold", 7, "is ended 260 s after its disk, which is more than is told"),
+    in_dev(
+        f"{KEEPER}.livenessProbe.failureThreshold", 7, "is ended 260 s after its disk, which is more than is told"
+    ),
     in_dev(f"{KEEPER}.startupProbe.failureThreshold", 10, "has only 20 s for its start"),
     in_example(f"{SIDECAR}.livenessProbe.httpGet.path", "/readyz", "livenessProbe asks for /readyz"),
     in_example(f"{SIDECAR}.readinessProbe", GONE, "has no readinessProbe"),
