@@ -24,7 +24,7 @@ ROOT = Path(__file__).resolve().parents[2]
 KUSTOMIZE = ROOT / "deploy" / "kustomize"
 OVERLAYS = ("dev", "production", "sidecar-example")
 OF_KEEPERS = ("dev", "production")
-BY_THEMSELVES = {"sidecar-example": ("servicemonitor.yaml",)}  # for clusters with the Prometheus operator only
+BY_THEMSELVES = {"sidecar-example": ("servicemonitor.yaml", "restore.yaml")}  # with an operator, after a disaster
 
 POD_INDEX = "apps.kubernetes.io/pod-index"
 ZONE = "topology.kubernetes.io/zone"
