@@ -45,7 +45,7 @@ from walkeeper.daemon.options import (
     read_flags,
     settle,
 )
-from walkeeper.errors import ConfigError, Corrupt, StorageError
+from walkeeper.errors import ConfigError, Corrupt, PeerError, ServerError, StorageError, Unreachable
 from walkeeper.formats.segments import WAL_SEG_SIZE_MIN, is_beside_wal, parse_segment_name
 from walkeeper.lsn import Lsn, format_lsn
 from walkeeper.sidecar.name import DEFAULT_NAME
@@ -225,16 +225,22 @@ def why_blocked(options: WhyBlockedOptions) -> int:
 
     from walkeeper.tools.diagnosis import diagnose, is_blocked
     from walkeeper.tools.diagnosis_report import as_json, as_text
-    from walkeeper.tools.why_blocked import WhyConfig, ask_everybody, ask_whose_wal
+    from walkeeper.tools.why_blocked import WhyConfig, ask_everybody, ask_who_is_there, ask_whose_wal
 
     approach(options.wal.quorum.approach)
     primary = None if options.primary is None else _primary(options.primary)
     sidecar = (primary and primary.application_name) or DEFAULT_NAME
     config = WhyConfig(options.wal.quorum.keepers, primary, sidecar, options.slot_name)
-    system_id = None
+    system_id, silence = None, ""
     if primary is not None and not options.wal.says_whose:
-        system_id = trio.run(ask_whose_wal, primary)
-    facts = trio.run(ask_everybody, config, options.wal.ttid(system_id))
+        try:
+            system_id = trio.run(ask_whose_wal, primary)
+        except (Unreachable, ServerError, PeerError) as error:
+            silence = str(error)
+    if silence:
+        facts = trio.run(ask_who_is_there, config, silence)
+    else:
+        facts = trio.run(ask_everybody, config, options.wal.ttid(system_id))
     findings = diagnose(facts)
     _print(as_json(facts, findings) if options.as_json else as_text(facts, findings))
     return 1 if is_blocked(findings) else 0
