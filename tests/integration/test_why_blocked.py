@@ -123,3 +123,17 @@ def test_a_primary_that_has_no_connection_left_does_not_hide_the_keepers(scene: 
     primary, note = found["findings"]
     assert "too many clients" in primary["what"]
     assert "3 of 3 keepers answer" in note["what"]
+
+
+def test_a_stream_of_before_a_promotion_is_not_taken_for_that_of_the_primary(scene: Replicated) -> None:
+    scene.wait_everywhere()
+    scene.sidecar.kill()
+    scene.primary.stop("immediate")
+    (scene.primary.data / "standby.signal").touch()
+    scene.primary.account.own(scene.primary.data / "standby.signal")
+    scene.primary.start()
+    scene.primary.sql("SELECT pg_promote()")
+    (note,) = [each for each in ask(scene)["findings"] if each["who"] == "quorum"]
+    assert note["gravity"] == "note"
+    assert "timeline id 1, and the primary is on 2" in note["what"]
+    assert "--timeline" in note["remedy"]

@@ -17,7 +17,7 @@ from datetime import datetime, timedelta
 from enum import Enum
 from typing import Final
 
-from walkeeper.ids import TenantTimelineId
+from walkeeper.ids import TenantTimelineId, TimelineNumber
 from walkeeper.links.poll import Answer, Poll, Trouble
 from walkeeper.links.primary import flaw_of_standby_names
 from walkeeper.lsn import Lsn, format_lsn, parse_lsn
@@ -86,7 +86,8 @@ class PrimaryFacts:
     """What the primary says, by its own clock (``now``).
 
     ``standby``: the sidecar, None if it is not connected.  ``waiting``: commits that waited for a standby during all of
-    the look, the oldest ``waiting_since``.  ``sees_all``: whether its role may see what other roles wait for.
+    the look, the oldest ``waiting_since``.  ``sees_all``: whether its role may see what other roles wait for.  ``tli``:
+    PostgreSQL's timeline id, None of a standby.
     """
 
     name: str
@@ -100,6 +101,7 @@ class PrimaryFacts:
     waiting: int
     waiting_since: datetime | None
     sees_all: bool
+    tli: TimelineNumber | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +121,8 @@ class Facts:
 
 def diagnose(facts: Facts) -> Sequence[Finding]:
     """What is found, gravest first; nothing if all is well."""
-    keepers = _of_presence(facts) if facts.ttid is None else Keepers(facts).findings()
+    unknown = _why_unknown(facts)
+    keepers = Keepers(facts).findings() if unknown is None else _of_presence(facts, *unknown)
     found = [*_of_primary(facts), *keepers]
     return sorted(found, key=lambda each: list(Gravity).index(each.gravity))
 
@@ -273,8 +276,25 @@ def _of_slot(facts: Facts, primary: PrimaryFacts) -> Iterator[Finding]:
 # -- the keepers ----------------------------------------------------------------------------------------------
 
 
-def _of_presence(facts: Facts) -> Iterator[Finding]:
-    """Who is there: that is all that keepers say of themselves without a timeline."""
+def _why_unknown(facts: Facts) -> tuple[str, str] | None:
+    """Why keepers were not asked about the WAL that the sidecar streams, and what to do; None if they were."""
+    if facts.ttid is None:
+        return (
+            "how far they are is not known without --system-id",
+            "say --system-id (pg_controldata tells it), or --tenant and --timeline",
+        )
+    kept = {each.kept.tli for each in facts.found.answers if each.kept.end_lsn and each.kept.tli}
+    own = facts.primary.tli if isinstance(facts.primary, PrimaryFacts) else None
+    if own is None or not kept or own in kept:
+        return None
+    return (
+        f"the WAL that was asked for is of PostgreSQL's timeline id {max(kept)}, and the primary is on {own}",
+        "give the --timeline that the sidecar has: after a restore or a promotion it needs a new one",
+    )
+
+
+def _of_presence(facts: Facts, why: str, remedy: str) -> Iterator[Finding]:
+    """Who is there: nothing else that keepers say of themselves is about this primary."""
     found = facts.found
     absent = [each for each in found.troubles if not each.is_ignorant]
     there = [str(each.address) for each in found.results if each not in absent]
@@ -286,12 +306,7 @@ def _of_presence(facts: Facts) -> Iterator[Finding]:
         yield Finding(gravity, QUORUM, f"{counted}, {needed} are needed", "bring back those that do not")
     yield from _of_troubles(absent, gravity)
     names = f" ({', '.join(there)})" if there else ""
-    yield Finding(
-        Gravity.NOTE,
-        QUORUM,
-        f"{counted}{names}; how far they are is not known without --system-id",
-        "say --system-id (pg_controldata tells it), or --tenant and --timeline",
-    )
+    yield Finding(Gravity.NOTE, QUORUM, f"{counted}{names}; {why}", remedy)
 
 
 def _of_troubles(troubles: Sequence[Trouble], gravity: Gravity) -> Iterator[Finding]:

@@ -54,7 +54,7 @@ PRIMARY = PrimaryFacts(
     name="primary db:5432", now=THEIRS, is_standby=False, flush_lsn=parse_lsn(END), standby_names="walkeeper",
     synchronous_commit="on", standby=StandbyFacts("streaming", "sync", parse_lsn(END), JUST_NOW),
     slot=SlotFacts(is_active=True, wal_status="reserved", restart_lsn=parse_lsn(END)), waiting=0, waiting_since=None,
-    sees_all=True,
+    sees_all=True, tli=TimelineNumber(1),
 )  # fmt: skip
 
 Said = KeeperStatus | Trouble
@@ -99,6 +99,7 @@ def waiting(which: PrimaryFacts = PRIMARY) -> PrimaryFacts:
     return replace(which, waiting=2, waiting_since=LONG_AGO)
 
 
+EMPTY = keeper(flush_lsn="0/0", commit_lsn="0/0")
 NEONS = KeeperStatus(END, END)
 GONE = keeper(receivers=[], flushed_at=LONG_AGO)
 
@@ -218,6 +219,21 @@ SITUATIONS = (
         found=((BLOCKED, "primary", "refused"), *((NOTE, each, "could not be seen") for each in (K1, K2, K3)),
                (NOTE, "quorum", "0 of 3 keepers answer;")),
     ),
+    # -- another stream's WAL
+    Situation(
+        "after a restore", dict.fromkeys((1, 2, 3), GONE), primary(tli=TimelineNumber(2)),
+        found=((NOTE, "quorum", "is of PostgreSQL's timeline id 1, and the primary is on 2; to do: give the --timeline"),),
+    ),
+    Situation(
+        "after a restore, two dead", {1: GONE, 2: dead(2), 3: dead(3)}, waiting(primary(tli=TimelineNumber(2))),
+        found=((BLOCKED, DB, "2 commits wait"), (BLOCKED, "quorum", "1 of 3 keepers answers, 2 are needed"),
+               (BLOCKED, K2, "refused"), (BLOCKED, K3, "refused"), (NOTE, "quorum", "--timeline")),
+    ),
+    Situation(
+        "after a restore, one has been emptied", {1: EMPTY, 2: GONE, 3: GONE}, primary(tli=TimelineNumber(2)),
+        found=((NOTE, "quorum", "--timeline"),),
+    ),
+    Situation("a primary whose timeline id is not known", primary=primary(tli=None)),
     # -- the primary
     Situation("no primary", primary=UNREACHED, found=((BLOCKED, "primary", "refused"),)),
     Situation("a standby", primary=primary(is_standby=True), found=((BLOCKED, DB, "it is a standby"),)),
