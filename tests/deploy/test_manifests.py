@@ -59,6 +59,12 @@ def is_service_monitor(document: Any) -> bool:
     return jsonschema_rs.validator_for(schema).is_valid(document)
 
 
+@pytest.mark.parametrize("overlay", ["dev", "sidecar-example"])
+def test_a_plain_cluster_takes_all_of_it(overlay: str) -> None:
+    assert f"kind: {OF_OTHERS}" not in render(overlay)
+    assert f"kind: {OF_OTHERS}" in render("production")
+
+
 def test_service_monitors_are_what_the_prometheus_operator_knows() -> None:
     monitors = [each for overlay in OVERLAYS for each in load(overlay).of(OF_OTHERS)]
     assert len(monitors) == 2
