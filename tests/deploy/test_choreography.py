@@ -56,7 +56,9 @@ async def finish(stage: Stage) -> None:
     Cancellation: at any time, but for what blocks.
     """
     stall = stage.stall()
-    print(f"{stage.ledger.count} commits stalled {stall:.2f} s, a plain fsync {stage.yardstick.longest_pause:.2f} s")
+    print(
+        f"{stage.ledger.count} commits stalled {stall:.2f} s, a plain fsync {stage.yardstick.longest_pause:.2f} s"
+    )
     await stage.lose_database()
     assert stage.findings == []
     assert stall < STALL_SECONDS_MAX
