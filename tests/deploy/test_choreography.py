@@ -22,8 +22,8 @@ from fix_postgres import NewCluster
 STALL_SECONDS_MAX = 5.0
 """The longest pause of commits while a majority is there, beyond that of a plain fsync meanwhile.  Nobody waits for the third
 keeper, so it is a few fsyncs of the others and as many changes of process: well below a second, and four were seen where
-seven others wanted each processor.  Whoever waits for a keeper that is gone waits longer: for its `SLOW_SECONDS`, or for the 10 s after
-which a silent one is given up."""
+seven others wanted each processor.  Whoever waits for a keeper that is gone waits longer: for its `SLOW_SECONDS`, or for the
+10 s after which a silent one is given up."""
 
 ABSENT_SECONDS = 12.0  # longer than those 10 s
 SLOW_SECONDS = 8.0
