@@ -107,6 +107,9 @@ def check_told(manifests: Manifests) -> Iterator[str]:
             yield f"{pod.name} is {'not ' if name in expected else ''}told {name}"
         if len(names) > len({*names}):
             yield f"{pod.name} is told something twice"
+        said = pod.said(container)
+        for name in sorted(each for each in said.given if said.options.get(each) is False):
+            yield f"{pod.name} is told {name}, and that it is off"
     for pod, container in told(manifests, "propose"):
         primary = pod.environment(container).get("WALKEEPER_PRIMARY")
         if primary != "host=127.0.0.1 port=5432 user=keeper":

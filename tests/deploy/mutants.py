@@ -110,6 +110,7 @@ OPTIONS: Final = (
     in_dev(variable("LEAVE_TIMEOUT"), "60", "walkeeper-1 does not start: WALKEEPER_LEAVE_TIMEOUT"),
     in_dev(variable("LOG_FORMAT"), "xml", "walkeeper-3 does not start: WALKEEPER_LOG_FORMAT"),
     in_production(variable("ENABLE_TLS_WAL_SERVICE_API"), "yes", "does not start"),
+    in_production(variable("ENABLE_TLS_WAL_SERVICE_API"), "false", "enable-tls-wal-service-api, and that it is off"),
     in_example(f"{SIDECAR}.env.WALKEEPER_KEEPERS", GONE, "postgres-0 does not start: --keepers is needed"),
     in_dev(f"{KEEPER}.args", ["serve", "--no-sync"]),
     in_dev(f"{KEEPER}.args", ["serve", "--init"]),
