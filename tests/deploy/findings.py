@@ -1,41 +1,35 @@
 """What is wrong with manifests: each check yields a sentence for everything that does not fit.
 
-What a manifest says is compared with what the code says: its options and their defaults, its routes, its exit codes.
+Objects are compared with what they have to be (``expected``); what containers are told, with what the code makes of it, and
+with each other: options, files, Secrets, the names of keepers.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from math import inf
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
-import walkeeper
-from deploy.manifests import POD_INDEX, Manifests, Object, Pod, Said, load
-from walkeeper.control.health import Readiness, health_routes
-from walkeeper.control.metrics import Metrics
-from walkeeper.daemon.exits import exit_code
-from walkeeper.errors import ConfigError, Fenced
-from walkeeper.links.address import HTTP_PORT, HTTPS_PORT, KEEPER_PORT, Address
+from deploy.expected import (
+    ELSEWHERE,
+    PORT_NAMES,
+    SETTINGS,
+    differences,
+    objects,
+    ports,
+    variables,
+)
+from deploy.manifests import Manifests, Object, Pod, Said, load
+from walkeeper.daemon.config import TimingConfig
+from walkeeper.daemon.leave import SETTLE_SECONDS
+from walkeeper.errors import ConfigError
+from walkeeper.links.address import KEEPER_PORT, Address
 from walkeeper.sidecar.name import DEFAULT_NAME
-from walkeeper.terms import Term
-
-CONTAINER_USER: Final = 10001
-"""Whom the image runs as."""
 
 MARGIN_SECONDS: Final = 10
 """Beyond leaving and draining: for control files on a slow disk, and for the process to end."""
 
-HANG_SECONDS_MAX: Final = 240
-"""From when a disk hangs to the end of its keeper, as deploy/README.md tells: four minutes."""
-
-READ_ONLY_KINDS: Final = {"secret", "configMap"}
 CLUSTER_WIDE: Final = {"Namespace", "PriorityClass"}
 JOBS: Final = {"serve": "walkeeper", "propose": "walkeeper-sidecar"}
 """What rules and dashboard call those who are scraped."""
-
-NAMED_BY_POD: Final = {"sourceLabels": ["__meta_kubernetes_pod_name"], "targetLabel": "instance"}
-"""So that texts are of use, and restarts are those of one series."""
-
-CLIENT_LABEL: Final = {"walkeeper-client": "true"}
 
 SECRETS: Final[Mapping[str, set[str]]] = {
     "walkeeper-tls": {"tls.crt", "tls.key", "ca.crt"},
@@ -45,17 +39,18 @@ SECRETS: Final[Mapping[str, set[str]]] = {
 }
 """Secrets that deploy/README.md tells how to make, and their keys; none: names of the operator's choice."""
 
-PORT_NAMES: Final = {
-    ("serve", "listen-pg"): ("pg", KEEPER_PORT),
-    ("serve", "listen-http"): ("http", HTTP_PORT),
-    ("serve", "listen-https"): ("https", HTTPS_PORT),
-    ("serve", "listen-metrics"): ("metrics", 7678),
-    ("propose", "listen-http"): ("metrics", 7679),
+FILES: Final = {
+    "ssl-ca-file": "ca.crt",
+    "ssl-cert-file": "tls.crt",
+    "ssl-key-file": "tls.key",
+    "auth-token-path": "token",
 }
-FOR_TOOLS: Final = {"keepers", "keeper-sslmode", "keeper-sslrootcert"}
-"""What a keeper does not use, and those do that are run in its pod."""
+"""Which key of a Secret an option is for."""
 
-PROBED: Final = {"serve": "listen-metrics", "propose": "listen-http"}
+NAMING: Final = {"apiVersion", "kind", "metadata"}
+READ_ONLY_KINDS: Final = {"secret", "configMap"}
+COMMAND_OF: Final = {"keeper": "serve", "walkeeper": "propose"}
+"""What containers of ours do, by their names."""
 
 Check = Callable[[Manifests], Iterator[str]]
 
@@ -67,36 +62,68 @@ def findings(manifests: Manifests) -> Sequence[str]:
     return [sentence for check in CHECKS for sentence in check(manifests)]
 
 
+def told(manifests: Manifests, command: str) -> Iterator[tuple[Pod, Object]]:
+    """The containers that run a command."""
+    return ((pod, each) for pod, each in manifests.ours() if pod.said(each).command == command)
+
+
+def check_objects(manifests: Manifests) -> Iterator[str]:
+    """All that is there is as it has to be, nothing is missing, and nothing is too much."""
+    wanted = objects(manifests.overlay, TimingConfig().disk_hangs_seconds)
+    for kind in sorted({*wanted, *(each["kind"] for each in manifests.objects)}):
+        there = {each["metadata"]["name"]: each for each in manifests.of(kind)}
+        expected = wanted.get(kind, {})
+        for name in sorted({*there, *expected}):
+            if name not in there or name not in expected:
+                yield f"{kind}/{name} {'is missing' if name in expected else 'should not be there'}"
+            else:
+                said = {key: each for key, each in there[name].items() if key not in NAMING}
+                yield from (f"{kind}/{name} {each}" for each in differences(said, expected[name]))
+
+
 # -- what our program is told -------------------------------------------------------------------------------
 
 
 def check_options(manifests: Manifests) -> Iterator[str]:
-    """Every variable and flag exists, is of use to the command, and parses; each pod is a keeper of its own number."""
+    """Every variable and flag exists and parses; each pod is a keeper of its own number."""
     for pod, container in manifests.ours():
         try:
             said = pod.said(container)
         except ConfigError as error:
             yield f"{pod.name} does not start: {error}"
             continue
-        others = said.given - said.options.keys()
-        for name in sorted(others - FOR_TOOLS if said.command == "serve" else others):
-            yield f"{pod.name} is told {name}, which {said.command} does not use"
+        if said.command != COMMAND_OF.get(container["name"]):
+            yield f"{pod.name}: the container {container['name']} runs {said.command}"
         if said.command == "serve" and said.options["id"] != pod.ordinal:
             yield f"{pod.name} is keeper {said.options['id']}"
-        if said.command == "serve" and pod.ordinal < 1:
-            yield f"{pod.name}: there is no keeper {pod.ordinal}"
+
+
+def check_told(manifests: Manifests) -> Iterator[str]:
+    """What containers are told is what has to differ from the defaults, above all from those of durability."""
+    expected = variables(manifests.overlay)
+    for pod, container in manifests.ours():
+        names = [each["name"] for each in container["env"]]
+        for name in sorted(expected.symmetric_difference(names)):
+            yield f"{pod.name} is {'not ' if name in expected else ''}told {name}"
+        if len(names) > len({*names}):
+            yield f"{pod.name} is told something twice"
+        said = pod.said(container)
+        for name in sorted(each for each in said.given if said.options.get(each) is False):
+            yield f"{pod.name} is told {name}, and that it is off"
+    for pod, container in told(manifests, "propose"):
+        primary = pod.environment(container).get("WALKEEPER_PRIMARY")
+        if primary != "host=127.0.0.1 port=5432 user=keeper":
+            yield f"{pod.name}: the sidecar's primary is {primary}, not the server of its pod"
 
 
 def check_peers(manifests: Manifests) -> Iterator[str]:
     """Keepers know each other by the names that DNS gives them, at a port that others reach."""
     keepers = [(pod, pod.said(container), container) for pod, container in told(manifests, "serve")]
     expected = [address_of(pod, said) for pod, said, _ in keepers]
-    for pod, said, container in keepers:
+    for pod, _, container in keepers:
         listed = pod.environment(container).get("WALKEEPER_PEER_HTTP", "").split(",")
         if listed != expected:
             yield f"{pod.name} knows {listed} instead of {expected}"
-        if said.options["listen-https"] is not None and said.options["ssl-ca-file"] is None:
-            yield f"{pod.name} has no --ssl-ca-file to verify the others with"
 
 
 def address_of(pod: Pod, said: Said) -> str:
@@ -107,20 +134,9 @@ def address_of(pod: Pod, said: Said) -> str:
     )
 
 
-def told(manifests: Manifests, command: str) -> Iterator[tuple[Pod, Object]]:
-    """The containers that run a command."""
-    return ((pod, each) for pod, each in manifests.ours() if pod.said(each).command == command)
-
-
 def check_quorum(manifests: Manifests) -> Iterator[str]:
     """A sidecar lists the keepers of the base, all of them and by their names, and so do tools in the keepers' pods."""
-    base = load("base")
-    keepers = [Address(pod.host, KEEPER_PORT) for pod in base.pods()]
-    (admitted,) = [
-        source["podSelector"]["matchLabels"]
-        for source in base.one("NetworkPolicy", "walkeeper-pg")["spec"]["ingress"][0]["from"]
-        if "namespaceSelector" in source
-    ]
+    keepers = [Address(pod.host, KEEPER_PORT) for pod in load("base").pods()]
     for pod, container in manifests.ours():
         listed = pod.environment(container).get("WALKEEPER_KEEPERS", "")
         if listed != ",".join(map(str, keepers)):
@@ -130,190 +146,49 @@ def check_quorum(manifests: Manifests) -> Iterator[str]:
         secrets = (sent.get("WALKEEPER_KEEPER_SSLMODE"), sent.get("WALKEEPER_KEEPER_SSLROOTCERT"))
         if said.options["auth-token-path"] and secrets != ("verify-full", str(said.options["ssl-ca-file"])):
             yield f"{pod.name}: tools show its token to whoever answers"
-    for pod, _ in told(manifests, "propose"):
-        if not admitted.items() <= pod.labels.items():
-            yield f"{pod.name} is not let in by the keepers' NetworkPolicy: it lacks {admitted}"
 
 
-# -- ports and probes ---------------------------------------------------------------------------------------
-
-
-def listening(said: Said) -> Iterator[tuple[str, int, str]]:
-    """Name, number and option of each port that others than the pod itself reach."""
-    for (command, option), (name, _) in PORT_NAMES.items():
-        address: Address | None = said.options.get(option) if command == said.command else None
-        if address is not None and not address.host.startswith("127."):
-            yield name, address.port, option
-
-
-def check_ports(manifests: Manifests) -> Iterator[str]:
-    """Container ports are those that the program listens on, by the names and numbers that all of us use."""
+def check_listening(manifests: Manifests) -> Iterator[str]:
+    """The program listens where its container, Services, policies and probes say that it does."""
+    expected = ports(manifests.overlay)
     for pod, container in manifests.ours():
+        opened = listening(pod.said(container))
+        if opened != expected:
+            yield f"{pod.name} listens on {opened} instead of {expected}"
+
+
+def listening(said: Said) -> dict[str, int]:
+    """Name and number of each port that others than the pod itself reach."""
+    addresses = {
+        name: said.options.get(option)
+        for (command, option), (name, _) in PORT_NAMES.items()
+        if command == said.command
+    }
+    return {name: each.port for name, each in addresses.items() if each and not each.host.startswith("127.")}
+
+
+def check_shutdown(manifests: Manifests) -> Iterator[str]:
+    """A keeper has time to leave and to drain."""
+    for pod, container in told(manifests, "serve"):
         said = pod.said(container)
-        ports = {each["name"]: each["containerPort"] for each in container.get("ports", ())}
-        opened = {name: number for name, number, _ in listening(said)}
-        if ports != opened:
-            yield f"{pod.name} has the ports {ports} and listens on {opened}"
-        for name, number, option in listening(said):
-            usual = PORT_NAMES[said.command, option]
-            if (name, number) != usual:
-                yield f"{pod.name}: --{option} is {number} instead of {usual[1]}"
+        grace = pod.spec.get("terminationGracePeriodSeconds", 30)
+        leaving, drain = said.options["leave-timeout"], said.options["shutdown-timeout"]
+        if leaving <= SETTLE_SECONDS:
+            yield f"{pod.name} leaves after {leaving:g} s, before it goes by what the others say"
+        if grace < leaving + drain + MARGIN_SECONDS:
+            yield f"{pod.name} is killed after {grace} s, and may need {leaving + drain:g} s to leave and drain"
 
 
-def probe_paths() -> set[str]:
-    """What the port for probes answers."""
-    routes = [*health_routes(lambda: (), Readiness()), Metrics("test").route()]
-    return {route.path for route in routes}
-
-
-def check_probes(manifests: Manifests) -> Iterator[str]:
-    """Probes go where there is an answer, and none that ends a keeper asks how the quorum is."""
-    for pod, container in manifests.ours():
-        said = pod.said(container)
-        wanted = {"livenessProbe": "/livez", "readinessProbe": "/readyz"}
-        if said.command == "serve":
-            wanted["startupProbe"] = "/livez"
-        for kind, path in wanted.items():
-            asked = container.get(kind, {}).get("httpGet")
-            if asked is None:
-                yield f"{pod.name} has no {kind} over HTTP"
-                continue
-            port = {name for name, _, option in listening(said) if option == PROBED[said.command]}
-            if asked["port"] not in port:
-                yield f"{pod.name}: {kind} asks at the port {asked['port']} instead of {port}"
-            if asked["path"] != path or path not in probe_paths():
-                yield f"{pod.name}: {kind} asks for {asked['path']} instead of {path}"
-        yield from check_patience(pod, said, container)
-
-
-def check_patience(pod: Pod, said: Said, container: Object) -> Iterator[str]:
-    """A disk that stalls does not get a keeper killed before the keeper itself gives up on it."""
-    if said.command != "serve":
-        return
-    patience = seconds_until_failure(container["livenessProbe"]) if "livenessProbe" in container else inf
-    hangs = said.options["disk-hangs-after"]
-    if patience < hangs:  # some stalls silence the keeper from the first moment
-        yield f"{pod.name} is ended after {patience} s, before --disk-hangs-after"
-    if hangs + patience > HANG_SECONDS_MAX:  # of others it says so itself, but not before --disk-hangs-after
-        yield f"{pod.name} is ended {hangs + patience:g} s after its disk, which is more than is told"
-    start = seconds_until_failure(container["startupProbe"]) if "startupProbe" in container else inf
-    if start < said.options["disk-hangs-after"]:
-        yield f"{pod.name} has only {start} s for its start"
-
-
-def seconds_until_failure(probe: Object) -> int:
-    """How long a probe goes unanswered before something is done."""
-    return int(probe["periodSeconds"]) * int(probe["failureThreshold"])
-
-
-# -- services and policies ----------------------------------------------------------------------------------
-
-
-def check_services(manifests: Manifests) -> Iterator[str]:
-    """Services lead to ports that their pods have."""
-    for service in manifests.of("Service"):
-        name = service["metadata"]["name"]
-        pods = manifests.selected(service["metadata"].get("namespace"), service["spec"]["selector"])
-        if not pods:
-            yield f"Service {name} selects no pod"
-        for port in service["spec"]["ports"]:
-            for pod in pods[:1]:
-                number = ports_of(pod).get(port["targetPort"])
-                if number != port["port"]:
-                    yield f"Service {name}: port {port['port']} leads to {port['targetPort']}, which is {number}"
-    for owner in manifests.of("StatefulSet"):
-        yield from check_governing_service(manifests, owner)
-
-
-def ports_of(pod: Pod) -> dict[str, int]:
-    """All ports of a pod, by their names."""
-    containers = pod.spec["containers"]
-    return {port["name"]: port["containerPort"] for each in containers for port in each.get("ports", ())}
-
-
-def check_governing_service(manifests: Manifests, owner: Object) -> Iterator[str]:
-    """The Service that gives pods their names knows each of them; keepers' names are there before they are ready."""
-    name = owner["spec"]["serviceName"]
-    found = [each for each in manifests.of("Service") if each["metadata"]["name"] == name]
-    if not found or found[0]["spec"].get("clusterIP") != "None":
-        yield f"StatefulSet {owner['metadata']['name']}: there is no headless Service {name}"
-    elif not found[0]["spec"].get("publishNotReadyAddresses") and manifests.overlay != "sidecar-example":
-        yield f"Service {name} hides keepers that are not ready from those who would make them ready"
-
-
-def check_policies(manifests: Manifests) -> Iterator[str]:
-    """Every port has its policy, no policy has two kinds of them, and nothing else goes in or out of a keeper."""
-    policies = manifests.of("NetworkPolicy")
-    for policy in policies:
-        name, spec = policy["metadata"]["name"], policy["spec"]
-        pods = manifests.selected(policy["metadata"].get("namespace"), spec["podSelector"]["matchLabels"])
-        if not pods:
-            yield f"NetworkPolicy {name} selects no pod"
-        known = {number: port for pod in pods for port, number in ports_of(pod).items()}
-        for rule in spec.get("ingress", ()):
-            named = [known.get(port["port"]) for port in rule["ports"]]
-            if None in named:
-                yield f"NetworkPolicy {name} lets in at a port that its pods do not have"
-            if len(named) != 1:
-                yield f"NetworkPolicy {name} lets in at {len(named)} ports with one rule"
-    for pod, container in manifests.ours():
-        for name, number, _ in listening(pod.said(container)):
-            if not any(number == port["port"] for port, _ in admissions(policies)):
-                yield f"{pod.name}: no NetworkPolicy lets in at the port {name}"
-    if any(told(manifests, "serve")):
-        yield from check_keepers_policies(manifests, policies)
-
-
-def admissions(policies: Sequence[Object]) -> Iterator[tuple[Object, Sequence[Object]]]:
-    """Each port that policies let in at, with from where."""
-    for policy in policies:
-        for rule in policy["spec"].get("ingress", ()):
-            for port in rule["ports"]:
-                yield port, rule.get("from", ())
-
-
-def check_keepers_policies(manifests: Manifests, policies: Sequence[Object]) -> Iterator[str]:
-    """All else is forbidden; clients come from everywhere, operators from here, and names and keepers are found."""
-    pod, container = next(told(manifests, "serve"))
-    ports = {option: number for _, number, option in listening(pod.said(container))}
-    closed = [
-        each
-        for each in policies
-        if set(each["spec"]["policyTypes"]) == {"Ingress", "Egress"} and not each["spec"].get("ingress")
-    ]
-    if len(closed) != 1:
-        yield "no NetworkPolicy forbids keepers what the others do not allow"
-        return
-    management = {ports[option] for option in ("listen-http", "listen-https") if option in ports}
-    for port, sources in admissions(policies):
-        abroad = [each for each in sources if "namespaceSelector" in each]
-        if not sources:
-            yield f"everybody is let in at the port {port['port']}"
-        if port["port"] in management and abroad:
-            yield "the management API is open to other namespaces"
-        if port["port"] == ports.get("listen-pg") and CLIENT_LABEL not in [
-            each.get("podSelector", {}).get("matchLabels") for each in abroad
-        ]:
-            yield f"clients with the label {CLIENT_LABEL} are not let in"
-    egress = closed[0]["spec"]["egress"]
-    outside = {(port["protocol"], port["port"]) for rule in egress if "to" not in rule for port in rule["ports"]}
-    if outside != {("UDP", 53), ("TCP", 53)}:
-        yield f"keepers may go out to {sorted(outside)} instead of asking for names only"
-    inside = {port["port"] for rule in egress if "to" in rule for port in rule["ports"]}
-    if inside != {ports.get("listen-pg"), *management}:
-        yield f"keepers reach each other at {sorted(inside)} only"
+# -- those around it ----------------------------------------------------------------------------------------
 
 
 def check_monitors(manifests: Manifests) -> Iterator[str]:
     """Prometheus finds each pod once, under the job that rules and dashboard name."""
-    monitors = manifests.of("ServiceMonitor")
-    if manifests.overlay in ("production", "sidecar-example") and not monitors:
-        yield "there is no ServiceMonitor"
-    for monitor in monitors:
+    for monitor in manifests.of("ServiceMonitor"):
         name, spec = monitor["metadata"]["name"], monitor["spec"]
         wanted = spec["selector"]["matchLabels"].items()
         chosen = [
-            (each, endpoint)
+            each
             for each in manifests.of("Service")
             for endpoint in spec["endpoints"]
             if wanted <= each["metadata"]["labels"].items()
@@ -322,133 +197,62 @@ def check_monitors(manifests: Manifests) -> Iterator[str]:
         if len(chosen) != 1:
             yield f"ServiceMonitor {name} finds {len(chosen)} ports of Services instead of one"
             continue
-        service, endpoint = chosen[0]
+        (service,) = chosen
         pods = manifests.selected(service["metadata"].get("namespace"), service["spec"]["selector"])
         jobs = {JOBS[owner.said(each).command] for owner, each in manifests.ours() if owner in pods}
         job = service["metadata"]["labels"].get(spec.get("jobLabel"))
         if jobs != {job}:
             yield f"ServiceMonitor {name} calls the job {job} instead of {', '.join(sorted(jobs))}"
-        if endpoint["path"] not in probe_paths():
-            yield f"ServiceMonitor {name} asks for {endpoint['path']}"
-        if endpoint.get("relabelings") != [NAMED_BY_POD]:
-            yield f"ServiceMonitor {name} calls a pod by its address, which is another one when it comes back"
-        if not service["spec"].get("publishNotReadyAddresses"):
-            yield f"ServiceMonitor {name} loses sight of pods that are not ready"
 
 
-# -- how pods come and go -----------------------------------------------------------------------------------
-
-
-def check_shutdown(manifests: Manifests) -> Iterator[str]:
-    """A keeper has time to leave and to drain."""
-    for pod, container in told(manifests, "serve"):
-        said = pod.said(container)
-        grace = pod.spec["terminationGracePeriodSeconds"]
-        leaving, drain = said.options["leave-timeout"], said.options["shutdown-timeout"]
-        if leaving <= 0:
-            yield f"{pod.name} leaves without a look at the others"
-        if grace < leaving + drain + MARGIN_SECONDS:
-            yield f"{pod.name} is killed after {grace} s, and may need {leaving + drain:g} s to leave and drain"
-        if "lifecycle" in container:
-            yield f"{pod.name} has a hook of its own: --leave-timeout is what waits"
-
-
-def check_disruption(manifests: Manifests) -> Iterator[str]:
-    """A majority of keepers stays, whoever takes pods away."""
-    for owner in {pod.owner["metadata"]["name"]: pod.owner for pod, _ in told(manifests, "serve")}.values():
-        spec, labels = owner["spec"], owner["spec"]["template"]["metadata"]["labels"]
-        majority = spec["replicas"] // 2 + 1
-        budgets = [
-            each
-            for each in manifests.of("PodDisruptionBudget")
-            if each["spec"]["selector"]["matchLabels"].items() <= labels.items()
-        ]
-        if len(budgets) != 1:
-            yield f"{len(budgets)} PodDisruptionBudgets are for keepers instead of one"
-        for budget in budgets:
-            # bool and str compare as well, and a percentage is rounded
-            if type(budget["spec"].get("minAvailable")) is not int or budget["spec"]["minAvailable"] != majority:
-                yield f"minAvailable is {budget['spec'].get('minAvailable')!r}, the majority is {majority}"
-            if budget["spec"].get("unhealthyPodEvictionPolicy") != "IfHealthyBudget":
-                yield "keepers that are not ready are evicted without a majority of others"
-        if spec["updateStrategy"] != {
-            "type": "RollingUpdate"
-        }:  # maxUnavailable is 1, and is dropped where it is off
-            yield "keepers are not updated one at a time"
-        if spec["podManagementPolicy"] != "Parallel":
-            yield "keepers wait for one another at their start"
-        if spec.get("minReadySeconds", 0) < 1:
-            yield "the next keeper is updated at the first sign of life of the one before"
-    for owner in manifests.of("StatefulSet"):
-        retention = owner["spec"].get("persistentVolumeClaimRetentionPolicy")
-        if retention != {"whenDeleted": "Retain", "whenScaled": "Retain"}:
-            yield f"StatefulSet {owner['metadata']['name']} takes its disks along"
-
-
-def check_sidecar(manifests: Manifests) -> Iterator[str]:
-    """A sidecar that was fenced, or cannot work, stays away; commits wait for it, but not before it can be there."""
-    stays_away = sorted((exit_code(ConfigError("")), exit_code(Fenced("", Term(2), Term(1)))))
-    rules = [{"action": "Restart", "exitCodes": {"operator": "NotIn", "values": stays_away}}]
-    for pod, container in told(manifests, "propose"):
-        if container.get("restartPolicy") != "Never" or container.get("restartPolicyRules") != rules:
-            yield f"{pod.name}: the sidecar comes back after exit codes other than {stays_away}"
-        (files,) = [each["data"] for each in manifests.of("ConfigMap")]
-        settings = dict(
-            line.split(" = ") for line in files["postgresql.conf"].splitlines() if not line.startswith("#")
-        )
-        if "synchronous_standby_names" in settings:
-            yield "the server that the image starts first would wait for the sidecar for ever"
-        if settings.get("max_slot_wal_keep_size", "-1") == "-1":
-            yield "an absent sidecar fills the primary's disk"
-        if f"SET synchronous_standby_names = '{DEFAULT_NAME}';" not in files["walkeeper.sh"]:
+def check_database(manifests: Manifests) -> Iterator[str]:
+    """Commits wait for the sidecar, but not before it can be there, and what is committed is on the disk."""
+    for files in [each["data"] for each in manifests.of("ConfigMap")]:
+        lines = [line for line in files["postgresql.conf"].splitlines() if line and not line.startswith("#")]
+        settings = {name.strip(): value.strip() for name, _, value in (line.partition("=") for line in lines)}
+        yield from (f"postgresql.conf: {each}" for each in differences(settings, SETTINGS))
+        for line in files["pg_hba.conf"].splitlines():
+            if line.split()[-1:] != (["peer"] if line.startswith("local") else ["scram-sha-256"]):
+                yield f"pg_hba.conf lets in without a proof: {line}"
+        if (
+            f"ALTER SYSTEM SET synchronous_standby_names = '{DEFAULT_NAME}';"
+            not in files["walkeeper.sh"].splitlines()
+        ):
             yield "commits do not wait for the sidecar"
-
-
-def check_placement(manifests: Manifests) -> Iterator[str]:
-    """No two keepers on a machine, and as few as possible in a zone; not for a look on one node."""
-    if manifests.overlay == "dev":
-        return
-    for pod, _ in told(manifests, "serve"):
-        apart = (
-            pod.spec.get("affinity", {})
-            .get("podAntiAffinity", {})
-            .get("requiredDuringSchedulingIgnoredDuringExecution", [])
-        )
-        spread = pod.spec.get("topologySpreadConstraints", [])
-        if [each["topologyKey"] for each in apart] != ["kubernetes.io/hostname"]:
-            yield f"{pod.name} may share its machine with another keeper"
-        if [(each["topologyKey"], each["whenUnsatisfiable"]) for each in spread] != [
-            ("topology.kubernetes.io/zone", "DoNotSchedule")
-        ]:
-            yield f"{pod.name} may share its zone with another keeper"
-        for each in (*apart, *spread):
-            if not each["labelSelector"]["matchLabels"].items() <= pod.labels.items():
-                yield f"{pod.name} is kept away from others than keepers"
 
 
 # -- files, rights, names -----------------------------------------------------------------------------------
 
 
 def check_volumes(manifests: Manifests) -> Iterator[str]:
-    """Mounts have volumes, Secrets are known and come as whole directories, and only what must is writable."""
+    """Mounts have volumes, which are of known kinds and whole directories, and only what must is writable."""
     for pod in manifests.pods():
         volumes = {each["name"]: each for each in pod.spec.get("volumes", ())}
-        claims = {each["metadata"]["name"] for each in pod.owner["spec"].get("volumeClaimTemplates", ())}
         for volume in volumes.values():
-            if "secret" in volume and volume["secret"]["secretName"] not in SECRETS:
-                yield f"{pod.name}: nobody makes the Secret {volume['secret']['secretName']}"
-            if "secret" in volume and volume["secret"].get("defaultMode", 0o644) & 0o337:
-                yield f"{pod.name}: the files of {volume['name']} are for more than its group to read"
+            yield from (f"{pod.name}: {each}" for each in wrong_with_volume(volume))
         for container in pod.spec["containers"]:
             for mount in container.get("volumeMounts", ()):
                 volume = volumes.get(mount["name"], {})
-                if not volume and mount["name"] not in claims:
+                if not volume and mount["name"] not in pod.claims:
                     yield f"{pod.name} mounts {mount['name']}, which is no volume"
-                if "subPath" in mount or "subPathExpr" in mount:
-                    yield f"{pod.name} mounts a part of {mount['name']}, which is never renewed"
-                if READ_ONLY_KINDS & volume.keys() and not mount.get("readOnly"):
-                    yield f"{pod.name} may write to {mount['name']}"
+                wanted = {"name": mount["name"], "mountPath": ELSEWHERE}
+                if READ_ONLY_KINDS & volume.keys():
+                    wanted["readOnly"] = True
+                where = f"{pod.name}: the mount of {mount['name']} in {container['name']}: "
+                yield from (where + each for each in differences(mount, wanted))
     yield from check_secrets_in_variables(manifests)
+
+
+def wrong_with_volume(volume: Object) -> Iterator[str]:
+    """A Secret is known, for its group only, and whole."""
+    name = volume["name"]
+    if not volume.keys() & {*READ_ONLY_KINDS, "emptyDir"}:
+        yield f"the volume {name} is none of {sorted(READ_ONLY_KINDS)} and emptyDir"
+    if "secret" in volume:
+        if volume["secret"]["secretName"] not in SECRETS:
+            yield f"nobody makes the Secret {volume['secret']['secretName']}"
+        wanted = {"secretName": ELSEWHERE, "defaultMode": 0o440}
+        yield from (f"the volume {name}: {each}" for each in differences(volume["secret"], wanted))
 
 
 def check_secrets_in_variables(manifests: Manifests) -> Iterator[str]:
@@ -457,8 +261,6 @@ def check_secrets_in_variables(manifests: Manifests) -> Iterator[str]:
             wanted = variable.get("valueFrom", {}).get("secretKeyRef")
             if wanted is not None and wanted["key"] not in SECRETS.get(wanted["name"], ()):
                 yield f"{pod.name}: nobody makes the Secret {wanted['name']} with {wanted['key']}"
-    if manifests.of("Secret"):
-        yield "a Secret is among the manifests"
 
 
 def check_paths(manifests: Manifests) -> Iterator[str]:
@@ -466,14 +268,15 @@ def check_paths(manifests: Manifests) -> Iterator[str]:
     for pod, container in manifests.ours():
         said = pod.said(container)
         volumes = {each["name"]: each for each in pod.spec.get("volumes", ())}
-        claims = {each["metadata"]["name"] for each in pod.owner["spec"].get("volumeClaimTemplates", ())}
         mounts = {Path(each["mountPath"]): each["name"] for each in container.get("volumeMounts", ())}
         for name in sorted(said.given & said.options.keys()):
             path = said.options[name]
-            if name == "datadir" and mounts.get(path) not in claims:
+            if name == "datadir" and mounts.get(path) not in pod.claims:
                 yield f"{pod.name} keeps WAL in {path}, where no disk is"
             elif name != "datadir" and isinstance(path, Path) and not is_mounted(path, mounts, volumes):
                 yield f"{pod.name}: --{name} is {path}, and nothing puts it there"
+            if name in FILES and path.name != FILES[name]:
+                yield f"{pod.name}: --{name} is {path}, not the Secret's {FILES[name]}"
 
 
 def is_mounted(path: Path, mounts: Mapping[Path, str], volumes: Mapping[str, Object]) -> bool:
@@ -487,57 +290,20 @@ def secret_of(volumes: Mapping[str, Object], name: str) -> str:
     return str(volumes.get(name, {}).get("secret", {}).get("secretName"))
 
 
-def check_hardening(manifests: Manifests) -> Iterator[str]:
-    """Nobody has rights that it does not need."""
+def check_resources(manifests: Manifests) -> Iterator[str]:
+    """Everybody says what it needs; how much is a matter of the cluster's."""
     for pod in manifests.pods():
-        yield from lacking(
-            f"pod {pod.name}", pod.spec, automountServiceAccountToken=False, enableServiceLinks=False
-        )
-        security = pod.spec.get("securityContext", {})
-        yield from lacking(
-            f"pod {pod.name}", security, runAsNonRoot=True, seccompProfile={"type": "RuntimeDefault"}
-        )
-        yield from lacking(f"pod {pod.name}", security, fsGroupChangePolicy="OnRootMismatch")
-        accounts = [each["metadata"]["name"] for each in manifests.of("ServiceAccount")]
-        if pod.spec.get("serviceAccountName") not in accounts:
-            yield f"pod {pod.name} has no account of its own"
         for container in pod.spec["containers"]:
             what = f"container {container['name']} of {pod.name}"
-            own = container.get("securityContext", {})
-            yield from lacking(
-                what,
-                own,
-                readOnlyRootFilesystem=True,
-                allowPrivilegeEscalation=False,
-                capabilities={"drop": ["ALL"]},
-            )
-            resources = container.get("resources", {})
-            if {"cpu", "memory"} - resources.get("requests", {}).keys() or "memory" not in resources.get(
-                "limits", {}
-            ):
+            requests, limits = (container.get("resources", {}).get(each, {}) for each in ("requests", "limits"))
+            if {"cpu", "memory"} - requests.keys() or "memory" not in limits:
                 yield f"{what} does not say what it needs"
-            if "cpu" in resources.get("limits", {}):
+            if "cpu" in limits:
                 yield f"{what} is stopped by a limit of CPU, and commits with it"
-    for pod, container in manifests.ours():
-        security = pod.spec.get("securityContext", {}) | container.get("securityContext", {})
-        yield from lacking(
-            f"container {container['name']} of {pod.name}", security,
-            runAsUser=CONTAINER_USER, runAsGroup=CONTAINER_USER,
-        )  # fmt: skip
-        if manifests.overlay != "base" and container["image"] != f"walkeeper:{walkeeper.__version__}":
-            yield f"{pod.name} runs {container['image']}, this is {walkeeper.__version__}"
-    for pod, _ in told(manifests, "serve"):
-        yield from lacking(f"pod {pod.name}", pod.spec["securityContext"], fsGroup=CONTAINER_USER)
-
-
-def lacking(what: str, found: Mapping[str, Any], **wanted: Any) -> Iterator[str]:
-    for name, value in wanted.items():
-        if found.get(name) != value:
-            yield f"{what}: {name} is {found.get(name)} instead of {value}"
 
 
 def check_names(manifests: Manifests) -> Iterator[str]:
-    """Everything is in the one namespace that is made, and selectors choose the pods of their own set."""
+    """Everything is in the one namespace that is made, which takes no others than harmless pods."""
     namespaces = [each["metadata"]["name"] for each in manifests.of("Namespace")]
     for each in manifests.objects:
         name = f"{each['kind']} {each['metadata']['name']}"
@@ -546,28 +312,19 @@ def check_names(manifests: Manifests) -> Iterator[str]:
     for each in manifests.of("Namespace"):
         if each["metadata"]["labels"].get("pod-security.kubernetes.io/enforce") != "restricted":
             yield f"Namespace {each['metadata']['name']} takes pods with more rights than ours need"
-    for owner in manifests.of("StatefulSet"):
-        labels = owner["spec"]["template"]["metadata"]["labels"]
-        if not owner["spec"]["selector"]["matchLabels"].items() <= labels.items():
-            yield f"StatefulSet {owner['metadata']['name']} does not select its own pods"
-        if POD_INDEX in labels:
-            yield f"{POD_INDEX} is Kubernetes' to say"
 
 
 CHECKS: Final[Sequence[Check]] = (
+    check_objects,
+    check_told,
     check_peers,
     check_quorum,
-    check_ports,
-    check_probes,
-    check_services,
-    check_policies,
-    check_monitors,
+    check_listening,
     check_shutdown,
-    check_disruption,
-    check_sidecar,
-    check_placement,
+    check_monitors,
+    check_database,
     check_volumes,
     check_paths,
-    check_hardening,
+    check_resources,
     check_names,
 )

@@ -85,6 +85,11 @@ class Pod:
         own: Mapping[str, str] = self.owner["spec"]["template"]["metadata"]["labels"]
         return {**own, POD_INDEX: str(self.ordinal), ZONE: self.zone}
 
+    @property
+    def claims(self) -> set[str]:
+        """The names of its disks, which stay."""
+        return {each["metadata"]["name"] for each in self.owner["spec"].get("volumeClaimTemplates", ())}
+
     def environment(self, container: Object) -> dict[str, str]:
         """The container's variables, expanded."""
         found: dict[str, str] = {}

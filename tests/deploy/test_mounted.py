@@ -11,7 +11,7 @@ from trio.testing import MockClock
 
 from certified import Pki, chain_of
 from crash_points import SERVER, START, TTID
-from deploy.findings import CONTAINER_USER
+from deploy.expected import CONTAINER_USER
 from deploy.kubelet import MountedSecret, as_user, give_to_group
 from deploy.manifests import load
 from minted import Mint
