@@ -46,6 +46,10 @@ class Neighbour:
     def is_ready(self) -> bool:
         return self.is_answering and self.said is not None and self.said.is_ready
 
+    @property
+    def takes_wal(self) -> bool:
+        return self.is_answering and self.said is not None and self.said.takes_wal
+
     def __str__(self) -> str:
         return f"keeper {self.said.id} ({self.address})" if self.said else str(self.address)
 
@@ -54,6 +58,8 @@ class Neighbour:
         """Why it is of no help now, in words."""
         if self.said is None or self.trouble:
             return f"{self}: {self.trouble}"
+        if not self.said.takes_wal:
+            return f"{self}: takes no WAL: its disk is full or does not answer"
         return f"{self}: {'not caught up' if self.said.state == 'serving' else self.said.state}"
 
 

@@ -8,7 +8,7 @@ Decides nothing.  Does not ask others: ``neighbours`` does.
 """
 
 import secrets
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import Final
 
@@ -18,6 +18,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from walkeeper.acceptor.state import AcceptorState
+from walkeeper.control.collectors import DiskJobs
 from walkeeper.control.dump import KeeperConfig
 from walkeeper.control.endpoints import Endpoint, whole_keeper
 from walkeeper.control.health import Readiness, State
@@ -65,7 +66,7 @@ class TimelinePositionsJson(Json, frozen=True):
 
 class KeeperPositionsJson(Json, frozen=True):
     """``is_ready``: as ``/readyz`` says; ``is_caught_up``: others may rely on it, if it is serving, or leaving and stays for them.
-    While it is starting it does not know its timelines, and tells none.
+    ``takes_wal``: its disk answers, and has room.  While it is starting it does not know its timelines, and tells none.
     """
 
     id: U64
@@ -73,6 +74,7 @@ class KeeperPositionsJson(Json, frozen=True):
     state: State
     is_ready: bool
     is_caught_up: bool
+    takes_wal: bool
     timelines: list[TimelinePositionsJson]
 
 
@@ -84,6 +86,7 @@ class Envelope(Json, frozen=True):
     state: State
     is_ready: bool
     is_caught_up: bool
+    takes_wal: bool
     timelines: msgspec.Raw
 
     def __post_init__(self) -> None:
@@ -98,10 +101,13 @@ _timeline_in: Final = msgspec.json.Decoder(TimelinePositionsJson).decode
 class Positions:
     """The route.  Before ``begin`` it says that the keeper is starting."""
 
-    def __init__(self, config: KeeperConfig, instance: str, readiness: Readiness) -> None:
+    def __init__(
+        self, config: KeeperConfig, instance: str, readiness: Readiness, disk: Callable[[], DiskJobs]
+    ) -> None:
         self._config = config
         self._instance = instance
         self._readiness = readiness
+        self._disk = disk
         self._loaded: Timelines | None = None
         self._looking = trio.Lock()
         self._looked_at = float("-inf")
@@ -140,9 +146,15 @@ class Positions:
             readiness.state,
             readiness.is_ready,
             not readiness.is_hindered,
+            self._takes_wal(),
             self._timelines,
         )
         return msgspec.json.encode(answer)
+
+    def _takes_wal(self) -> bool:
+        """A keeper that does not is ready all the same: readers are served."""
+        is_full = self._loaded is not None and self._loaded.room.is_refusing
+        return not is_full and not self._disk().is_hanging
 
 
 async def look_at_positions(
@@ -180,7 +192,13 @@ async def read_positions(body: bytes) -> KeeperPositionsJson:
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:  # UnicodeDecodeError is a ValueError
         raise Malformed(shortened(f"its answer cannot be read: {error}")) from error
     return KeeperPositionsJson(
-        envelope.id, envelope.instance, envelope.state, envelope.is_ready, envelope.is_caught_up, timelines
+        envelope.id,
+        envelope.instance,
+        envelope.state,
+        envelope.is_ready,
+        envelope.is_caught_up,
+        envelope.takes_wal,
+        timelines,
     )
 
 

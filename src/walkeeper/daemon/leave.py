@@ -1,6 +1,6 @@
 """Leaves so that a quorum stays: a keeper that was told to stop serves on until the others can do without it.
 
-The others can when those that serve and have caught up are a majority of the quorum without us.  Of several keepers that leave
+The others can when those that serve, have caught up and take WAL are a majority of the quorum without us.  Of several keepers that leave
 at once the one with the highest number goes first, as in a StatefulSet: those with lower ones stay for it, and count.
 
 Two that leave must not rely on each other: each says that it leaves before it asks, and goes by no answer from the first
@@ -33,9 +33,6 @@ SETTLE_SECONDS: Final = 2.0 * ANSWER_SECONDS
 LAST_SECONDS: Final = SETTLE_SECONDS + ANSWER_SECONDS
 """Of its patience, in which nobody counts on a keeper: who has asked before goes within ``ANSWER_SECONDS``."""
 
-DISK_SECONDS: Final = 10.0
-"""For one job of the disk: writers drop a keeper that is silent for so long."""
-
 SOON: Final = "time to stay"
 
 SPARE_SECONDS: Final = 30.0
@@ -52,7 +49,7 @@ async def leave(
     drain_seconds: float,
 ) -> None:
     """Return when the others can do without this keeper, after ``patience_seconds`` whatever they are, and at once if it has
-    no others, or its ``disk`` has not answered for ``DISK_SECONDS``: it is of no use to them then.
+    no others, or its ``disk`` hangs: it is of no use to them then.
 
     Cancellation: at any time.
     """
@@ -64,7 +61,7 @@ async def leave(
     began = trio.current_time()
     deadline = began + patience_seconds
     missing = "nobody was asked"
-    while disk().oldest_seconds < DISK_SECONDS:
+    while not disk().is_hanging:
         looked_at = trio.current_time()
         if looked_at >= deadline:
             log.warning("leaving although the others may be no quorum", error=missing)
@@ -91,8 +88,8 @@ def what_is_missing(others: Sequence[Neighbour], node_id: int) -> str:
 
 
 def is_of_help(other: Neighbour, node_id: int) -> bool:
-    """Whether it serves with all that is committed, and will stay for us if it is leaving."""
-    if other.said is None or not other.is_answering:
+    """Whether it serves with all that is committed, takes more, and will stay for us if it is leaving."""
+    if other.said is None or not other.is_answering or not other.takes_wal:
         return False
     stays_longer = other.said.state == "leaving" and other.said.id < node_id
     return other.is_ready or (stays_longer and other.said.is_caught_up)

@@ -16,6 +16,7 @@ from trio.testing import MockClock
 
 from keeping import SERVER, TTID, Leader, new_disk, timelines_on
 from walkeeper.control.catching_up import BEHIND_SECONDS, CAUGHT_UP, HEARING_SECONDS, WELL_SECONDS, catching_up
+from walkeeper.control.collectors import DiskJobs
 from walkeeper.control.dump import KeeperConfig
 from walkeeper.control.health import Readiness
 from walkeeper.control.http1 import HttpConnection
@@ -29,6 +30,10 @@ from walkeeper.timeline.timelines import Timelines
 US = 1
 
 
+def idle() -> DiskJobs:
+    return DiskJobs(0, 0.0)
+
+
 class Peer:
     """A keeper at an address; ``body`` is what it answers instead."""
 
@@ -38,7 +43,7 @@ class Peer:
         self.body: bytes | None = None
         self.readiness = Readiness("listener")
         self.readiness.reached("listener")
-        self.positions = Positions(KeeperConfig(id=number), instance, self.readiness)
+        self.positions = Positions(KeeperConfig(id=number), instance, self.readiness, idle)
 
     async def answer(self, _request: Request) -> Response:
         self.asked += 1
@@ -50,7 +55,7 @@ class Peer:
 def starting(number: int) -> tuple[Readiness, Positions]:
     """Of another process of that keeper."""
     readiness = Readiness("listener")
-    return readiness, Positions(KeeperConfig(id=number), "again", readiness)
+    return readiness, Positions(KeeperConfig(id=number), "again", readiness, idle)
 
 
 @asynccontextmanager
@@ -79,7 +84,14 @@ def said_of(**changes: Any) -> bytes:
     """An answer that means something but for ``changes``."""
     timeline = dict.fromkeys(("tenant_id", "timeline_id"), "0" * 32)
     positions = dict.fromkeys(("start_lsn", "flush_lsn", "commit_lsn"), "0/10")
-    keeper = {"id": 2, "instance": "x", "state": "serving", "is_ready": True, "is_caught_up": True}
+    keeper = {
+        "id": 2,
+        "instance": "x",
+        "state": "serving",
+        "is_ready": True,
+        "is_caught_up": True,
+        "takes_wal": True,
+    }
     whole = {**timeline, **positions, "is_whole": True, "generation": 0, "members": []} | changes
     return msgspec.json.encode({"timelines": [whole], **keeper, **changes})
 
@@ -128,10 +140,10 @@ async def test_what_a_keeper_told_is_remembered_while_it_starts_again(autojump_c
         b"{}",
         b"\xff",
         b"[" * 100_000,
-        b'{"id":2,"instance":"x","state":"serving","is_ready":true,"is_caught_up":true,"timelines":[{"tenant_id":"\xff"}]}',
-        b'{"id":2,"instance":"x","state":"up","is_ready":true,"is_caught_up":true,"timelines":[]}',
+        b'{"id":2,"instance":"x","state":"serving","is_ready":true,"is_caught_up":true,"takes_wal":true,"timelines":[{"tenant_id":"\xff"}]}',
+        b'{"id":2,"instance":"x","state":"up","is_ready":true,"is_caught_up":true,"takes_wal":true,"timelines":[]}',
         (
-            b'{"id":2,"instance":"x","state":"serving","is_ready":true,"is_caught_up":true,"timelines":[{"tenant_id":"t",'
+            b'{"id":2,"instance":"x","state":"serving","is_ready":true,"is_caught_up":true,"takes_wal":true,"timelines":[{"tenant_id":"t",'
             b'"timeline_id":"l","start_lsn":"","flush_lsn":"","commit_lsn":"","is_whole":true,"generation":0,"members":[]}]}'
         ),
         said_of(tenant_id="0" * 32 + "\n"),

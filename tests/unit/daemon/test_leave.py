@@ -13,13 +13,13 @@ import trio
 from starlette.applications import Starlette
 from trio.testing import MockClock
 
-from walkeeper.control.collectors import DiskJobs
+from walkeeper.control.collectors import HANGS_SECONDS, DiskJobs
 from walkeeper.control.dump import KeeperConfig
 from walkeeper.control.health import Readiness
 from walkeeper.control.http1 import HttpConnection
 from walkeeper.control.neighbours import Neighbour, Neighbours
 from walkeeper.control.positions import KeeperPositionsJson, Positions
-from walkeeper.daemon.leave import DISK_SECONDS, LAST_SECONDS, SETTLE_SECONDS, leave, what_is_missing
+from walkeeper.daemon.leave import LAST_SECONDS, SETTLE_SECONDS, leave, what_is_missing
 from walkeeper.links.address import HttpAddress
 from walkeeper.membership import majority
 from walkeeper.testing.network import MemoryNetwork
@@ -31,11 +31,11 @@ CAUGHT_UP: Final = "caught up"
 
 
 def well() -> DiskJobs:
-    return DiskJobs(1, DISK_SECONDS - 0.1)
+    return DiskJobs(1, HANGS_SECONDS - 0.1)
 
 
 def wedged() -> DiskJobs:
-    return DiskJobs(1, DISK_SECONDS)
+    return DiskJobs(1, HANGS_SECONDS)
 
 
 class Cluster:
@@ -52,6 +52,7 @@ class Cluster:
         self._hosts = {number: self._network.host(f"k{number}") for number in self.numbers}
         self._instances: dict[int, str] = {}
         self._started = count()
+        self.disks: dict[int, Callable[[], DiskJobs]] = {}
         for number in self.numbers:
             self.start(number)
 
@@ -64,7 +65,8 @@ class Cluster:
 
     async def _serve(self, number: int) -> None:
         readiness = self.readiness[number]
-        endpoint = Positions(KeeperConfig(id=number), self._instances[number], readiness).endpoint()
+        disk = self.disks.get(number, well)
+        endpoint = Positions(KeeperConfig(id=number), self._instances[number], readiness, disk).endpoint()
         app = Starlette(routes=[endpoint.route(None)])
         listener = self._hosts[number].listen()
         while self.readiness[number] is readiness:
@@ -249,6 +251,20 @@ async def test_who_need_not_wait_goes_at_once(
         nursery.cancel_scope.cancel(reason="seen")
 
 
+async def test_it_stays_for_one_that_is_ready_and_cannot_take_wal_and_says_so(autojump_clock: MockClock) -> None:
+    with structlog.testing.capture_logs() as logs:
+        async with trio.open_nursery() as nursery:
+            cluster = Cluster(3, nursery)
+            cluster.disks[2] = lambda: wedged() if trio.current_time() < hangs_until else well()
+            hangs_until = trio.current_time() + PATIENCE_SECONDS / 2
+            assert PATIENCE_SECONDS / 2 <= await seconds_of(lambda: cluster.stop(1)) <= PATIENCE_SECONDS / 2 + 2
+            cluster.start(1)
+            hangs_until = trio.current_time() + 2 * PATIENCE_SECONDS
+            await cluster.stop(1)
+            nursery.cancel_scope.cancel(reason="seen")
+    assert "keeper 2 (k2:7676): takes no WAL" in logs[-1]["error"]
+
+
 async def test_a_disk_that_begins_to_hang_ends_the_wait(autojump_clock: MockClock) -> None:
     async with trio.open_nursery() as nursery:
         cluster = Cluster(3, nursery)
@@ -261,8 +277,10 @@ async def test_a_disk_that_begins_to_hang_ends_the_wait(autojump_clock: MockCloc
         nursery.cancel_scope.cancel(reason="seen")
 
 
-def other(number: int, state: Any = "serving", *, is_ready: bool = True, trouble: str = "") -> Neighbour:
-    said = KeeperPositionsJson(number, f"i{number}", state, is_ready, True, [])
+def other(
+    number: int, state: Any = "serving", *, is_ready: bool = True, takes_wal: bool = True, trouble: str = ""
+) -> Neighbour:
+    said = KeeperPositionsJson(number, f"i{number}", state, is_ready, True, takes_wal, [])
     return Neighbour(HttpAddress(f"k{number}", 7676), said, trouble)
 
 
@@ -278,6 +296,8 @@ def silent(number: int) -> Neighbour:
         ([other(1), other(3, trouble="no answer within 1 s")], False),
         ([other(1), silent(3)], False),
         ([other(1), other(3, is_ready=False)], False),
+        ([other(1), other(3, takes_wal=False)], False),
+        ([other(1, "leaving", is_ready=False, takes_wal=False), other(3)], False),
         ([other(1), other(3, "leaving", is_ready=False)], False),
         ([other(1, "leaving", is_ready=False), other(3)], True),
         ([other(1, "draining", is_ready=False), other(3)], False),
@@ -293,7 +313,7 @@ def test_the_others_are_enough_if_those_that_stay_are_a_majority_of_all(
     said = what_is_missing(others, 2)
     assert bool(said) is not is_enough
     for each in others:
-        if not is_enough and not each.is_ready:
+        if not is_enough and not (each.is_ready and each.takes_wal):
             assert str(each) in said
 
 
