@@ -10,12 +10,15 @@ import msgspec
 
 from walkeeper.errors import ServerError, shortened
 from walkeeper.links.address import HttpAddress
-from walkeeper.links.http_get import http_get
+from walkeeper.links.http_get import BODY_BYTES_MAX, http_get
 from walkeeper.links.token import read_token
 
 PATH: Final = "/v1/walkeeper/overview"
 
 POSITIONS_PATH: Final = "/v1/walkeeper/positions"
+
+POSITIONS_BYTES_MAX: Final = 8 * 1024 * 1024
+"""For those of 20,000 timelines, which is more than anybody has, and of a third of a KiB each."""
 
 Overview = TypeVar("Overview")
 
@@ -42,11 +45,11 @@ async def ask_positions(address: HttpAddress) -> bytes:
 
     Cancellation: as there.
     """
-    return await _ask(address, POSITIONS_PATH)
+    return await _ask(address, POSITIONS_PATH, POSITIONS_BYTES_MAX)
 
 
-async def _ask(address: HttpAddress, target: str) -> bytes:
-    answer = await http_get(address, target, read_token())
+async def _ask(address: HttpAddress, target: str, body_bytes_max: int = BODY_BYTES_MAX) -> bytes:
+    answer = await http_get(address, target, read_token(), body_bytes_max)
     if answer.status != 200:
         raise ServerError(str(address), "", _refusal(answer.status, answer.body))
     return answer.body

@@ -1,5 +1,6 @@
 """Who the other keepers are: each counts once, we do not, and whoever never answered might be another."""
 
+import tracemalloc
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from random import Random
@@ -21,9 +22,11 @@ from walkeeper.control.dump import KeeperConfig
 from walkeeper.control.health import Readiness
 from walkeeper.control.http1 import HttpConnection
 from walkeeper.control.neighbours import ANSWER_SECONDS, Neighbours
-from walkeeper.control.positions import Positions
+from walkeeper.control.positions import TIMELINE_BYTES_MAX, Positions, read_positions
+from walkeeper.errors import Malformed
 from walkeeper.links.address import HttpAddress
-from walkeeper.links.overview import POSITIONS_PATH
+from walkeeper.links.overview import POSITIONS_BYTES_MAX, POSITIONS_PATH
+from walkeeper.membership import KEEPERS_MAX
 from walkeeper.testing.network import MemoryNetwork
 from walkeeper.timeline.timelines import Timelines
 
@@ -151,6 +154,20 @@ async def test_what_a_keeper_told_is_remembered_while_it_starts_again(autojump_c
         said_of(commit_lsn="0/123456789"),
         said_of(commit_lsn="0/1\n0"),
         said_of(id=2**64),
+        said_of(generation=2**32),
+        said_of(generation=-1),
+        said_of(members=[2**64]),
+        said_of(members=[-1]),
+        said_of(members=list(range(2 * KEEPERS_MAX + 1))),
+        said_of().replace(b'"generation":0', b'"generation":' + b"9" * 4_000),
+        said_of().replace(b'"members":[]', b'"members":[' + b"9" * 4_000 + b"]"),
+        said_of(tenant_id="A" * 32),
+        said_of(timeline_id="A" * 32),
+        said_of(timelines={}),
+        said_of(timelines=7),
+        said_of(timelines=[1, 1, 1]),
+        said_of(timelines=[{}, {}]),
+        said_of(surplus="x" * TIMELINE_BYTES_MAX),
     ],
 )
 async def test_what_means_nothing_is_no_answer(body: bytes, autojump_clock: MockClock) -> None:
@@ -158,6 +175,24 @@ async def test_what_means_nothing_is_no_answer(body: bytes, autojump_clock: Mock
     second.body = body
     async with among(second) as neighbours:
         assert "cannot be read" in (await neighbours.look())[0].trouble
+
+
+@pytest.mark.parametrize("element", ["1", "{}", '{"members":[1]}'])
+async def test_millions_of_what_means_nothing_are_not_even_counted(element: str) -> None:
+    body = said_of(timelines=[]).replace(b"[]", f"[{element}{f',{element}' * 300_000}]".encode())
+    tracemalloc.start()
+    with pytest.raises(Malformed):
+        await read_positions(body)
+    _, peak_bytes = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak_bytes < 2 * len(body) + 100_000
+
+
+async def test_no_keeper_tells_more_than_others_want_to_know(autojump_clock: MockClock) -> None:
+    second = Peer(2, "x")
+    second.body = said_of(surplus=[1] * (POSITIONS_BYTES_MAX // 2))
+    async with among(second) as neighbours:
+        assert f"more than {POSITIONS_BYTES_MAX} bytes" in (await neighbours.look())[0].trouble
 
 
 async def test_nobody_is_asked_where_nobody_is_named(autojump_clock: MockClock) -> None:
