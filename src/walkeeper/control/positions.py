@@ -23,7 +23,7 @@ from walkeeper.control.dump import KeeperConfig
 from walkeeper.control.endpoints import Endpoint, whole_keeper
 from walkeeper.control.health import Readiness, State
 from walkeeper.control.models import U32, U64, Json, LsnText, require_u64
-from walkeeper.errors import Malformed, shortened
+from walkeeper.errors import Malformed, printable
 from walkeeper.ids import TenantId, TenantTimelineId, TimelineId
 from walkeeper.links.overview import POSITIONS_PATH
 from walkeeper.lsn import format_lsn, parse_lsn
@@ -198,7 +198,7 @@ async def read_positions(body: bytes) -> KeeperPositionsJson:
             if number % LOOKED_AT_IN_A_TURN == 0:
                 await trio.lowlevel.checkpoint()
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:  # UnicodeDecodeError is a ValueError
-        raise Malformed(shortened(f"its answer cannot be read: {error}")) from error
+        raise Malformed(printable(f"its answer cannot be read: {error}")) from error
     return KeeperPositionsJson(
         envelope.id,
         envelope.instance,

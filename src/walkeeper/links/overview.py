@@ -8,7 +8,7 @@ from typing import Final, TypeVar
 
 import msgspec
 
-from walkeeper.errors import ServerError, shortened
+from walkeeper.errors import ServerError, printable, shortened
 from walkeeper.links.address import HttpAddress
 from walkeeper.links.http_get import BODY_BYTES_MAX, http_get
 from walkeeper.links.token import read_token
@@ -35,7 +35,7 @@ async def ask_overview(address: HttpAddress, find: str, decode: Callable[[bytes]
     try:
         return decode(body)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise ServerError(str(address), "", shortened(f"its answer cannot be read: {error}")) from error
+        raise ServerError(str(address), "", printable(shortened(f"its answer cannot be read: {error}"))) from error
 
 
 async def ask_positions(address: HttpAddress) -> bytes:
@@ -64,4 +64,4 @@ def _refusal(status: int, body: bytes) -> str:
         case 404:
             return "it does not know the question: is it a walkeeper of this version?"
         case _:
-            return shortened(f"HTTP status {status}: {body[:200].decode(errors='replace')}")
+            return printable(shortened(f"HTTP status {status}: {body[:200].decode(errors='replace')}"))

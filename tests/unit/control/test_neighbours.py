@@ -44,6 +44,7 @@ class Peer:
         self.asked = 0
         self.is_silent = False
         self.body: bytes | None = None
+        self.status = 200
         self.readiness = Readiness("listener")
         self.readiness.reached("listener")
         self.positions = Positions(KeeperConfig(id=number), instance, self.readiness, idle)
@@ -52,7 +53,7 @@ class Peer:
         self.asked += 1
         if self.is_silent:
             await trio.sleep_forever()
-        return Response(await self.positions.look() if self.body is None else self.body)
+        return Response(await self.positions.look() if self.body is None else self.body, self.status)
 
 
 def starting(number: int) -> tuple[Readiness, Positions]:
@@ -193,6 +194,18 @@ async def test_no_keeper_tells_more_than_others_want_to_know(autojump_clock: Moc
     second.body = said_of(surplus=[1] * (POSITIONS_BYTES_MAX // 2))
     async with among(second) as neighbours:
         assert f"more than {POSITIONS_BYTES_MAX} bytes" in (await neighbours.look())[0].trouble
+
+
+@pytest.mark.parametrize("status", [200, 500])
+async def test_what_is_wrong_is_one_line_whatever_a_keeper_says(status: int, autojump_clock: MockClock) -> None:
+    second = Peer(2, "x")
+    second.status, second.body = status, said_of(state="a").replace(b'"a"', b'"\\n\\u001b[2J\\u2028"')
+    if status == 500:
+        second.body = b"oh\n\x1b[2J\xff"
+    async with among(second) as neighbours:
+        (plight, *_) = [each.plight for each in await neighbours.look()]
+    assert "[2J" in plight
+    assert plight.isprintable()
 
 
 async def test_nobody_is_asked_where_nobody_is_named(autojump_clock: MockClock) -> None:
