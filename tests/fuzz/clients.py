@@ -360,7 +360,7 @@ async def _add_up(data: bytes) -> None:
 
 POSITIONS = b"""{"id":2,"instance":"x","state":"leaving","is_ready":false,"is_caught_up":true,"takes_wal":true,"timelines":[
 {"tenant_id":"0123456789abcdef0123456789abcdef","timeline_id":"0123456789abcdef0123456789abcdef","start_lsn":"0/16B3748",
-"flush_lsn":"0/16B3750","commit_lsn":"0/16B3750","is_whole":true,"generation":1,"members":[1,2,3]}]}"""
+"flush_lsn":"0/16B3750","commit_lsn":"0/16B3750","commit_term":1,"is_whole":true,"generation":1,"members":[1,2,3]}]}"""
 
 TARGETS = (
     Target("login", hearing(log_in, logged_in=False), SERVER_ERRORS, login_seeds),

@@ -4,7 +4,7 @@ It is ready only then: whoever asks for readiness before he ends another keeper 
 
 Rules:
 * A *target* is the highest LSN that another keeper knows to be committed in a timeline.  It is reached when our WAL is durable
-  up to there and whole.  The next one is taken only when it is reached, so that a keeper which keeps up is never behind.
+  up to there, whole, and the same, which it is if the same term wrote the last byte.  The next one is taken only when it is reached, so that a keeper which keeps up is never behind.
 * What a keeper tells when this process hears it for the first time has to be reached, at the start or later: nobody knows what
   happened before.  Of what it tells afterwards, who does not reach a target for ``PATIENCE_SECONDS`` is behind.
 * Who needed longer than that for a target must reach the next one in time before he counts as caught up: what was written
@@ -31,7 +31,7 @@ import trio
 from walkeeper.acceptor.state import AcceptorState
 from walkeeper.control.health import HEARD, Readiness
 from walkeeper.control.neighbours import Neighbour, Neighbours
-from walkeeper.control.positions import LOOKED_AT_IN_A_TURN, TimelinePositionsJson, members_of, named
+from walkeeper.control.positions import LOOKED_AT_IN_A_TURN, TimelinePositionsJson, members_of, named, term_of
 from walkeeper.errors import Closing, Deleted, TimelineUnavailable
 from walkeeper.ids import TenantTimelineId
 from walkeeper.lsn import INVALID_LSN, Lsn, format_lsn, parse_lsn
@@ -69,9 +69,10 @@ class Absence(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """What others say of a timeline: the highest commit, whose it is, and the newest configuration."""
+    """What others say of a timeline: the highest commit, which term wrote it, who says so, and the newest configuration."""
 
     commit_lsn: Lsn
+    commit_term: int
     keeper: int
     generation: int
     members: Sequence[int]
@@ -79,14 +80,15 @@ class Known:
     def merged(self, other: "Known") -> "Known":
         highest = max(self, other, key=lambda each: each.commit_lsn)
         newest = max(self, other, key=lambda each: each.generation)
-        return Known(highest.commit_lsn, highest.keeper, newest.generation, newest.members)
+        return Known(highest.commit_lsn, highest.commit_term, highest.keeper, newest.generation, newest.members)
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """``keeper`` has told us ``lsn``.  ``blocks``: we are not caught up before it is reached."""
+    """``keeper`` has told us ``lsn``, written in ``term``.  ``blocks``: we are not caught up before it is reached."""
 
     lsn: Lsn
+    term: int
     keeper: int
     since: float
     blocks: bool
@@ -182,14 +184,16 @@ class CatchingUp:
         blocks = False
         if target is not None:
             blocks = now - target.since >= PATIENCE_SECONDS
-            lsn = min(target.lsn, told.commit_lsn)  # less than before: it was deleted, and made again
-            target = None if _has_reached(here, lsn) else replace(target, lsn=lsn, blocks=target.blocks or blocks)
-        if new is not None and not _has_reached(here, new.commit_lsn):
+            if told.commit_lsn < target.lsn:  # it was deleted, and made again
+                target = replace(target, lsn=told.commit_lsn, term=told.commit_term)
+            is_reached = _has_reached(here, target.lsn, target.term)
+            target = None if is_reached else replace(target, blocks=target.blocks or blocks)
+        if new is not None and not _has_reached(here, new.commit_lsn, new.commit_term):
             if target is None or target.lsn < new.commit_lsn:
-                target = Target(new.commit_lsn, new.keeper, now, blocks=True)
+                target = Target(new.commit_lsn, new.commit_term, new.keeper, now, blocks=True)
             target = replace(target, blocks=True)
-        elif target is None and not _has_reached(here, told.commit_lsn):
-            target = Target(told.commit_lsn, told.keeper, now, blocks)
+        elif target is None and not _has_reached(here, told.commit_lsn, told.commit_term):
+            target = Target(told.commit_lsn, told.commit_term, told.keeper, now, blocks)
         if target is not None:
             self._targets[ttid] = target
         return target
@@ -218,10 +222,14 @@ async def what_is_known(others: Sequence[Neighbour]) -> dict[TenantTimelineId, K
     for number, (keeper, each) in enumerate(told, 1):
         name = (each.tenant_id, each.timeline_id)
         other = first.setdefault(name, each)
-        if other is each or (other.commit_lsn, other.generation) != (each.commit_lsn, each.generation):  # few are
+        if other is each or _differ(other, each):  # few do
             is_used = each.commit_lsn != each.start_lsn
             known = Known(
-                parse_lsn(each.commit_lsn) if is_used else INVALID_LSN, keeper, each.generation, each.members
+                parse_lsn(each.commit_lsn) if is_used else INVALID_LSN,
+                each.commit_term,
+                keeper,
+                each.generation,
+                each.members,
             )
             found[name] = found[name].merged(known) if name in found else known
         if number % LOOKED_AT_IN_A_TURN == 0:
@@ -235,11 +243,19 @@ async def what_is_known(others: Sequence[Neighbour]) -> dict[TenantTimelineId, K
     return used
 
 
-def _has_reached(here: AcceptorState | Absence, lsn: Lsn) -> bool:
+def _differ(one: TimelinePositionsJson, other: TimelinePositionsJson) -> bool:
+    return (one.commit_lsn, one.commit_term, one.generation) != (
+        other.commit_lsn,
+        other.commit_term,
+        other.generation,
+    )
+
+
+def _has_reached(here: AcceptorState | Absence, lsn: Lsn, term: int) -> bool:
     """What need not be here is never missing."""
     if isinstance(here, Absence):
         return here is Absence.ELSEWHERE
-    return here.is_whole and here.flush_lsn >= lsn
+    return here.is_whole and here.flush_lsn >= lsn and term_of(here, lsn) == term
 
 
 def _in_words(ttid: TenantTimelineId, target: Target, here: AcceptorState | Absence) -> str:
@@ -247,6 +263,8 @@ def _in_words(ttid: TenantTimelineId, target: Target, here: AcceptorState | Abse
         place = "which cannot be used here"
     else:
         place = f"here is {format_lsn(here.flush_lsn)}{'' if here.is_whole else ', not whole'}"
+        if here.is_whole and here.flush_lsn >= target.lsn:
+            place = f"here is WAL of another term: {term_of(here, target.lsn)}, not {target.term}"
     return f"keeper {target.keeper} has {format_lsn(target.lsn)} of {ttid} as committed, {place}"
 
 

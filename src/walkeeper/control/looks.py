@@ -81,7 +81,7 @@ class Surroundings:
     disk: Callable[[], DiskJobs] = lambda: DiskJobs(0, 0.0)
     peaks: Callable[[], Peaks] = Peaks
     events: Events = field(default_factory=Events)
-    peers: Peers = field(default_factory=lambda: Peers((), 0))
+    peers: Peers = field(default_factory=lambda: Peers((), 0, ""))
     started_at: float = field(default_factory=time.time)
     instance: str = field(default_factory=new_instance)
 

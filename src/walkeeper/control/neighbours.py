@@ -9,17 +9,12 @@ Decides nothing: ``catching_up`` and the daemon's ``leave`` do.
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Final
 
 import trio
 
 from walkeeper.control.positions import KeeperPositionsJson, TimelinePositionsJson, read_positions
-from walkeeper.errors import ConfigError, Malformed, ServerError, Unreachable
 from walkeeper.links.address import HttpAddress
-from walkeeper.links.overview import ask_positions
-
-ANSWER_SECONDS: Final = 1.0
-"""For one keeper: its answer comes from memory."""
+from walkeeper.links.overview import NoAnswer, answer_of, ask_positions
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,21 +104,14 @@ class Neighbours:
         return {state: states[state] for state in ("ready", "unready", "silent")} if self else {}
 
     async def _ask(self, address: HttpAddress) -> None:
-        try:
-            with trio.move_on_after(ANSWER_SECONDS) as limit:
-                said = await read_positions(await ask_positions(address))
-                told = self._asked[address].told if said.state == "starting" else said.timelines
-                self._asked[address] = Neighbour(address, said, "", told)
-            if limit.cancelled_caught:
-                self._fail(address, f"no answer within {ANSWER_SECONDS:g} s")
-        except Unreachable as error:
-            self._fail(address, error.why)
-        except ServerError as error:
-            self._fail(address, error.message)
-        except Malformed as error:
-            self._fail(address, str(error))
-        except ConfigError as error:  # somebody is about to replace our token
-            self._fail(address, str(error))
+        before = self._asked[address]
+        said = await answer_of(_positions_at(address))
+        if isinstance(said, NoAnswer):
+            self._asked[address] = replace(before, trouble=said.why)
+        else:
+            told = before.told if said.state == "starting" else said.timelines
+            self._asked[address] = Neighbour(address, said, "", told)
 
-    def _fail(self, address: HttpAddress, trouble: str) -> None:
-        self._asked[address] = replace(self._asked[address], trouble=trouble)
+
+async def _positions_at(address: HttpAddress) -> KeeperPositionsJson:
+    return await read_positions(await ask_positions(address))

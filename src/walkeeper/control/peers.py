@@ -18,13 +18,9 @@ import trio
 from walkeeper.control import diagnosis
 from walkeeper.control.diagnosis import Problem
 from walkeeper.control.overview import KeeperJson, OtherKeeperJson, OtherTimelineJson, OverviewJson, of_peer
-from walkeeper.errors import ConfigError, ServerError, Unreachable
 from walkeeper.ids import NodeId
 from walkeeper.links.address import HttpAddress
-from walkeeper.links.overview import ask_overview
-
-ANSWER_SECONDS: Final = 1.0
-"""For one keeper: its answer comes from memory, and whoever looks waits for it."""
+from walkeeper.links.overview import NoAnswer, answer_of, ask_overview
 
 ASK_SECONDS: Final = 0.9
 """How old an answer may be: less than the second after which whoever watches is told again."""
@@ -40,7 +36,7 @@ log = structlog.stdlib.get_logger()
 class Peers:
     """``addresses``: of their HTTP ports.  ``node_id``, ``instance``: who asks."""
 
-    def __init__(self, addresses: Sequence[HttpAddress], node_id: int, instance: str = "") -> None:
+    def __init__(self, addresses: Sequence[HttpAddress], node_id: int, instance: str) -> None:
         self._node_id = NodeId(node_id)
         self._instance = instance
         self._told = {address: _Told() for address in addresses}
@@ -71,19 +67,13 @@ class Peers:
 
     async def _ask(self, address: HttpAddress, find: str, found: "_Found") -> None:
         told = self._told[address]
-        try:
-            with trio.move_on_after(ANSWER_SECONDS) as limit:
-                overview = await ask_overview(address, find, _overview_in)
-                found.timelines[address] = of_peer(overview.timelines)
-                told.answered(overview.keeper, address)
-            if limit.cancelled_caught:
-                told.failed(diagnosis.of_silent_peer(f"no answer within {ANSWER_SECONDS:g} s"), address)
-        except Unreachable as error:
-            told.failed(diagnosis.of_silent_peer(error.why), address)
-        except ServerError as error:
-            told.failed(diagnosis.of_closed_peer(error.message), address)
-        except ConfigError as error:  # somebody is about to replace our token
-            told.failed(diagnosis.of_closed_peer(str(error)), address)
+        answer = await answer_of(ask_overview(address, find, _overview_in))
+        if isinstance(answer, NoAnswer):
+            of_peer_that = diagnosis.of_closed_peer if answer.is_alive else diagnosis.of_silent_peer
+            told.failed(of_peer_that(answer.why), address)
+        else:
+            found.timelines[address] = of_peer(answer.timelines)
+            told.answered(answer.keeper, address)
 
 
 class _Found:
@@ -119,7 +109,7 @@ class _Told:
 
     def is_of(self, instance: str) -> bool:
         """Whether it is that process; one that falls silent is who it was."""
-        return self.keeper is not None and bool(instance) and self.keeper.instance == instance
+        return self.keeper is not None and self.keeper.instance == instance
 
     def shown(self, address: HttpAddress, node_id: NodeId, timelines: list[OtherTimelineJson]) -> OtherKeeperJson:
         problems = [self.complaint] if self.complaint else list(_problems_of(self.keeper, node_id))

@@ -26,8 +26,9 @@ from walkeeper.control.models import U32, U64, Json, LsnText, require_u64
 from walkeeper.errors import Malformed, printable
 from walkeeper.ids import TenantId, TenantTimelineId, TimelineId
 from walkeeper.links.overview import POSITIONS_PATH
-from walkeeper.lsn import format_lsn, parse_lsn
+from walkeeper.lsn import Lsn, format_lsn, parse_lsn
 from walkeeper.membership import KEEPERS_MAX, Configuration
+from walkeeper.terms import Term
 from walkeeper.timeline.timelines import Timelines
 
 LOOKED_AT_IN_A_TURN: Final = 100
@@ -57,6 +58,7 @@ def new_instance() -> str:
 class TimelinePositionsJson(Json, frozen=True):
     """Of a timeline that can be used, or could a moment ago.  ``start_lsn``: where it began; nothing was committed while ``commit_lsn`` is no more.
 
+    ``commit_term``: in which the last byte of that was written: whoever has another one there has other WAL.
     ``members``: the numbers of all of the configuration of that generation, of both sets of a joint one.
     """
 
@@ -65,11 +67,13 @@ class TimelinePositionsJson(Json, frozen=True):
     start_lsn: LsnText
     flush_lsn: LsnText
     commit_lsn: LsnText
+    commit_term: U64
     is_whole: bool
     generation: U32
     members: Annotated[list[U64], msgspec.Meta(max_length=2 * KEEPERS_MAX)]
 
     def __post_init__(self) -> None:
+        require_u64("commit_term", self.commit_term)
         for member in self.members:
             require_u64("members", member)
 
@@ -241,10 +245,16 @@ def _describe(ttid: TenantTimelineId, state: AcceptorState) -> TimelinePositions
         format_lsn(state.kept.timeline_start_lsn),
         format_lsn(state.flush_lsn),
         format_lsn(state.ahead.commit_lsn),
+        term_of(state, state.ahead.commit_lsn),
         state.is_whole,
         state.kept.configuration.generation,
         members_of(state.kept.configuration),
     )
+
+
+def term_of(state: AcceptorState, lsn: Lsn) -> Term:
+    """In which the byte before ``lsn`` was written; 0 if nobody knows."""
+    return state.kept.term_history.up_to(Lsn(max(lsn - 1, 0))).last_term
 
 
 def members_of(configuration: Configuration) -> list[int]:

@@ -20,8 +20,9 @@ import trio
 
 from walkeeper.control.collectors import DiskJobs
 from walkeeper.control.health import Readiness
-from walkeeper.control.neighbours import ANSWER_SECONDS, Neighbour, Neighbours
+from walkeeper.control.neighbours import Neighbour, Neighbours
 from walkeeper.daemon.notify import STOPPING, notify
+from walkeeper.links.overview import ANSWER_SECONDS
 from walkeeper.membership import majority
 
 LOOK_SECONDS: Final = 1.0

@@ -1,14 +1,16 @@
 """A keeper's overview, asked for over HTTP: where it is, and in words why there is none.
 
-Has no time limit: the caller wraps.  Does not know what is in an overview: the caller decodes what it needs of it.
+Questions have no time limit but in ``answer_of``.  Does not know what is in an overview: the caller decodes what it needs.
 """
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from typing import Final, TypeVar
 
 import msgspec
+import trio
 
-from walkeeper.errors import ServerError, printable, shortened
+from walkeeper.errors import ConfigError, Malformed, ServerError, Unreachable, printable, shortened
 from walkeeper.links.address import HttpAddress
 from walkeeper.links.http_get import BODY_BYTES_MAX, http_get
 from walkeeper.links.token import read_token
@@ -20,7 +22,38 @@ POSITIONS_PATH: Final = "/v1/walkeeper/positions"
 POSITIONS_BYTES_MAX: Final = 8 * 1024 * 1024
 """For those of 20,000 timelines, which is more than anybody has, and of a third of a KiB each."""
 
+ANSWER_SECONDS: Final = 1.0
+"""For one keeper: its answer comes from memory, and somebody may be waiting for it."""
+
+Answer = TypeVar("Answer")
 Overview = TypeVar("Overview")
+
+
+@dataclass(frozen=True, slots=True)
+class NoAnswer:
+    """``why``: in words.  ``is_alive``: nothing says that it is not."""
+
+    why: str
+    is_alive: bool
+
+
+async def answer_of(asked: Awaitable[Answer], seconds: float = ANSWER_SECONDS) -> Answer | NoAnswer:
+    """What a keeper answers within ``seconds``, or why it does not.
+
+    Cancellation: at any time; the connection is closed.
+    """
+    try:
+        with trio.move_on_after(seconds):
+            return await asked
+    except Unreachable as error:
+        return NoAnswer(error.why, is_alive=False)
+    except ServerError as error:
+        return NoAnswer(error.message, is_alive=True)
+    except Malformed as error:
+        return NoAnswer(str(error), is_alive=True)
+    except ConfigError as error:  # somebody is about to replace our token
+        return NoAnswer(str(error), is_alive=True)
+    return NoAnswer(f"no answer within {seconds:g} s", is_alive=False)
 
 
 async def ask_overview(address: HttpAddress, find: str, decode: Callable[[bytes], Overview]) -> Overview:

@@ -11,9 +11,9 @@ from typing import Any, Final
 import msgspec
 import trio
 
-from walkeeper.errors import ConfigError, ServerError, Unreachable
+from walkeeper.errors import ServerError, Unreachable
 from walkeeper.links.address import HttpAddress
-from walkeeper.links.overview import ask_overview
+from walkeeper.links.overview import NoAnswer, answer_of, ask_overview
 
 ANSWER_SECONDS: Final = 2.0
 """For one keeper: it answers from memory, and whoever looks has no patience for more."""
@@ -139,17 +139,11 @@ async def ask_overviews(keepers: Sequence[HttpAddress], find: str) -> Round:
 
 
 async def _ask(address: HttpAddress, find: str) -> Seen:
-    with trio.move_on_after(ANSWER_SECONDS):
-        try:
-            overview, document = await ask_overview(address, find, _overview_in)
-            return Seen(address, overview, document)
-        except Unreachable as error:
-            return Seen(address, trouble=error.why)
-        except ServerError as error:
-            return Seen(address, trouble=error.message)
-        except ConfigError as error:
-            return Seen(address, trouble=str(error))
-    return Seen(address, trouble=f"no answer within {ANSWER_SECONDS:g} s")
+    answer = await answer_of(ask_overview(address, find, _overview_in), ANSWER_SECONDS)
+    if isinstance(answer, NoAnswer):
+        return Seen(address, trouble=answer.why)
+    overview, document = answer
+    return Seen(address, overview, document)
 
 
 def _overview_in(body: bytes) -> tuple[Overview, Any]:

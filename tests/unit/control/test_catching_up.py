@@ -32,7 +32,13 @@ FAR = Lsn(START + 50_000)
 
 
 def told(commit_lsn: Lsn, ttid: TenantTimelineId = TTID, **changes: Any) -> TimelinePositionsJson:
-    fields: dict[str, Any] = {"start_lsn": format_lsn(START), "is_whole": True, "generation": 0, "members": []}
+    fields: dict[str, Any] = {
+        "start_lsn": format_lsn(START),
+        "commit_term": 1,
+        "is_whole": True,
+        "generation": 0,
+        "members": [],
+    }
     lsn = format_lsn(commit_lsn)
     return TimelinePositionsJson(
         str(ttid.tenant_id), str(ttid.timeline_id), flush_lsn=lsn, commit_lsn=lsn, **fields | changes
@@ -95,6 +101,17 @@ async def test_a_keeper_that_lacks_committed_wal_is_not_ready_until_it_is_here_a
         "behind the other keepers: not ready",
         "caught up with the other keepers",
     ]
+
+
+async def test_who_has_other_wal_than_what_is_committed_has_not_caught_up_however_long_it_is(
+    timelines: Timelines, autojump_clock: MockClock
+) -> None:
+    leader, end = await written(timelines)
+    await until_here(leader, FAR)
+    others = [other(1, told(end, commit_term=2)), other(2)]
+    said = await problem_after(CatchingUp(US), timelines, others)
+    assert said.endswith("as committed, here is WAL of another term: 1, not 2")
+    assert await problem_after(CatchingUp(US), timelines, [other(1, told(end)), other(2)]) == ""
 
 
 async def test_a_timeline_that_is_missing_here_is_wal_that_is_missing(

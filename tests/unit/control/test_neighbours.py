@@ -21,11 +21,11 @@ from walkeeper.control.collectors import DiskJobs
 from walkeeper.control.dump import KeeperConfig
 from walkeeper.control.health import Readiness
 from walkeeper.control.http1 import HttpConnection
-from walkeeper.control.neighbours import ANSWER_SECONDS, Neighbours
+from walkeeper.control.neighbours import Neighbours
 from walkeeper.control.positions import TIMELINE_BYTES_MAX, Positions, read_positions
 from walkeeper.errors import Malformed
 from walkeeper.links.address import HttpAddress
-from walkeeper.links.overview import POSITIONS_BYTES_MAX, POSITIONS_PATH
+from walkeeper.links.overview import ANSWER_SECONDS, POSITIONS_BYTES_MAX, POSITIONS_PATH
 from walkeeper.membership import KEEPERS_MAX
 from walkeeper.testing.network import MemoryNetwork
 from walkeeper.timeline.timelines import Timelines
@@ -96,7 +96,7 @@ def said_of(**changes: Any) -> bytes:
         "is_caught_up": True,
         "takes_wal": True,
     }
-    whole = {**timeline, **positions, "is_whole": True, "generation": 0, "members": []} | changes
+    whole = {**timeline, **positions, "commit_term": 1, "is_whole": True, "generation": 0, "members": []} | changes
     return msgspec.json.encode({"timelines": [whole], **keeper, **changes})
 
 
@@ -157,6 +157,7 @@ async def test_what_a_keeper_told_is_remembered_while_it_starts_again(autojump_c
         said_of(id=2**64),
         said_of(generation=2**32),
         said_of(generation=-1),
+        said_of(commit_term=2**64),
         said_of(members=[2**64]),
         said_of(members=[-1]),
         said_of(members=list(range(2 * KEEPERS_MAX + 1))),

@@ -18,9 +18,9 @@ from walkeeper.control.dump import KeeperConfig
 from walkeeper.control.http1 import HttpConnection
 from walkeeper.control.looks import WATCHERS_MAX, Surroundings, describe_keeper
 from walkeeper.control.overview import OverviewJson, TimelineJson, TotalsJson
-from walkeeper.control.peers import ANSWER_SECONDS, ASK_SECONDS, FINDS_KEPT_MAX, Peers
+from walkeeper.control.peers import ASK_SECONDS, FINDS_KEPT_MAX, Peers
 from walkeeper.links.address import HttpAddress
-from walkeeper.links.overview import PATH
+from walkeeper.links.overview import ANSWER_SECONDS, PATH
 from walkeeper.testing.network import MemoryNetwork
 
 NODE, OTHER_NODE = 1, 2
@@ -76,7 +76,7 @@ async def names_at(peers: Peers, find: str) -> list[str]:
 
 async def test_a_peer_that_does_not_answer_is_red_and_says_since_when() -> None:
     with structlog.testing.capture_logs() as logs:
-        peers = Peers([HttpAddress("127.0.0.1", 9)], NODE)
+        peers = Peers([HttpAddress("127.0.0.1", 9)], NODE, "me")
         (peer,) = await peers.look()
     assert (peer.is_answering, peer.keeper, [each.level for each in peer.problems]) == (False, None, ["red"])
     assert [line["event"] for line in logs] == ["peer lost"]

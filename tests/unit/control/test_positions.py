@@ -53,6 +53,7 @@ async def test_positions_are_told_of_each_timeline_with_its_members(tmp_path: Pa
         "start_lsn": "0/302760",
         "flush_lsn": "0/302760",
         "commit_lsn": "0/302760",
+        "commit_term": 0,
         "is_whole": False,
         "generation": 3,
         "members": [1, 7],
@@ -82,6 +83,7 @@ async def test_what_is_flushed_and_committed_is_told(autojump_clock: MockClock) 
         (told,) = (await told_by(positions)).timelines
         assert (told.flush_lsn, told.commit_lsn) == (format_lsn(reply.flush_lsn), format_lsn(first.flush_lsn))
         assert told.start_lsn == format_lsn(leader.wal.start)
+        assert told.commit_term == leader.term
         await timelines.delete(TTID)
         await trio.sleep(FRESH_SECONDS)
         assert (await told_by(positions)).timelines == []
