@@ -12,7 +12,7 @@ Does not end anything: ``run`` does when this returns.
 """
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Final
 
 import structlog
@@ -21,6 +21,7 @@ import trio
 from walkeeper.control.collectors import DiskJobs
 from walkeeper.control.health import Readiness
 from walkeeper.control.neighbours import Neighbour, Neighbours
+from walkeeper.control.positions import LOOKED_AT_IN_A_TURN, TimelinePositionsJson
 from walkeeper.daemon.notify import STOPPING, notify
 from walkeeper.links.overview import ANSWER_SECONDS
 from walkeeper.membership import majority
@@ -70,7 +71,9 @@ async def leave(
         if looked_at + LOOK_SECONDS >= deadline - LAST_SECONDS:  # the next look may be too late
             readiness.hinder(SOON, "nearly over")
         with trio.move_on_at(deadline):
-            missing = what_is_missing(await neighbours.look(), neighbours.node_id)
+            others = await neighbours.look()
+            configurations = await configurations_of(others, neighbours.node_id)
+            missing = what_is_missing(others, neighbours.node_id, configurations)
             if not missing and looked_at >= began + SETTLE_SECONDS:
                 log.info("leaving: the others are enough", seconds=round(looked_at - began, 1))
                 return
@@ -78,14 +81,45 @@ async def leave(
     log.warning("leaving at once: the disk does not answer")
 
 
-def what_is_missing(others: Sequence[Neighbour], node_id: int) -> str:
-    """Empty if the others are enough without this keeper, or there are none; otherwise who is of no help, in words."""
-    size = len(others) + 1
-    of_no_help = [each.plight for each in others if not is_of_help(each, node_id)]
-    staying = len(others) - len(of_no_help)
-    if not others or staying >= majority(size):
+async def configurations_of(others: Sequence[Neighbour], node_id: int) -> Collection[Sequence[int]]:
+    """The members of all timelines that ``others`` know, by the newest configuration of each, where we are one of them.
+
+    Cancellation: at any time.
+    """
+    newest: dict[tuple[str, str], TimelinePositionsJson] = {}
+    for number, each in enumerate((each for other in others for each in other.told or ()), 1):
+        known = newest.setdefault((each.tenant_id, each.timeline_id), each)
+        if known.generation < each.generation:
+            newest[each.tenant_id, each.timeline_id] = each
+        if number % LOOKED_AT_IN_A_TURN == 0:
+            await trio.lowlevel.checkpoint()
+    found: set[Sequence[int]] = set()
+    for number, each in enumerate(newest.values(), 1):
+        if node_id in each.members:
+            found.add(tuple(each.members))
+        if number % LOOKED_AT_IN_A_TURN == 0:
+            await trio.lowlevel.checkpoint()
+    return found
+
+
+def what_is_missing(
+    others: Sequence[Neighbour], node_id: int, configurations: Collection[Sequence[int]] = ()
+) -> str:
+    """Empty if the others are enough without this keeper, or there are none; otherwise who is of no help, in words.
+
+    They are a majority of the list then, and of each of ``configurations``: of members, us among them.
+    """
+    if not others:
         return ""
-    return f"{majority(size)} of {size} keepers are needed, {staying} would be left; {'; '.join(of_no_help)}"
+    staying = [each for each in others if is_of_help(each, node_id)]
+    ids = {each.said.id for each in staying if each.said is not None}
+    found = [("keepers", len(others) + 1, len(staying))]
+    found += [("members of a timeline", len(each), len(ids.intersection(each))) for each in configurations]
+    for what, size, left in found:
+        if left < majority(size):
+            why = "; ".join(each.plight for each in others if each not in staying)
+            return f"{majority(size)} of {size} {what} are needed, {left} would be left; {why}"
+    return ""
 
 
 def is_of_help(other: Neighbour, node_id: int) -> bool:

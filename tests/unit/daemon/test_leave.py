@@ -2,6 +2,7 @@
 
 import socket
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from itertools import count
 from pathlib import Path
 from random import Random
@@ -13,16 +14,19 @@ import trio
 from starlette.applications import Starlette
 from trio.testing import MockClock
 
+from keeping import SERVER, TTID, new_disk, timelines_on
 from walkeeper.control.collectors import HANGS_SECONDS, DiskJobs
 from walkeeper.control.dump import KeeperConfig
 from walkeeper.control.health import Readiness
 from walkeeper.control.http1 import HttpConnection
 from walkeeper.control.neighbours import Neighbour, Neighbours
-from walkeeper.control.positions import KeeperPositionsJson, Positions
-from walkeeper.daemon.leave import LAST_SECONDS, SETTLE_SECONDS, leave, what_is_missing
+from walkeeper.control.positions import KeeperPositionsJson, Positions, TimelinePositionsJson
+from walkeeper.daemon.leave import LAST_SECONDS, SETTLE_SECONDS, configurations_of, leave, what_is_missing
+from walkeeper.ids import NodeId
 from walkeeper.links.address import HttpAddress
-from walkeeper.membership import majority
+from walkeeper.membership import Configuration, Generation, Member, majority
 from walkeeper.testing.network import MemoryNetwork
+from walkeeper.timeline.timelines import Timelines
 
 PATIENCE_SECONDS: Final = 60.0
 DRAIN_SECONDS: Final = 3.0
@@ -53,6 +57,7 @@ class Cluster:
         self._instances: dict[int, str] = {}
         self._started = count()
         self.disks: dict[int, Callable[[], DiskJobs]] = {}
+        self.timelines: dict[int, Timelines] = {}
         for number in self.numbers:
             self.start(number)
 
@@ -66,8 +71,10 @@ class Cluster:
     async def _serve(self, number: int) -> None:
         readiness = self.readiness[number]
         disk = self.disks.get(number, well)
-        endpoint = Positions(KeeperConfig(id=number), self._instances[number], readiness, disk).endpoint()
-        app = Starlette(routes=[endpoint.route(None)])
+        positions = Positions(KeeperConfig(id=number), self._instances[number], readiness, disk)
+        if number in self.timelines:
+            positions.begin(self.timelines[number])
+        app = Starlette(routes=[positions.endpoint().route(None)])
         listener = self._hosts[number].listen()
         while self.readiness[number] is readiness:
             link, _ = await listener.accept()
@@ -315,6 +322,60 @@ def test_the_others_are_enough_if_those_that_stay_are_a_majority_of_all(
     for each in others:
         if not is_enough and not (each.is_ready and each.takes_wal):
             assert str(each) in said
+
+
+@pytest.mark.parametrize(
+    ("members", "is_enough"),
+    [
+        ([(1, 2, 3)], False),
+        ([(1, 3, 4)], True),
+        ([(1, 3, 4), (1, 2, 3)], False),
+        ([(1, 2, 3, 4, 5)], True),
+        ([], True),
+    ],
+)
+def test_the_others_must_be_a_majority_of_the_members_of_each_timeline_too(
+    members: Sequence[Sequence[int]], is_enough: bool
+) -> None:
+    others = [silent(2), other(3), other(4), other(5)]
+    said = what_is_missing(others, 1, members)
+    assert bool(said) is not is_enough
+    if not is_enough:
+        assert said == "2 of 3 members of a timeline are needed, 1 would be left; k2:7676: Connection refused"
+
+
+def told(generation: int, *members: int, timeline: int = 0) -> TimelinePositionsJson:
+    tenant_id, timeline_id = "0" * 32, f"{timeline:032x}"
+    return TimelinePositionsJson(
+        tenant_id, timeline_id, "0/10", "0/20", "0/20", 1, True, generation, list(members)
+    )
+
+
+async def test_members_are_those_of_the_newest_configurations_that_we_are_in() -> None:
+    said = [
+        [told(1, 1, 2, 3), told(1, 4, 5, 6, timeline=1), told(0, timeline=2)],
+        [told(2, 1, 2, 4), told(1, 1, 8, 9, timeline=3)],
+    ]
+    others = [replace(other(number), told=each) for number, each in enumerate(said, 2)]
+    assert await configurations_of(others, 1) == {(1, 2, 4), (1, 8, 9)}
+
+
+async def test_it_stays_for_members_though_others_are_many(autojump_clock: MockClock) -> None:
+    members = tuple(Member(NodeId(number), f"k{number}", 5454) for number in (1, 2, 3))
+    async with timelines_on(new_disk()) as timelines, trio.open_nursery() as nursery:
+        await timelines.create(TTID, SERVER, configuration=Configuration(Generation(1), members))
+        cluster = Cluster(5, nursery)
+        cluster.timelines[3] = timelines
+        cluster.readiness[3].hinder(CAUGHT_UP, "not yet")
+        cluster.readiness[2].hinder(CAUGHT_UP, "not yet")
+        nursery.start_soon(cluster.stop, 1)
+        await trio.sleep(PATIENCE_SECONDS / 2)
+        assert cluster.left == []
+        cluster.readiness[2].hinder(CAUGHT_UP, "")
+        cluster.readiness[3].hinder(CAUGHT_UP, "")
+        await trio.sleep(2)
+        assert cluster.left == [1]
+        nursery.cancel_scope.cancel(reason="seen")
 
 
 async def test_the_service_manager_hears_of_it_when_it_begins_and_how_long_it_may_take(
