@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 import pytest
+import structlog
 import trio
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -63,10 +64,10 @@ def starting(number: int) -> tuple[Readiness, Positions]:
 
 
 @asynccontextmanager
-async def among(*peers: Peer) -> AsyncIterator[Neighbours]:
-    """Us, instance ``us``; the addresses are a, b, …, and one where nobody is."""
+async def among(*peers: Peer, absent: int = 1) -> AsyncIterator[Neighbours]:
+    """Us, instance ``us``; the addresses are a, b, …, and one where nobody is, or ``absent``."""
     network = MemoryNetwork(Random(1))
-    names = "abcdef"[: len(peers) + 1]
+    names = "abcdef"[: len(peers) + absent]
 
     async def serve(name: str, peer: Peer) -> None:
         app = Starlette(routes=[Route(POSITIONS_PATH, peer.answer)])
@@ -78,7 +79,8 @@ async def among(*peers: Peer) -> AsyncIterator[Neighbours]:
     async with trio.open_nursery() as nursery:
         for name, peer in zip(names, peers, strict=False):
             nursery.start_soon(serve, name, peer)  # noqa: ASYNC113 - it waits for whoever asks
-        network.host(names[-1])
+        for name in names[len(peers) :]:
+            network.host(name)
         with network.host("us").home():
             yield Neighbours([HttpAddress(name, 7676) for name in names], US, "us")
         nursery.cancel_scope.cancel(reason="asked")
@@ -114,6 +116,39 @@ async def test_each_other_keeper_counts_once_and_we_do_not(autojump_clock: MockC
 async def test_a_twin_with_our_number_is_another_one(autojump_clock: MockClock) -> None:
     async with among(Peer(US, "us"), Peer(US, "twin")) as neighbours:
         assert [str(each) for each in await neighbours.look()] == ["keeper 1 (b:7676)", "c:7676"]
+
+
+async def test_where_we_answer_at_all_of_several_addresses_the_others_are_silent(
+    autojump_clock: MockClock,
+) -> None:
+    async with among(Peer(US, "us"), Peer(US, "us"), Peer(US, "us"), absent=0) as neighbours:
+        assert len(neighbours.others()) == 3
+        others = await neighbours.look()
+        assert [each.plight for each in others] == [
+            f"{each}:7676: this keeper itself answers there" for each in "bc"
+        ]
+        assert neighbours.tally() == {"ready": 0, "unready": 0, "silent": 2}
+    async with among(Peer(US, "us"), absent=0) as neighbours:
+        assert await neighbours.look() == []
+
+
+async def test_who_hears_only_itself_is_not_ready_until_another_one_is_heard_and_says_so_once(
+    autojump_clock: MockClock,
+) -> None:
+    readiness, second = Readiness(), Peer(US, "us")
+    with structlog.testing.capture_logs() as logs:
+        async with (
+            among(Peer(US, "us"), second, absent=0) as neighbours,
+            timelines_on(new_disk()) as ours,
+            catching_up(neighbours, ours, readiness),
+        ):
+            await trio.sleep(3 * HEARING_SECONDS)
+            assert not readiness.is_ready
+            assert [line["event"] for line in logs] == ["no other keeper is heard: not ready"]
+            assert "b:7676: this keeper itself answers there" in logs[0]["error"]
+            second.positions = Peer(2, "x").positions
+            await trio.sleep(2 * BEHIND_SECONDS)
+            assert readiness.is_ready
 
 
 async def test_what_a_keeper_said_is_remembered_when_it_falls_silent(autojump_clock: MockClock) -> None:
