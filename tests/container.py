@@ -181,11 +181,11 @@ root=$1 data=$2 there=$3 user=$4; shift 4
 mount --bind "$root" "$root"
 mount -o remount,bind,ro "$root"
 mount --bind "$data" "$root$there"
-mount -t proc -o subset=pid,hidepid=invisible proc "$root/proc"
+mount -t proc -o hidepid=invisible proc "$root/proc"
 exec chroot "$root" setpriv --reuid="$user" --regid="$user" --clear-groups \\
     --no-new-privs --inh-caps=-all --bounding-set=-all -- "$@"
 """
-"""What an engine does, and of /proc no more than a systemd with ProcSubset=pid leaves.  setpriv and env are those of the image; each replaces the one before, so number 1 is the last."""
+"""What an engine does, and of /proc no more than a systemd with ProtectProc=invisible leaves.  setpriv and env are those of the image; each replaces the one before, so number 1 is the last."""
 
 
 @dataclass(slots=True)

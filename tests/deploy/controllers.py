@@ -1,9 +1,12 @@
 """The controllers that matter to pods: of the StatefulSet, and of evictions.
 
 Purpose: replace pods as `kubectl rollout restart`, `kubectl drain` and `kubectl delete pod` do.
-Rules: a rolling update goes from the highest number to the lowest, and only on while all pods have been ready for
-`minReadySeconds` (`maxUnavailable` is 1); evictions respect the budget, as `IfHealthyBudget` says; whatever is gone comes
-back, all at once (`podManagementPolicy: Parallel`).
+Rules: a rolling update goes from the highest number to the lowest, and on when the last one has been ready for
+`minReadySeconds`; how those are whose turn is yet to come is nothing to it.  Evictions respect the budget, as `IfHealthyBudget`
+says; whatever is gone comes back, all at once (`podManagementPolicy: Parallel`).
+
+Source: Kubernetes' ``pkg/controller/statefulset/stateful_set_control.go``, without the feature MaxUnavailableStatefulSet, which was on
+by default in the first releases of 1.35, and makes it no less careful.
 """
 
 from dataclasses import dataclass, field
@@ -68,12 +71,12 @@ class Controllers:
         """
         await until(lambda: all(self.is_ready(index) for index in indices))
 
-    async def wait_available(self) -> None:
-        """Return when all pods are available.
+    async def wait_available(self, index: int) -> None:
+        """Return when it is.
 
         Cancellation: at any time.
         """
-        await until(lambda: all(self.is_available(index) for index in self.kubelet.quorum.pods))
+        await until(lambda: self.is_available(index))
 
     async def replace(self, index: int) -> Pod:
         """Delete one, and return what was deleted once the next of its name is ready.
@@ -93,6 +96,6 @@ class Controllers:
         """
         replaced = []
         for index in sorted(self.kubelet.quorum.pods, reverse=True):
-            await self.wait_available()
             replaced.append(await self.replace(index))
+            await self.wait_available(index)
         return replaced

@@ -24,10 +24,16 @@ CONTAINER_USER: Final = 10001
 MARGIN_SECONDS: Final = 10
 """Beyond leaving and draining: for control files on a slow disk, and for the process to end."""
 
+HANG_SECONDS_MAX: Final = 240
+"""From when a disk hangs to the end of its keeper, as deploy/README.md tells: four minutes."""
+
 READ_ONLY_KINDS: Final = {"secret", "configMap"}
 CLUSTER_WIDE: Final = {"Namespace", "PriorityClass"}
 JOBS: Final = {"serve": "walkeeper", "propose": "walkeeper-sidecar"}
 """What rules and dashboard call those who are scraped."""
+
+NAMED_BY_POD: Final = {"sourceLabels": ["__meta_kubernetes_pod_name"], "targetLabel": "instance"}
+"""So that texts are of use, and restarts are those of one series."""
 
 CLIENT_LABEL: Final = {"walkeeper-client": "true"}
 
@@ -175,8 +181,11 @@ def check_patience(pod: Pod, said: Said, container: Object) -> Iterator[str]:
     if said.command != "serve":
         return
     patience = seconds_until_failure(container["livenessProbe"]) if "livenessProbe" in container else inf
-    if patience < said.options["disk-hangs-after"]:
+    hangs = said.options["disk-hangs-after"]
+    if patience < hangs:  # some stalls silence the keeper from the first moment
         yield f"{pod.name} is ended after {patience} s, before --disk-hangs-after"
+    if hangs + patience > HANG_SECONDS_MAX:  # of others it says so itself, but not before --disk-hangs-after
+        yield f"{pod.name} is ended {hangs + patience:g} s after its disk, which is more than is told"
     start = seconds_until_failure(container["startupProbe"]) if "startupProbe" in container else inf
     if start < said.options["disk-hangs-after"]:
         yield f"{pod.name} has only {start} s for its start"
@@ -311,6 +320,8 @@ def check_monitors(manifests: Manifests) -> Iterator[str]:
             yield f"ServiceMonitor {name} calls the job {job} instead of {', '.join(sorted(jobs))}"
         if endpoint["path"] not in probe_paths():
             yield f"ServiceMonitor {name} asks for {endpoint['path']}"
+        if endpoint.get("relabelings") != [NAMED_BY_POD]:
+            yield f"ServiceMonitor {name} calls a pod by its address, which is another one when it comes back"
         if not service["spec"].get("publishNotReadyAddresses"):
             yield f"ServiceMonitor {name} loses sight of pods that are not ready"
 
@@ -350,7 +361,9 @@ def check_disruption(manifests: Manifests) -> Iterator[str]:
                 yield f"minAvailable is {budget['spec'].get('minAvailable')!r}, the majority is {majority}"
             if budget["spec"].get("unhealthyPodEvictionPolicy") != "IfHealthyBudget":
                 yield "keepers that are not ready are evicted without a majority of others"
-        if spec["updateStrategy"] != {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 1}}:
+        if spec["updateStrategy"] != {
+            "type": "RollingUpdate"
+        }:  # maxUnavailable is 1, and is dropped where it is off
             yield "keepers are not updated one at a time"
         if spec["podManagementPolicy"] != "Parallel":
             yield "keepers wait for one another at their start"

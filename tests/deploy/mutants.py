@@ -126,6 +126,7 @@ NETWORK: Final = (
     in_dev("spec.egress.1.ports.1.port", 7677, "keepers reach each other at", "NetworkPolicy/walkeeper"),
     in_production("spec.jobLabel", "app.kubernetes.io/component", "calls the job keeper", "ServiceMonitor/walkeeper"),
     in_production("spec.endpoints.0.port", "http", "finds 0 ports of Services", "ServiceMonitor/walkeeper"),
+    in_production("spec.endpoints.0.relabelings", GONE, "calls a pod by its address", "ServiceMonitor/walkeeper"),
     in_production("spec.endpoints.0.path", "/stats", "asks for /stats", "ServiceMonitor/walkeeper"),
     in_example("spec.publishNotReadyAddresses", GONE, "loses sight of pods", "Service/walkeeper-sidecar"),
     in_example("metadata.labels.app|kubernetes|io/name", "walkeeper", "finds 0 ports", "Service/walkeeper-sidecar"),
@@ -139,6 +140,9 @@ PROBES: Final = (
     in_dev(f"{KEEPER}.livenessProbe.httpGet.port", "http", "livenessProbe asks at the port http"),
     in_dev(f"{KEEPER}.readinessProbe.httpGet.port", "metric", "readinessProbe asks at the port metric"),
     in_dev(f"{KEEPER}.livenessProbe.failureThreshold", 3, "ended after 60 s, before --disk-hangs-after"),
+    in_dev(
+        f"{KEEPER}.livenessProbe.failureThreshold", 7, "is ended 260 s after its disk, which is more than is told"
+    ),
     in_dev(f"{KEEPER}.startupProbe.failureThreshold", 10, "has only 20 s for its start"),
     in_example(f"{SIDECAR}.livenessProbe.httpGet.path", "/readyz", "livenessProbe asks for /readyz"),
     in_example(f"{SIDECAR}.readinessProbe", GONE, "has no readinessProbe"),
@@ -158,7 +162,7 @@ COMINGS_AND_GOINGS: Final = (
     in_dev("spec.selector.matchLabels.app|kubernetes|io/component", "keeprs", "0 PodDisruptionBudgets",
            "PodDisruptionBudget/walkeeper"),
     in_dev("spec.replicas", 1, "minAvailable is 2, the majority is 1"),
-    in_dev("spec.updateStrategy.rollingUpdate.maxUnavailable", 2, "not updated one at a time"),
+    in_dev("spec.updateStrategy.rollingUpdate", {"maxUnavailable": 2}, "not updated one at a time"),
     in_dev("spec.updateStrategy.type", "OnDelete", "not updated one at a time"),
     in_dev("spec.podManagementPolicy", "OrderedReady", "wait for one another"),
     in_dev("spec.minReadySeconds", GONE, "at the first sign of life"),

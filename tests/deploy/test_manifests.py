@@ -71,6 +71,7 @@ def test_service_monitors_are_what_the_prometheus_operator_knows() -> None:
         ("spec.endpoint", []),
         ("spec.endpoints.0.targetport", "metrics"),
         ("spec.endpoints.0.interval", "15"),
+        ("spec.endpoints.0.relabelings.0.source", ["a"]),
         ("spec.selector", {"app": "walkeeper"}),
         ("apiVersion", "monitoring.coreos.com/v2"),
     ],

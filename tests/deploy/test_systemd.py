@@ -88,6 +88,7 @@ def problems(files: Files) -> list[str]:
         "who was fenced": sidecar["RestartPreventExitStatus"].split() == [str(WRONG), str(FENCED)],
         "tried again": {unit["Restart"] for unit in (keeper, sidecar)} == {"on-failure"},
         "tried for ever": {unit["StartLimitIntervalSec"] for unit in (keeper, sidecar)} == {"0"},
+        "what it shows of itself": {unit["ProcSubset"] or "all" for unit in (keeper, sidecar)} == {"all"},
         "a reload": keeper["ExecReload"].split()[1:] == ["-HUP", "$MAINPID"],
         "the same rules": rules(keeper) == rules(sidecar),
         "the documents": all(
@@ -138,6 +139,7 @@ def test_the_units_agree_with_the_code_and_the_documents() -> None:
         ("keeper", "StateDirectoryMode=0700", "StateDirectoryMode=0755"),
         ("keeper", "User=walkeeper", "User=postgres"),
         ("keeper", "ProtectSystem=strict", "ProtectSystem=full"),
+        ("keeper", "ProtectProc=invisible", "ProtectProc=invisible\nProcSubset=pid"),
         ("keeper", "/etc/walkeeper/keeper.toml", "/etc/keeper.toml"),
         ("keeper", "/opt/walkeeper/bin", "/usr/local/bin"),
         ("sidecar", "RestartPreventExitStatus=2 3", "RestartPreventExitStatus=2"),
@@ -165,6 +167,25 @@ def test_the_configuration_that_is_shown_is_one(tmp_path: Path) -> None:
         command, settled = read_command(["serve", "--config", str(config)], {}, COMMANDS)
         assert command.name == "serve"
         assert settled.place.node_id == 1
+
+
+def test_an_upgrade_as_it_is_told_starts_the_new_version_and_a_way_back_the_old_one(tmp_path: Path) -> None:
+    versions = ["0.1.0", "0.2.0"]
+    for version in versions:
+        program = tmp_path / f"walkeeper-{version}" / "bin" / "walkeeper"
+        program.parent.mkdir(parents=True)
+        program.write_text(f"#!{program.parent}/sh\necho {version}\n")  # as pip has it: by its own absolute name
+        program.chmod(0o755)
+        (program.parent / "sh").symlink_to("/bin/sh")
+    exchanges = re.findall(r"^ln -s .*mv -T .*$", Files().readme, re.MULTILINE)
+    started = []
+    for exchange in exchanges:
+        subprocess.run(["sh", "-euc", exchange.replace("/opt", str(tmp_path))], check=True)
+        started.append(
+            subprocess.run(["walkeeper"], executable=tmp_path / "walkeeper/bin/walkeeper", check=True,
+                           stdout=subprocess.PIPE, text=True).stdout.strip()
+        )  # fmt: skip
+    assert started == [versions[0], versions[1], versions[0]]
 
 
 # --------------------------------------------------------------------------------- what systemd thinks of them

@@ -177,7 +177,10 @@ def test_a_keeper_of_any_user_answers_its_probes_on_a_read_only_root_and_stops_i
 ) -> None:
     keeper = Keeper(new_container)
     assert "ok" in keeper.ask("/livez")
-    assert "safekeeper_" in keeper.ask("/metrics")
+    metrics = keeper.ask("/metrics")
+    assert "safekeeper_" in metrics
+    assert "\nprocess_start_time_seconds " in metrics
+    assert "\nprocess_open_fds " in metrics
     status = Path(f"/proc/{keeper.container.first_pid}/status").read_text()
     assert re.search(r"^NSpid:\t\d+\t1$", status, re.MULTILINE)
     assert re.search(r"^NoNewPrivs:\t1$", status, re.MULTILINE)

@@ -125,6 +125,18 @@ def test_tools_verify_keepers_too(encrypted: Encrypted) -> None:
     assert missing.returncode == 2
 
 
+def test_top_verifies_keepers_by_an_authority_of_its_own(encrypted: Encrypted) -> None:
+    asked = ["top", f"https://127.0.0.1:{encrypted.https_port}", "--once"]
+    shown = run_command(*asked, "--ssl-ca-file", str(encrypted.pki.root), seconds=TOOL_SECONDS)
+    assert (shown.returncode, "1 of 1 keepers answer" in shown.stdout) == (0, True), shown.stdout + shown.stderr
+    by_the_systems = run_command(*asked, seconds=TOOL_SECONDS)
+    assert by_the_systems.returncode == 1
+    assert "not trusted (--ssl-ca-file)" in by_the_systems.stderr
+    absent = run_command(*asked, "--ssl-ca-file", str(encrypted.pki.directory / "none.pem"), seconds=TOOL_SECONDS)
+    assert absent.returncode == 2
+    assert "cannot use --ssl-ca-file" in absent.stderr
+
+
 def test_certificates_keys_and_users_are_exchanged_under_load_and_no_commit_fails(encrypted: Encrypted) -> None:
     scene, pki = encrypted.scene, encrypted.pki
     ids = str(scene.ttid.tenant_id), str(scene.ttid.timeline_id)

@@ -194,11 +194,13 @@ def status(options: StatusOptions) -> None:
 def top(options: TopOptions) -> None:
     import trio
 
+    from walkeeper.links.http_get import trust_authorities
     from walkeeper.links.token import show_token
     from walkeeper.tools.top import ask_overviews, watch_overviews
     from walkeeper.tools.top_report import CLEAR, as_json, as_screen
 
     show_token(options.token_path)
+    trust_authorities(options.authorities)
     in_colour = sys.stdout.isatty()
     if options.once or options.as_json:
         now = trio.run(ask_overviews, options.keepers, options.find)

@@ -442,6 +442,10 @@ class TopOptions:
         "auth-token-path", parse_path, metavar="FILE",
         help="a token (JWT) for keepers that ask for one; read again each time",
     )  # fmt: skip
+    authorities: Path | None = option(
+        "ssl-ca-file", parse_path, metavar="FILE",
+        help="authorities (PEM) that sign the certificates of KEEPERS with https://; if not said, the system's",
+    )  # fmt: skip
     interval_seconds: float = option(
         "interval", parse_duration_seconds, default="2s", metavar="DURATION", help="how often they are asked"
     )
