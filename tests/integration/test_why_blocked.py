@@ -2,14 +2,19 @@
 
 import json
 import signal
+import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from programs import run_command
 from replicated import LOOKS_MAX, NAME, Replicated, keepers_flag
 
 COMMAND_SECONDS = 60.0
+
+CONNECTIONS_MAX = 200  # more than a primary allows
+STARTUP = b"\0\0\0\x17\0\3\0\0user\0postgres\0\0"
+assert STARTUP[3] == len(STARTUP)
 
 
 def ask(scene: Replicated, *more: str) -> Any:
@@ -93,3 +98,42 @@ def test_a_primary_that_is_down_and_keepers_alone_are_told_apart(scene: Replicat
     scene.primary.stop("immediate")
     found = ask(scene, "--system-id", system_id)
     assert ("blocked", "primary") in [(each["gravity"], each["who"]) for each in found["findings"]]
+
+
+def test_without_primary_and_system_id_it_says_which_keepers_answer_and_what_is_missing(scene: Replicated) -> None:
+    scene.keepers[2].kill()
+    scene.primary.stop("immediate")
+    found = ask(scene)
+    assert (found["tenant_id"], found["timeline_id"]) == (None, None)
+    primary, dead, note = found["findings"]
+    assert (primary["gravity"], primary["who"]) == ("blocked", "primary")
+    assert (dead["gravity"], dead["who"]) == ("risk", f"keeper {scene.keepers[2].address}")
+    assert f"({scene.keepers[0].address}, {scene.keepers[1].address})" in note["what"]
+    assert "--system-id" in note["remedy"]
+
+
+def test_a_primary_that_has_no_connection_left_does_not_hide_the_keepers(scene: Replicated) -> None:
+    with ExitStack() as stack:
+        for _ in range(CONNECTIONS_MAX):
+            client = stack.enter_context(socket.create_connection(("127.0.0.1", scene.primary.port)))
+            client.sendall(STARTUP)
+            if b"too many clients" in client.recv(1000):
+                break
+        found = ask(scene)
+    primary, note = found["findings"]
+    assert "too many clients" in primary["what"]
+    assert "3 of 3 keepers answer" in note["what"]
+
+
+def test_a_stream_of_before_a_promotion_is_not_taken_for_that_of_the_primary(scene: Replicated) -> None:
+    scene.wait_everywhere()
+    scene.sidecar.kill()
+    scene.primary.stop("immediate")
+    (scene.primary.data / "standby.signal").touch()
+    scene.primary.account.own(scene.primary.data / "standby.signal")
+    scene.primary.start()
+    scene.primary.sql("SELECT pg_promote()")
+    (note,) = [each for each in ask(scene)["findings"] if each["who"] == "quorum"]
+    assert note["gravity"] == "note"
+    assert "timeline id 1, and the primary is on 2" in note["what"]
+    assert "--timeline" in note["remedy"]

@@ -20,14 +20,16 @@ Look = Callable[[], Awaitable[None]]
 @dataclass(frozen=True, slots=True, eq=False)
 class Reloadable:
     what: str
+    failure: str
     look: Look
 
 
 @dataclass(frozen=True, slots=True)
 class Reloaded:
-    """``problem``: empty if it was read."""
+    """``problem``: empty if it was read; else ``failure`` is what the log is told, as after a regular look."""
 
     what: str
+    failure: str
     problem: str
 
 
@@ -35,9 +37,9 @@ _reloadables: trio.lowlevel.RunVar[tuple[Reloadable, ...]] = trio.lowlevel.RunVa
 
 
 @contextmanager
-def reloadable(what: str, look: Look) -> Iterator[None]:
-    """While the block runs, ``look`` is what reads ``what`` again."""
-    mine = Reloadable(what, look)
+def reloadable(what: str, failure: str, look: Look) -> Iterator[None]:
+    """While the block runs, ``look`` is what reads ``what`` again; ``failure`` is the log's line when it cannot."""
+    mine = Reloadable(what, failure, look)
     _reloadables.set((*_reloadables.get(), mine))
     try:
         yield
@@ -54,7 +56,7 @@ async def reload_all() -> Sequence[Reloaded]:
     for each in _reloadables.get():
         try:
             await each.look()
-            results.append(Reloaded(each.what, ""))
+            results.append(Reloaded(each.what, each.failure, ""))
         except ConfigError as error:
-            results.append(Reloaded(each.what, str(error)))
+            results.append(Reloaded(each.what, each.failure, str(error)))
     return results

@@ -145,7 +145,7 @@ class _Reminder:
 async def _repeating(what: str, look: Look, period_seconds: float, failure: str) -> AsyncIterator[None]:
     async with trio.open_nursery() as nursery:
         nursery.start_soon(_repeat, look, period_seconds, failure, name=f"keep {what}")
-        with reloadable(what, look):
+        with reloadable(what, failure, look):
             yield
         nursery.cancel_scope.cancel(reason="shutdown")
 

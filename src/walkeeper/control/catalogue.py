@@ -323,6 +323,11 @@ PROCESS: Final = (
         ("level",), is_alert=True,
     ),
     Declared(
+        "walkeeper_log_lines_lost_total", "counter", "lines",
+        "Log lines that could not be written",
+        "The disk of the log is full, or whoever read it has ended; all else goes on.",
+    ),
+    Declared(
         "libmetrics_disk_io_bytes_total", "gauge", "bytes",
         "Bytes read from and written to disks by this process",
         "Reads are readers of WAL that is no longer cached, or the start.",

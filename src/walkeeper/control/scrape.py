@@ -38,6 +38,7 @@ class ProcessMetrics:
         self.registry = CollectorRegistry()
         self._scrapes = self._add(Counts("libmetrics_metric_handler_requests_total"))
         self._log_lines = self._add(Counts("libmetrics_tracing_event_count", "error", "warn", "info", "debug"))
+        self._lost_lines = self._add(Counts("walkeeper_log_lines_lost_total"))
         self._add(BuildInfo(version))
         self._add(ProcessUsage())
         ProcessCollector(registry=self.registry)
@@ -50,6 +51,10 @@ class ProcessMetrics:
     def log_event(self, level: str) -> None:
         """On any thread."""
         self._log_lines.count("warn" if level == "warning" else level)
+
+    def log_line_lost(self) -> None:
+        """On any thread."""
+        self._lost_lines.count()
 
     def route(self) -> Route:
         async def scrape(_request: Request) -> Response:

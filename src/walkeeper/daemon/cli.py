@@ -43,7 +43,7 @@ from walkeeper.daemon.options import (
     read_flags,
     settle,
 )
-from walkeeper.errors import ConfigError, Corrupt
+from walkeeper.errors import ConfigError, Corrupt, PeerError, ServerError, StorageError, Unreachable
 from walkeeper.formats.segments import WAL_SEG_SIZE_MIN, is_beside_wal, parse_segment_name
 from walkeeper.lsn import Lsn, format_lsn
 from walkeeper.sidecar.name import DEFAULT_NAME
@@ -74,7 +74,7 @@ def serve(config: ServeConfig) -> None:
     from walkeeper.daemon.run import dump_control_file, run_keeper
 
     if config.dump_control_file is not None:
-        sys.stdout.write(dump_control_file(config.dump_control_file))
+        _print(dump_control_file(config.dump_control_file), end="")
     else:
         run_keeper(config)
 
@@ -99,11 +99,13 @@ def propose(options: ProposeOptions) -> None:
     from walkeeper.sidecar.run import run_sidecar
 
     metrics = None
-    if options.http is not None:
+    if options.http is None:
+        configure_logs(options.log.format, sys.stdout)
+    else:
         from walkeeper.control.sidecar_metrics import SidecarMetrics
 
         metrics = SidecarMetrics(walkeeper.__version__)
-    configure_logs(options.log.format, sys.stdout, None if metrics is None else metrics.log_event)
+        configure_logs(options.log.format, sys.stdout, metrics.log_event, count_lost=metrics.log_line_lost)
     memory.settle()
     approach(options.quorum.approach)
     config = ProposeConfig(
@@ -123,7 +125,7 @@ def propose(options: ProposeOptions) -> None:
 
 
 def sync(options: SyncOptions) -> None:
-    print(format_lsn(_synced_lsn(options.wal, options.fencing)))
+    _print(format_lsn(_synced_lsn(options.wal, options.fencing)))
 
 
 def _synced_lsn(wal: KeptWalConfig, fencing: FencingConfig) -> Lsn:
@@ -156,7 +158,7 @@ def commit_lsn(options: CommitLsnOptions) -> None:
     else:
         approach(wal.quorum.approach)
         lsn = trio.run(read_commit_lsn, wal.quorum.keepers, wal.ttid())
-    print(format_lsn(lsn))
+    _print(format_lsn(lsn))
 
 
 def fetch(options: FetchOptions) -> None:
@@ -223,16 +225,22 @@ def why_blocked(options: WhyBlockedOptions) -> int:
 
     from walkeeper.tools.diagnosis import diagnose, is_blocked
     from walkeeper.tools.diagnosis_report import as_json, as_text
-    from walkeeper.tools.why_blocked import WhyConfig, ask_everybody, ask_whose_wal
+    from walkeeper.tools.why_blocked import WhyConfig, ask_everybody, ask_who_is_there, ask_whose_wal
 
     approach(options.wal.quorum.approach)
     primary = None if options.primary is None else _primary(options.primary)
     sidecar = (primary and primary.application_name) or DEFAULT_NAME
     config = WhyConfig(options.wal.quorum.keepers, primary, sidecar, options.slot_name)
-    system_id = None
+    system_id, silence = None, ""
     if primary is not None and not options.wal.says_whose:
-        system_id = trio.run(ask_whose_wal, primary)
-    facts = trio.run(ask_everybody, config, options.wal.ttid(system_id))
+        try:
+            system_id = trio.run(ask_whose_wal, primary)
+        except (Unreachable, ServerError, PeerError) as error:
+            silence = str(error)
+    if silence:
+        facts = trio.run(ask_who_is_there, config, silence)
+    else:
+        facts = trio.run(ask_everybody, config, options.wal.ttid(system_id))
     findings = diagnose(facts)
     _print(as_json(facts, findings) if options.as_json else as_text(facts, findings))
     return 1 if is_blocked(findings) else 0
@@ -301,17 +309,19 @@ def inspect(options: InspectOptions) -> None:
         raise Corrupt(f"{count} problem{'s' if count > 1 else ''} found")
 
 
-def _print(text: str) -> bool:
+def _print(text: str, end: str = "\n") -> bool:
     """All of it at once, before anything that is said on standard error; a reader that has left (``| head``) is fine.
 
-    Says whether there still is one.
+    Says whether there still is one.  Raises StorageError.
     """
     try:
-        print(text, flush=True)
+        print(text, end=end, flush=True)
         return True
-    except BrokenPipeError:
+    except OSError as error:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python complains when it exits
-        return False
+        if isinstance(error, BrokenPipeError):
+            return False
+        raise StorageError(f"the answer cannot be written: {error.strerror}") from None
 
 
 COMMANDS: Sequence[Command[Any]] = (

@@ -92,7 +92,10 @@ def open_gates(auth: AuthConfig, tls: TlsConfig, directory: Path, metrics: Metri
         certificates if tls.is_on_pg else None,
         must_encrypt=not tls.accepts_plaintext,
     )
-    verify_http = _open_keys(auth.http_key_path, auth.key_reload_seconds, keeping)
+    if auth.http_key_path == auth.pg_key_path:
+        verify_http = pg.verify
+    else:
+        verify_http = _open_keys(auth.http_key_path, auth.key_reload_seconds, keeping)
     encrypt = None if certificates is None else _encrypting(certificates, metrics)
     return Gates(pg, verify_http, encrypt, keeping)
 

@@ -13,11 +13,12 @@ answer log to standard error.
 import logging
 import sys
 from collections.abc import Callable, Mapping
-from typing import Any, Final, TextIO
+from typing import Any, Final, TextIO, cast
 
 import structlog
 from structlog.types import EventDict, Processor, WrappedLogger
 
+from walkeeper.daemon.log_lines import LogLines
 from walkeeper.errors import WalkeeperError
 from walkeeper.links.throttle import Throttle
 
@@ -32,28 +33,33 @@ JSON_TRACEBACKS: Final = structlog.tracebacks.ExceptionDictTransformer(show_loca
 
 
 def configure_logs(
-    log_format: str, stream: TextIO, count: CountEvent | None = None, note: NoteEvent | None = None
+    log_format: str,
+    stream: TextIO,
+    count: CountEvent | None = None,
+    note: NoteEvent | None = None,
+    count_lost: Callable[[], None] = lambda: None,
 ) -> None:
     """Make ``structlog.get_logger()`` and ``logging`` write to ``stream``.  Call once, before the first line.
 
-    ``log_format`` is ``plain`` or ``json``.
+    ``log_format`` is ``plain`` or ``json``.  ``count_lost`` is called, on any thread, for each line that cannot be written.
     """
-    shared: list[Processor] = [
-        structlog.contextvars.merge_contextvars,
+    head: list[Processor] = [
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         _name_errors,
     ]
     if count is not None:
-        shared.append(_counter(count))
+        head.append(_counter(count))
+    shared = [structlog.contextvars.merge_contextvars, *head]
     noting = [] if note is None else [_noter(note)]
     renderers = _renderers(log_format, stream)
+    lines = LogLines(stream, _teller([*head, *noting, *renderers]), count_lost)
     structlog.configure(
         processors=[*shared, Throttle(), *noting, *renderers],
         wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
-        logger_factory=structlog.WriteLoggerFactory(stream),
+        logger_factory=structlog.WriteLoggerFactory(cast("TextIO", lines)),  # it writes and flushes, no more
     )
-    _adopt_standard_loggers(shared, renderers, stream)
+    _adopt_standard_loggers(shared, renderers, lines)
 
 
 def _renderers(log_format: str, stream: TextIO) -> list[Processor]:
@@ -95,8 +101,20 @@ def _noter(note: NoteEvent) -> Processor:
     return noting
 
 
-def _adopt_standard_loggers(shared: list[Processor], renderers: list[Processor], stream: TextIO) -> None:
-    handler = logging.StreamHandler(stream)
+def _teller(processors: list[Processor]) -> Callable[[int], str]:
+    """Makes the line about those that were lost.  It is nobody's in particular, whoever writes the next one."""
+
+    def tell(count: int) -> str:
+        event: Any = {"event": "log lines were lost: they could not be written", "lines": count}
+        for process in processors:
+            event = process(None, "warning", event)
+        return str(event)
+
+    return tell
+
+
+def _adopt_standard_loggers(shared: list[Processor], renderers: list[Processor], lines: LogLines) -> None:
+    handler = logging.StreamHandler(lines)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=shared,

@@ -105,7 +105,7 @@ def run_keeper(config: ServeConfig) -> None:
     ignore_until_answered()
     metrics = Metrics(walkeeper.__version__, config.listen.availability_zone)
     events = Events()
-    configure_logs(config.log.format, sys.stdout, metrics.log_event, events.note)
+    configure_logs(config.log.format, sys.stdout, metrics.log_event, events.note, metrics.log_line_lost)
     show_token(config.peers.token_path)
     disk = OsDisk(sync=not config.place.no_sync)
     path = Path(os.path.realpath(config.place.path))

@@ -67,7 +67,7 @@ async def reload(serves: Callable[[], bool]) -> None:
     results = await reload_all()
     for result in results:
         if result.problem:
-            log.warning("not reloaded: what was there before stays", what=result.what, error=result.problem)
+            log.warning(result.failure, what=result.what, error=result.problem)
     read = [result.what for result in results if not result.problem]
     log.info("reloaded", what=read, needs_restart=NEEDS_RESTART)
     if serves():

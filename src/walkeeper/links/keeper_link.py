@@ -145,8 +145,12 @@ class KeeperLink:
         self._work = trio.Event()
         self._is_copying = False
         self._was_reached = False
+        self._was_introduced = False
         self._heard_since = inf
         self._told = ""
+        self._is_told_of = False
+        self._is_flapping = False
+        self._is_whole: bool | None = None
         self.trouble = ""
         """Why it was lost or not reached, for people; empty when it has been heard since."""
         self.is_misplaced = False
@@ -163,7 +167,7 @@ class KeeperLink:
         """Converse for ever.  Raises groups of Fenced, ConfigError and StartOver."""
         backoff = Backoff()
         while True:
-            self._was_reached, self._heard_since = False, inf
+            self._was_reached, self._was_introduced, self._heard_since = False, False, inf
             try:
                 await self._converse()
             except* (Unreachable, ServerError, PeerError) as lost:
@@ -172,6 +176,7 @@ class KeeperLink:
                 self.is_misplaced = True
                 self._tell_loss(next(leaves(misplaced)))
                 self._company.misplaced(next(leaves(misplaced)))
+            self._is_flapping = self._was_introduced and not self._has_lasted()
             if self._has_lasted():
                 backoff.succeeded()
             await trio.sleep(backoff.next_pause_seconds())
@@ -183,11 +188,13 @@ class KeeperLink:
         introduction = self._company.introduction
         async with connect_keeper(self.address, introduction.ttid, introduction.application_name) as connection:
             self._was_reached = True
-            is_whole = await self._introduce(connection)
+            self._is_whole = await self._introduce(connection)
+            self._was_introduced = True
             self._failure, self._work = None, trio.Event()
             self._connection = connection
-            self._proposer.connected(self.place, is_whole)
-            self._company.log.info("keeper connected", keeper=str(self.address), is_whole=is_whole)
+            self._proposer.connected(self.place, self._is_whole)
+            if not self._is_flapping:
+                self._tell_connected()
             self._company.keeper_came_or_went()
             try:
                 async with trio.open_nursery() as nursery:
@@ -231,12 +238,17 @@ class KeeperLink:
             self._scope.cancel()
 
     def _tell_loss(self, error: BaseException) -> None:
-        """One line for each new reason, not one for each attempt, unless it was well in between."""
+        """One line for each new reason, not one for each attempt, unless it was well in between, or said to be."""
         self.trouble = str(error)
-        if self.trouble != self._told or self._has_lasted():
-            self._told = self.trouble
+        if self.trouble != self._told or self._has_lasted() or self._is_told_of:
+            self._told, self._is_told_of = self.trouble, False
             event = "keeper lost" if self._was_reached else "keeper not reached"
             self._company.log.warning(event, keeper=str(self.address), why=self.trouble)
+
+    def _tell_connected(self) -> None:
+        """At once, or when it has lasted if the last connection did not: a keeper may be lost again at each append."""
+        self._is_told_of = True
+        self._company.log.info("keeper connected", keeper=str(self.address), is_whole=self._is_whole)
 
     # -- listening --------------------------------------------------------------------------------------------
 
@@ -249,6 +261,8 @@ class KeeperLink:
                 self._company.act(self._proposer.received(self.place, message, now))
             self._heard_since = min(self._heard_since, now)
             self.trouble, self.is_misplaced = "", False
+            if not self._is_told_of and self._has_lasted():
+                self._tell_connected()
             if self._follower.phase is not Phase.STREAMING or self._proposer.is_asking:
                 self._company.pump()  # a quorum may have formed, or have to confirm that it is one
 

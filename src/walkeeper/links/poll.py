@@ -141,7 +141,7 @@ def _has_majority(found: Poll[T]) -> bool:
 
 async def poll(
     keepers: Sequence[Address],
-    ttid: TenantTimelineId,
+    ttid: TenantTimelineId | None,
     ask: Callable[[Connection], Awaitable[T]],
     *,
     application_name: str,
@@ -154,7 +154,8 @@ async def poll(
 
     ``ask`` gets a connection to a keeper that has the timeline.  Each has ``answer_seconds`` to answer, and is asked once;
     with ``retry_seconds``, those that may do better are asked again, with pauses, for so long, until there are enough and
-    everybody has been asked once.  Raises nothing of what can go wrong with a keeper.
+    everybody has been asked once.  Raises nothing of what can go wrong with a keeper.  Without ``ttid``, where nobody
+    knows whose WAL is meant, those who live are ignorant of it, too.
 
     Cancellation: at any time.
     """
@@ -183,7 +184,7 @@ async def poll(
 
 async def _ask(
     address: Address,
-    ttid: TenantTimelineId,
+    ttid: TenantTimelineId | None,
     ask: Callable[[Connection], Awaitable[T]],
     application_name: str,
     answer_seconds: float,
@@ -192,7 +193,8 @@ async def _ask(
     try:
         with time_limit(answer_seconds, name):
             async with connect_keeper(address, ttid, application_name) as connection:
-                node_id, kept = await ask_node_id(connection), await identify(connection)
+                node_id = await ask_node_id(connection)
+                kept = None if ttid is None else await identify(connection)
                 if kept is None:
                     return Trouble(
                         address, f"{name}: it does not have this timeline", is_ignorant=True, node_id=node_id

@@ -19,7 +19,7 @@ from walkeeper.links.postgres import Connection, time_limit
 from walkeeper.links.primary import Flaw, ask_flush_lsn, connect_primary, find_flaws
 from walkeeper.sidecar.account import Account
 from walkeeper.sidecar.config import ProposeConfig
-from walkeeper.sidecar.slot import LIMIT_SETTING, UNLIMITED, Slot
+from walkeeper.sidecar.slot import LIMIT_SETTING, LIMIT_SLOT, UNLIMITED, Slot
 
 LOOK_SECONDS: Final = 30.0
 """Between two looks: twice within the usual interval of an alert, and too rarely for anybody to notice."""
@@ -44,6 +44,7 @@ class Lookout:
         self._flaws: Sequence[Flaw] = ()
         self._is_failing = False
         self._is_much = False
+        self._is_boundless = False
         self._sooner = trio.Event()
 
     async def look_at_settings(self, connection: Connection) -> None:
@@ -96,8 +97,21 @@ class Lookout:
         retained_bytes = max(flush_lsn - restart_lsn, 0) if restart_lsn else None
         self._account.slot_limit_bytes = limit_bytes
         self._account.slot_retained_bytes = retained_bytes
+        if restart_lsn is not None and not slot.unsafe:
+            self._tell_of_limit(slot.name, is_boundless=limit_bytes is None)
         if limit_bytes is not None and retained_bytes is not None:
             self._tell(slot.name, retained_bytes, limit_bytes)
+
+    def _tell_of_limit(self, slot: str, *, is_boundless: bool) -> None:
+        """A slot without a limit is not made, but one that is there is used: streaming fills no disk, an absence may."""
+        if is_boundless and not self._is_boundless:
+            self._log.warning(
+                "the slot may fill the primary's disk",
+                slot=slot,
+                why=f"it keeps WAL without limit while keepers are away ({LIMIT_SETTING} is {UNLIMITED})",
+                remedy=f"limit it ({LIMIT_SLOT}) or accept that (--unsafe-slot)",
+            )
+        self._is_boundless = is_boundless
 
     def _tell(self, slot: str, retained_bytes: int, limit_bytes: int) -> None:
         if retained_bytes > MUCH * limit_bytes and not self._is_much:

@@ -16,6 +16,8 @@ import msgspec
 import trio
 
 from walkeeper.errors import Malformed
+from walkeeper.formats.segments import WAL_SEG_SIZE_MIN, parse_segment_name
+from walkeeper.ids import TimelineNumber
 from walkeeper.links.conninfo import ConnectionInfo
 from walkeeper.links.login import LoginRefused
 from walkeeper.links.postgres import Connection, Row, connect
@@ -61,6 +63,7 @@ class _Primary(msgspec.Struct):
     standby_names: str
     synchronous_commit: str
     sees_all: bool
+    segment: str | None
     standby: _Standby | None
     slot: _Slot | None
     waiting: list[_Waiting]
@@ -74,6 +77,7 @@ SELECT json_build_object(
   'standby_names', current_setting('synchronous_standby_names'),
   'synchronous_commit', current_setting('synchronous_commit'),
   'sees_all', pg_has_role('pg_read_all_stats', 'usage'),
+  'segment', CASE WHEN pg_is_in_recovery() THEN NULL ELSE pg_walfile_name(pg_current_wal_insert_lsn()) END,
   'standby', (
     SELECT json_build_object('state', state, 'sync_state', sync_state, 'flush_lsn', flush_lsn, 'replied_at', reply_time)
     FROM pg_stat_replication WHERE lower(application_name) = lower({sidecar}) ORDER BY flush_lsn DESC NULLS LAST LIMIT 1),
@@ -147,6 +151,7 @@ async def ask_primary_facts(connection: Connection, sidecar: str, slot: str) -> 
         waiting=len(waiting),
         waiting_since=min((each.since for each in waiting if each.since is not None), default=None),
         sees_all=told.sees_all,
+        tli=None if told.segment is None else _tli(told.segment),
     )
 
 
@@ -164,6 +169,14 @@ def _lsn(text: str | None) -> Lsn | None:
         return None if text is None else parse_lsn(text)
     except ValueError as error:
         raise Malformed(str(error)) from error
+
+
+def _tli(segment: str) -> TimelineNumber:
+    """That of the WAL being written: the control file learns of a new one only with the next checkpoint."""
+    name = parse_segment_name(segment, WAL_SEG_SIZE_MIN)
+    if name is None:
+        raise Malformed(f"{segment!r} is not the name of a segment")
+    return name.tli
 
 
 def _literal(text: str) -> str:

@@ -17,12 +17,13 @@ from datetime import datetime, timedelta
 from enum import Enum
 from typing import Final
 
-from walkeeper.links.poll import Answer, Trouble
+from walkeeper.ids import TenantTimelineId, TimelineNumber
+from walkeeper.links.poll import Answer, Poll, Trouble
 from walkeeper.links.primary import flaw_of_standby_names
 from walkeeper.lsn import Lsn, format_lsn, parse_lsn
 from walkeeper.membership import majority
 from walkeeper.terms import Term
-from walkeeper.tools.status import KeeperStatus, Status
+from walkeeper.tools.status import KeeperStatus
 
 STILL: Final = timedelta(seconds=5)
 """A position that has not moved for so long although there is more WAL stands still; a busy disk takes a second."""
@@ -85,7 +86,8 @@ class PrimaryFacts:
     """What the primary says, by its own clock (``now``).
 
     ``standby``: the sidecar, None if it is not connected.  ``waiting``: commits that waited for a standby during all of
-    the look, the oldest ``waiting_since``.  ``sees_all``: whether its role may see what other roles wait for.
+    the look, the oldest ``waiting_since``.  ``sees_all``: whether its role may see what other roles wait for.  ``tli``:
+    PostgreSQL's timeline id, None of a standby.
     """
 
     name: str
@@ -99,17 +101,19 @@ class PrimaryFacts:
     waiting: int
     waiting_since: datetime | None
     sees_all: bool
+    tli: TimelineNumber | None
 
 
 @dataclass(frozen=True, slots=True)
 class Facts:
     """``primary``: what it says, or why it says nothing; None if it was not asked.  ``now``: our clock.
 
-    ``sidecar``: how it is called in the primary's lists; ``slot``: the name of its slot.
+    ``ttid``: None if nobody says whose WAL is meant; then ``found`` has no answers, only who lives.  ``sidecar``: how it is called in the primary's lists; ``slot``: the name of its slot.
     """
 
     now: datetime
-    status: Status
+    ttid: TenantTimelineId | None
+    found: Poll[KeeperStatus]
     primary: PrimaryFacts | str | None
     sidecar: str
     slot: str
@@ -117,7 +121,9 @@ class Facts:
 
 def diagnose(facts: Facts) -> Sequence[Finding]:
     """What is found, gravest first; nothing if all is well."""
-    found = [*_of_primary(facts), *Keepers(facts).findings()]
+    unknown = _why_unknown(facts)
+    keepers = Keepers(facts).findings() if unknown is None else _of_presence(facts, *unknown)
+    found = [*_of_primary(facts), *keepers]
     return sorted(found, key=lambda each: list(Gravity).index(each.gravity))
 
 
@@ -270,12 +276,54 @@ def _of_slot(facts: Facts, primary: PrimaryFacts) -> Iterator[Finding]:
 # -- the keepers ----------------------------------------------------------------------------------------------
 
 
+def _why_unknown(facts: Facts) -> tuple[str, str] | None:
+    """Why keepers were not asked about the WAL that the sidecar streams, and what to do; None if they were."""
+    if facts.ttid is None:
+        return (
+            "how far they are is not known without --system-id",
+            "say --system-id (pg_controldata tells it), or --tenant and --timeline",
+        )
+    kept = {each.kept.tli for each in facts.found.answers if each.kept.end_lsn and each.kept.tli}
+    own = facts.primary.tli if isinstance(facts.primary, PrimaryFacts) else None
+    if own is None or not kept or own in kept:
+        return None
+    return (
+        f"the WAL that was asked for is of PostgreSQL's timeline id {max(kept)}, and the primary is on {own}",
+        "give the --timeline that the sidecar has: after a restore or a promotion it needs a new one",
+    )
+
+
+def _of_presence(facts: Facts, why: str, remedy: str) -> Iterator[Finding]:
+    """Who is there: nothing else that keepers say of themselves is about this primary."""
+    found = facts.found
+    absent = [each for each in found.troubles if not each.is_ignorant]
+    there = [str(each.address) for each in found.results if each not in absent]
+    size, needed = len(found.results), majority(len(found.results))
+    may_be_there = len(there) + sum(each.advice.is_unseen for each in absent)
+    counted = f"{len(there)} of {size} keepers {'answers' if len(there) == 1 else 'answer'}"
+    gravity = Gravity.RISK if may_be_there >= needed else Gravity.BLOCKED
+    if gravity is Gravity.BLOCKED:
+        yield Finding(gravity, QUORUM, f"{counted}, {needed} are needed", "bring back those that do not")
+    yield from _of_troubles(absent, gravity)
+    names = f" ({', '.join(there)})" if there else ""
+    yield Finding(Gravity.NOTE, QUORUM, f"{counted}{names}; {why}", remedy)
+
+
+def _of_troubles(troubles: Sequence[Trouble], gravity: Gravity) -> Iterator[Finding]:
+    for trouble in troubles:
+        who, why = f"keeper {trouble.address}", _without_name(trouble)
+        if trouble.advice.is_unseen:
+            yield Finding(Gravity.NOTE, who, f"it could not be seen: {why}", trouble.advice.remedy)
+        else:
+            yield Finding(gravity, who, why, _remedy_of(trouble))
+
+
 class Keepers:
     """What is to be said of the keepers, each and together."""
 
     def __init__(self, facts: Facts) -> None:
         self._facts = facts
-        found = facts.status.found
+        found = facts.found
         self._troubles, self._answers = found.troubles, found.answers
         self._needed = majority(len(found.results))
         self._size = len(found.results)
@@ -295,12 +343,7 @@ class Keepers:
                 else counted,
                 "put right what the lines of the others say, the easiest first",
             )
-        for trouble in self._troubles:
-            who, why = f"keeper {trouble.address}", _without_name(trouble)
-            if trouble.advice.is_unseen:
-                yield Finding(Gravity.NOTE, who, f"it could not be seen: {why}", trouble.advice.remedy)
-            else:
-                yield Finding(gravity, who, why, _remedy_of(trouble))
+        yield from _of_troubles(self._troubles, gravity)
         for answer in self._answers:
             for what, remedy, since in self._reasons[answer.address]:
                 yield Finding(gravity, f"keeper {answer.address}", what, remedy, since)

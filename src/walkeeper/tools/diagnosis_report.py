@@ -33,10 +33,10 @@ def _line(now: datetime, finding: Finding) -> str:
 
 
 def as_json(facts: Facts, findings: Sequence[Finding]) -> str:
-    ttid = facts.status.ttid
+    ttid = facts.ttid
     document = {
-        "tenant_id": str(ttid.tenant_id),
-        "timeline_id": str(ttid.timeline_id),
+        "tenant_id": None if ttid is None else str(ttid.tenant_id),
+        "timeline_id": None if ttid is None else str(ttid.timeline_id),
         "now": facts.now,
         "is_blocked": is_blocked(findings),
         "findings": findings,

@@ -102,7 +102,12 @@ async def ask_status(keepers: Sequence[Address], ttid: TenantTimelineId) -> Stat
 
     Cancellation: at any time.
     """
-    return Status(ttid, await poll(keepers, ttid, _ask_keeper, application_name=APPLICATION_NAME))
+    return Status(ttid, await poll_status(keepers, ttid))
+
+
+async def poll_status(keepers: Sequence[Address], ttid: TenantTimelineId | None) -> Poll[KeeperStatus]:
+    """The same; None as for ``poll``."""
+    return await poll(keepers, ttid, _ask_keeper, application_name=APPLICATION_NAME)
 
 
 async def _ask_keeper(connection: Connection) -> KeeperStatus:

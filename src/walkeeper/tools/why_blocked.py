@@ -17,11 +17,11 @@ from walkeeper.errors import PeerError, ServerError, Unreachable
 from walkeeper.ids import TenantTimelineId
 from walkeeper.links.address import Address
 from walkeeper.links.conninfo import ConnectionInfo
-from walkeeper.links.poll import ANSWER_SECONDS
+from walkeeper.links.poll import ANSWER_SECONDS, Poll
 from walkeeper.links.postgres import time_limit
 from walkeeper.tools.ask_primary import LOOK_SECONDS, ask_primary_facts, ask_system_id, connect_sql
 from walkeeper.tools.diagnosis import Facts, PrimaryFacts
-from walkeeper.tools.status import Status, ask_status
+from walkeeper.tools.status import KeeperStatus, poll_status
 
 APPLICATION_NAME: Final = "walkeeper_why_blocked"
 
@@ -44,13 +44,19 @@ async def ask_whose_wal(primary: ConnectionInfo) -> int:
     raise AssertionError("the block returns or raises")
 
 
+async def ask_who_is_there(config: WhyConfig, why: str) -> Facts:
+    """What can be seen when nobody says whose WAL is meant, and the primary does not, ``why``.  Cancellation: at any time."""
+    found = await poll_status(config.keepers, None)
+    return Facts(datetime.now(UTC), None, found, why, config.sidecar, config.slot)
+
+
 async def ask_everybody(config: WhyConfig, ttid: TenantTimelineId) -> Facts:
     """Cancellation: at any time."""
-    statuses: list[Status] = []
+    polls: list[Poll[KeeperStatus]] = []
     primaries: list[PrimaryFacts | str] = []
 
     async def ask_keepers() -> None:
-        statuses.append(await ask_status(config.keepers, ttid))
+        polls.append(await poll_status(config.keepers, ttid))
 
     async def ask_primary(info: ConnectionInfo) -> None:
         primaries.append(await _ask_primary(info, config))
@@ -59,8 +65,8 @@ async def ask_everybody(config: WhyConfig, ttid: TenantTimelineId) -> Facts:
         nursery.start_soon(ask_keepers)
         if config.primary is not None:
             nursery.start_soon(ask_primary, config.primary)
-    (status,) = statuses
-    return Facts(datetime.now(UTC), status, next(iter(primaries), None), config.sidecar, config.slot)
+    (found,) = polls
+    return Facts(datetime.now(UTC), ttid, found, next(iter(primaries), None), config.sidecar, config.slot)
 
 
 async def _ask_primary(info: ConnectionInfo, config: WhyConfig) -> PrimaryFacts | str:

@@ -36,6 +36,9 @@ async def test_one_that_cannot_be_read_keeps_nobody_else_from_being_read() -> No
     async def look() -> None:
         looks.append("read")
 
-    with reloadable("first", fail), reloadable("second", look):
-        assert await reload_all() == [Reloaded("first", "half written"), Reloaded("second", "")]
+    with reloadable("first", "first not reloaded", fail), reloadable("second", "second not reloaded", look):
+        assert await reload_all() == [
+            Reloaded("first", "first not reloaded", "half written"),
+            Reloaded("second", "second not reloaded", ""),
+        ]
     assert looks == ["read"]

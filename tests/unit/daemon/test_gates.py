@@ -48,6 +48,19 @@ def test_certificate_and_key_are_looked_for_in_the_data_directory(pki: Pki) -> N
     assert not opened(pki.directory, tls=TlsConfig(is_on_pg=True, accepts_plaintext=True)).pg.must_encrypt
 
 
+def test_a_directory_of_keys_for_both_ports_is_read_and_told_of_once(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        Mint.ed25519().write(tmp_path / name / "key")
+    both = opened(tmp_path, AuthConfig(pg_key_path=tmp_path / "one", http_key_path=tmp_path / "one"))
+    assert both.pg.verify is not None
+    assert both.verify_http == both.pg.verify
+    assert len(both.keeping) == 1
+    each = opened(tmp_path, AuthConfig(pg_key_path=tmp_path / "one", http_key_path=tmp_path / "two"))
+    assert each.verify_http != each.pg.verify
+    assert len(each.keeping) == 2
+
+
 def test_https_alone_leaves_the_postgresql_port_as_it_is(pki: Pki) -> None:
     gates = opened(pki.directory, https=True)
     assert gates.pg.certificates is None

@@ -3,8 +3,10 @@
 import io
 import json
 import logging
+import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +15,8 @@ import structlog
 from walkeeper.daemon.logs import configure_logs
 from walkeeper.errors import Corrupt
 from walkeeper.links.throttle import LINES_MAX, throttled_logger
+
+LOST = "log lines were lost: they could not be written"
 
 
 @pytest.fixture(autouse=True)
@@ -122,3 +126,61 @@ def test_whoever_notes_events_is_told_what_is_written_and_nothing_that_is_held_b
             throttled_logger().warning("too many clients")
     assert len(noted) == LINES_MAX
     assert (noted[0]["event"], noted[0]["level"], noted[0]["ttid"]) == ("too many clients", "warning", "t")
+
+
+@pytest.fixture(params=["structlog", "logging"])
+def say(request: pytest.FixtureRequest) -> Callable[[str], object]:
+    """Either of the two ways to write a line."""
+    return lambda text: (
+        structlog.get_logger().info(text)
+        if request.param == "structlog"
+        else logging.getLogger("library").info(text)
+    )
+
+
+def test_lines_that_cannot_be_written_are_dropped_and_counted_and_told_of_when_writing_works_again(
+    tmp_path: Path, say: Callable[[str], object]
+) -> None:
+    lost: list[int] = []
+    with (tmp_path / "log").open("w") as log, open("/dev/full", "w") as full:
+        disk = os.dup(log.fileno())
+        configure_logs("json", log, count_lost=lambda: lost.append(1))
+        say("one")
+        os.dup2(full.fileno(), log.fileno())
+        with structlog.contextvars.bound_contextvars(ttid="t"):
+            say("two")
+            say("three")
+        os.dup2(disk, log.fileno())
+        os.close(disk)
+        with structlog.contextvars.bound_contextvars(ttid="t"):
+            say("four")
+        say("five")
+    said = [json.loads(line) for line in (tmp_path / "log").read_text().splitlines()]
+    assert [line["event"] for line in said] == ["one", LOST, "four", "five"]
+    assert (said[1]["lines"], said[1]["level"], "ttid" in said[1]) == (2, "warning", False)
+    assert len(lost) == 2
+
+
+def test_a_line_that_breaks_off_is_counted_and_the_next_one_begins_anew() -> None:
+    source, sink = os.pipe()
+    os.set_blocking(sink, False)
+    with open(source, "rb") as reader, open(sink, "w") as log:
+        configure_logs("json", log)
+        structlog.get_logger().info("long" * 100_000)
+        broken = os.read(reader.fileno(), 1 << 20)
+        structlog.get_logger().info("short")
+        end, *lines = os.read(reader.fileno(), 1 << 20).splitlines()
+    assert b"\n" not in broken
+    assert end == b""
+    assert [json.loads(line)["event"] for line in lines] == [LOST, "short"]
+
+
+def test_a_log_whose_reader_has_ended_is_given_up_without_an_error() -> None:
+    lost: list[int] = []
+    source, sink = os.pipe()
+    os.close(source)
+    with open(sink, "w") as log:
+        configure_logs("plain", log, count_lost=lambda: lost.append(1))
+        structlog.get_logger().info("one")
+        structlog.get_logger().info("two")
+    assert len(lost) == 2

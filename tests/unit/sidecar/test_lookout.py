@@ -12,6 +12,7 @@ from walkeeper.testing.wal import WalGenerator
 
 USELESS = "commits do not wait for keepers"
 MUCH = "the slot keeps much WAL"
+UNLIMITED = "the slot may fill the primary's disk"
 BLIND = "the primary cannot be looked at"
 LOOK = "walkeeper_look"
 SLOT = "walkeeper"
@@ -152,6 +153,40 @@ async def test_a_slot_that_nears_its_limit_is_told_of_once_each_time(
         await looks()
         await keep(world, int(0.85 * MIB))
     assert len(world.log.said(MUCH)) == 2
+
+
+async def test_a_slot_that_was_there_and_has_no_limit_is_told_of_once_for_each_change(
+    autojump_clock: MockClock, world: World
+) -> None:
+    world.primary.slots[SLOT] = world.primary.wal.lsn
+    world.primary.settings["max_slot_wal_keep_size"] = "-1"
+    async with world.sidecar():
+        await world.commit()
+        await looks(3)
+        (told,) = world.log.said(UNLIMITED)
+        assert told["slot"] == SLOT
+        assert "max_slot_wal_keep_size" in str(told["remedy"])
+        world.primary.settings["max_slot_wal_keep_size"] = "10GB"
+        await looks(2)
+        assert len(world.log.said(UNLIMITED)) == 1
+        world.primary.settings["max_slot_wal_keep_size"] = "-1"
+        await looks(3)
+    assert len(world.log.said(UNLIMITED)) == 2
+
+
+async def test_without_a_limit_nothing_is_told_where_that_was_accepted_or_no_slot_is_there(
+    autojump_clock: MockClock, world: World
+) -> None:
+    async with world.sidecar():
+        await world.commit()
+        world.primary.odd_answers["READ_REPLICATION_SLOT"] = (None, None, None)
+        world.primary.settings["max_slot_wal_keep_size"] = "-1"
+        await looks(2)
+    world.primary.odd_answers.clear()
+    async with world.sidecar(unsafe_slot=True):
+        await world.commit()
+        await looks(2)
+    assert not world.log.said(UNLIMITED)
 
 
 async def test_the_slot_is_looked_at_while_no_majority_elects_anybody(

@@ -186,6 +186,30 @@ async def test_a_keeper_that_is_lost_again_for_the_same_reason_is_told_of_again(
             await until(lambda losses=losses: len(world.log.said("keeper lost")) == losses)  # type: ignore[misc]
 
 
+async def test_a_keeper_that_is_lost_at_each_append_is_told_of_a_few_times_and_again_when_it_stays(
+    autojump_clock: MockClock, world: World
+) -> None:
+    """As one whose disk is full, for as long as it is."""
+    cramped = world.keepers[2]
+
+    def said(event: str) -> int:
+        return [line["keeper"] for line in world.log.said(event)].count(str(cramped.address))
+
+    async with world.sidecar():
+        await world.commit()
+        await trio.sleep(60)
+        cramped.drops_appends = True
+        for _ in range(100):
+            await world.commit()
+            await trio.sleep(1)
+        assert (said("keeper lost"), said("keeper connected")) == (2, 2)
+        cramped.drops_appends = False
+        for _ in range(20):
+            await world.commit()
+            await trio.sleep(1)
+        assert (said("keeper lost"), said("keeper connected")) == (2, 3)
+
+
 async def test_an_empty_quorum_starts_at_the_start_of_the_segment(autojump_clock: MockClock, world: World) -> None:
     for _ in range(40):
         world.primary.wal.logical_message("before", bytes(50_000))

@@ -29,7 +29,7 @@ from walkeeper.tools.diagnosis import (
     is_blocked,
 )
 from walkeeper.tools.diagnosis_report import as_json, as_text
-from walkeeper.tools.status import KeeperStatus, ReceiverStatus, RefusalStatus, SenderStatus, Status
+from walkeeper.tools.status import KeeperStatus, ReceiverStatus, RefusalStatus, SenderStatus
 
 NOW = datetime(2026, 1, 31, 14, 15, 16, tzinfo=UTC)
 SKEW = timedelta(hours=3)  # of the keepers' and the primary's clocks: no moment of theirs may be taken for ours
@@ -54,7 +54,7 @@ PRIMARY = PrimaryFacts(
     name="primary db:5432", now=THEIRS, is_standby=False, flush_lsn=parse_lsn(END), standby_names="walkeeper",
     synchronous_commit="on", standby=StandbyFacts("streaming", "sync", parse_lsn(END), JUST_NOW),
     slot=SlotFacts(is_active=True, wal_status="reserved", restart_lsn=parse_lsn(END)), waiting=0, waiting_since=None,
-    sees_all=True,
+    sees_all=True, tli=TimelineNumber(1),
 )  # fmt: skip
 
 Said = KeeperStatus | Trouble
@@ -99,6 +99,7 @@ def waiting(which: PrimaryFacts = PRIMARY) -> PrimaryFacts:
     return replace(which, waiting=2, waiting_since=LONG_AGO)
 
 
+EMPTY = keeper(flush_lsn="0/0", commit_lsn="0/0")
 NEONS = KeeperStatus(END, END)
 GONE = keeper(receivers=[], flushed_at=LONG_AGO)
 
@@ -110,11 +111,13 @@ class Situation:
     name: str
     keepers: Mapping[int, Said] = field(default_factory=dict)
     primary: PrimaryFacts | str | None = PRIMARY
+    is_named: bool = True
     found: tuple[tuple[Gravity, str, str], ...] = ()
 
 
 BLOCKED, RISK, NOTE = Gravity
 SIDECAR, SLOT, DB = "sidecar walkeeper", "slot walkeeper", "primary db:5432"
+UNREACHED = "primary db:5432: Connection refused"
 K1, K2, K3 = (f"keeper {address}" for address in ADDRESSES)
 
 SITUATIONS = (
@@ -153,7 +156,7 @@ SITUATIONS = (
     Situation("one hears nothing", {2: GONE}, found=((RISK, K2, "no writer streams to it (its last WAL came at 2026-01-31T14:13:16+00:00); to do"),)),
     Situation(
         "no sidecar", dict.fromkeys((1, 2, 3), GONE), primary(standby=None),
-        ((BLOCKED, SIDECAR, "not connected"), (BLOCKED, "quorum", "0 of 3"),
+        found=((BLOCKED, SIDECAR, "not connected"), (BLOCKED, "quorum", "0 of 3"),
          *((BLOCKED, each, "no writer streams") for each in (K1, K2, K3))),
     ),
     Situation("one is asked for its vote", {1: keeper(receivers=VOTING)}, found=((RISK, K1, "asks for its vote"),)),
@@ -189,7 +192,7 @@ SITUATIONS = (
     Situation("one is far behind", {3: keeper(flush_lsn=FAR_BEHIND)}, found=((RISK, K3, "less than there is"),)),
     Situation(
         "commits wait for the disks of all", dict.fromkeys((1, 2, 3), keeper(flush_lsn=BEHIND)), waiting(),
-        ((BLOCKED, DB, "2 commits wait"), *((BLOCKED, each, "256 bytes less") for each in (K1, K2, K3))),
+        found=((BLOCKED, DB, "2 commits wait"), *((BLOCKED, each, "256 bytes less") for each in (K1, K2, K3))),
     ),
     Situation(
         "nobody hears of commits", dict.fromkeys((1, 2, 3), keeper(commit_lsn=BEHIND, committed_at=LONG_AGO)),
@@ -200,8 +203,39 @@ SITUATIONS = (
         "a reader pauses", {1: keeper(senders=[SenderStatus(4, None, "db\x1b2", FAR_BEHIND, None, None, None)])},
         found=((NOTE, f"reader db\x1b2 of {K1}", "pauses or is slow"),),
     ),
+    # -- whose WAL is not known
+    Situation(
+        "no primary, no name, two keepers", {1: ignorant(1), 2: ignorant(2), 3: dead(3)}, UNREACHED, is_named=False,
+        found=((BLOCKED, "primary", "refused"), (RISK, K3, "Connection refused"),
+               (NOTE, "quorum", "(k1:5454, k2:5454); how far they are is not known without --system-id; to do: say")),
+    ),
+    Situation(
+        "no primary, no name, one keeper", {1: dead(1), 2: dead(2), 3: ignorant(3)}, UNREACHED, is_named=False,
+        found=((BLOCKED, "primary", "refused"), (BLOCKED, "quorum", "1 of 3 keepers answers, 2 are needed"),
+               (BLOCKED, K1, "refused"), (BLOCKED, K2, "refused"), (NOTE, "quorum", "(k3:5454)")),
+    ),
+    Situation(
+        "no primary, no name, no token", {1: closed(1), 2: closed(2), 3: closed(3)}, UNREACHED, is_named=False,
+        found=((BLOCKED, "primary", "refused"), *((NOTE, each, "could not be seen") for each in (K1, K2, K3)),
+               (NOTE, "quorum", "0 of 3 keepers answer;")),
+    ),
+    # -- another stream's WAL
+    Situation(
+        "after a restore", dict.fromkeys((1, 2, 3), GONE), primary(tli=TimelineNumber(2)),
+        found=((NOTE, "quorum", "is of PostgreSQL's timeline id 1, and the primary is on 2; to do: give the --timeline"),),
+    ),
+    Situation(
+        "after a restore, two dead", {1: GONE, 2: dead(2), 3: dead(3)}, waiting(primary(tli=TimelineNumber(2))),
+        found=((BLOCKED, DB, "2 commits wait"), (BLOCKED, "quorum", "1 of 3 keepers answers, 2 are needed"),
+               (BLOCKED, K2, "refused"), (BLOCKED, K3, "refused"), (NOTE, "quorum", "--timeline")),
+    ),
+    Situation(
+        "after a restore, one has been emptied", {1: EMPTY, 2: GONE, 3: GONE}, primary(tli=TimelineNumber(2)),
+        found=((NOTE, "quorum", "--timeline"),),
+    ),
+    Situation("a primary whose timeline id is not known", primary=primary(tli=None)),
     # -- the primary
-    Situation("no primary", primary="primary db:5432: Connection refused", found=((BLOCKED, "primary", "refused"),)),
+    Situation("no primary", primary=UNREACHED, found=((BLOCKED, "primary", "refused"),)),
     Situation("a standby", primary=primary(is_standby=True), found=((BLOCKED, DB, "it is a standby"),)),
     Situation(
         "commits wait", primary=waiting(),
@@ -259,8 +293,8 @@ def result(number: int, said: Said) -> Answer[KeeperStatus] | Trouble:
 
 def facts_of(situation: Situation) -> Facts:
     results = [result(number, situation.keepers.get(number, WELL)) for number in (1, 2, 3)]
-    status = Status(TenantTimelineId.of_system(7), Poll(results))
-    return Facts(NOW, status, situation.primary, "walkeeper", "walkeeper")
+    ttid = TenantTimelineId.of_system(7) if situation.is_named else None
+    return Facts(NOW, ttid, Poll(results), situation.primary, "walkeeper", "walkeeper")
 
 
 @pytest.mark.parametrize("situation", SITUATIONS, ids=lambda each: each.name)
