@@ -224,7 +224,7 @@ def _each_in(array: bytes) -> Iterator[bytes]:
         raise ValueError("Expected `array` - at `$.timelines`")
     begin, last = 1, len(array) - 1  # the bracket
     while begin < last:
-        end = array.find(b"},{", begin, last)
+        end = array.find(b"},{", begin, min(last, begin + TIMELINE_BYTES_MAX + 2))
         end = last if end < 0 else end + 1
         if end - begin > TIMELINE_BYTES_MAX:
             raise ValueError(f"more than {TIMELINE_BYTES_MAX} bytes - at `$.timelines[...]`")
