@@ -52,6 +52,9 @@ PORT_NAMES: Final = {
     ("serve", "listen-metrics"): ("metrics", 7678),
     ("propose", "listen-http"): ("metrics", 7679),
 }
+FOR_TOOLS: Final = {"keepers", "keeper-sslmode", "keeper-sslrootcert"}
+"""What a keeper does not use, and those do that are run in its pod."""
+
 PROBED: Final = {"serve": "listen-metrics", "propose": "listen-http"}
 
 Check = Callable[[Manifests], Iterator[str]]
@@ -75,7 +78,8 @@ def check_options(manifests: Manifests) -> Iterator[str]:
         except ConfigError as error:
             yield f"{pod.name} does not start: {error}"
             continue
-        for name in sorted(said.given - said.options.keys()):
+        others = said.given - said.options.keys()
+        for name in sorted(others - FOR_TOOLS if said.command == "serve" else others):
             yield f"{pod.name} is told {name}, which {said.command} does not use"
         if said.command == "serve" and said.options["id"] != pod.ordinal:
             yield f"{pod.name} is keeper {said.options['id']}"
@@ -109,7 +113,7 @@ def told(manifests: Manifests, command: str) -> Iterator[tuple[Pod, Object]]:
 
 
 def check_quorum(manifests: Manifests) -> Iterator[str]:
-    """A sidecar lists the keepers of the base, all of them and by their names."""
+    """A sidecar lists the keepers of the base, all of them and by their names, and so do tools in the keepers' pods."""
     base = load("base")
     keepers = [Address(pod.host, KEEPER_PORT) for pod in base.pods()]
     (admitted,) = [
@@ -117,10 +121,16 @@ def check_quorum(manifests: Manifests) -> Iterator[str]:
         for source in base.one("NetworkPolicy", "walkeeper-pg")["spec"]["ingress"][0]["from"]
         if "namespaceSelector" in source
     ]
-    for pod, container in told(manifests, "propose"):
-        said = pod.said(container)
-        if list(said.options["keepers"]) != keepers:
-            yield f"{pod.name} lists other keepers than there are: {', '.join(map(str, said.options['keepers']))}"
+    for pod, container in manifests.ours():
+        listed = pod.environment(container).get("WALKEEPER_KEEPERS", "")
+        if listed != ",".join(map(str, keepers)):
+            yield f"{pod.name} lists other keepers than there are: {listed}"
+    for pod, container in told(manifests, "serve"):
+        said, sent = pod.said(container), pod.environment(container)
+        secrets = (sent.get("WALKEEPER_KEEPER_SSLMODE"), sent.get("WALKEEPER_KEEPER_SSLROOTCERT"))
+        if said.options["auth-token-path"] and secrets != ("verify-full", str(said.options["ssl-ca-file"])):
+            yield f"{pod.name}: tools show its token to whoever answers"
+    for pod, _ in told(manifests, "propose"):
         if not admitted.items() <= pod.labels.items():
             yield f"{pod.name} is not let in by the keepers' NetworkPolicy: it lacks {admitted}"
 

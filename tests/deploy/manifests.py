@@ -24,6 +24,7 @@ ROOT = Path(__file__).resolve().parents[2]
 KUSTOMIZE = ROOT / "deploy" / "kustomize"
 OVERLAYS = ("dev", "production", "sidecar-example")
 OF_KEEPERS = ("dev", "production")
+BY_THEMSELVES = {"sidecar-example": ("servicemonitor.yaml", "restore.yaml")}  # with an operator, after a disaster
 
 POD_INDEX = "apps.kubernetes.io/pod-index"
 ZONE = "topology.kubernetes.io/zone"
@@ -46,13 +47,14 @@ def render(overlay: str) -> str:
 
 
 def load(overlay: str) -> "Manifests":
-    """The same as objects, which the caller may change."""
+    """The same as objects, which the caller may change, and with them what is applied by itself."""
     return Manifests(overlay, deepcopy(_objects(overlay)))
 
 
 @cache
 def _objects(overlay: str) -> list[Object]:
-    return list(yaml.safe_load_all(render(overlay)))
+    alone = [(KUSTOMIZE / "overlays" / overlay / name).read_text() for name in BY_THEMSELVES.get(overlay, ())]
+    return [each for text in (render(overlay), *alone) for each in yaml.safe_load_all(text)]
 
 
 @dataclass(frozen=True, slots=True)

@@ -83,7 +83,7 @@ OPTIONS: Final = (
     in_dev("spec.ordinals", GONE, "walkeeper-0 does not start"),
     in_dev(f"{KEEPER}.env.+", {"name": "WALKEEPER_SLOT", "value": "a"}, "told slot, which serve does not use"),
     in_dev(f"{KEEPER}.args", ["serve", "--listen-pq=0.0.0.0:5454"], "does not start"),
-    in_dev(f"{KEEPER}.args", ["propose"], "does not start"),
+    in_dev(f"{KEEPER}.args", ["propose"], "told listen-pg, which propose does not use"),
     in_dev(variable("LEAVE_TIMEOUT"), "60", "walkeeper-1 does not start: WALKEEPER_LEAVE_TIMEOUT"),
     in_dev(variable("LOG_FORMAT"), "xml", "walkeeper-3 does not start: WALKEEPER_LOG_FORMAT"),
     in_production(variable("ENABLE_TLS_WAL_SERVICE_API"), "yes", "does not start"),
@@ -92,6 +92,8 @@ OPTIONS: Final = (
 
 NETWORK: Final = (
     in_dev(variable("PEER_HTTP"), "walkeeper-1.walkeeper.walkeeper.svc:7676", "walkeeper-2 knows"),
+    in_dev(variable("KEEPERS"), "walkeeper-1.walkeeper.walkeeper.svc:5454", "lists other keepers than there are"),
+    in_production(variable("KEEPER_SSLMODE"), "require", "show its token to whoever answers"),
     in_dev("spec.serviceName", "walkeepers", "there is no headless Service walkeepers"),
     in_dev("spec.replicas", 5, "walkeeper-5 knows"),
     in_production(variable("LISTEN_HTTPS"), "0.0.0.0:7678", "--listen-https is 7678 instead of 7677"),

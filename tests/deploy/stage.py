@@ -44,6 +44,7 @@ PRIMARY: dict[str, str | int] = {
 START_SECONDS = 90.0  # also on a machine with many other things to do
 SETTLE_SECONDS = 60.0
 LOOK_SECONDS = 0.05
+YARDSTICK_BYTES = 8192  # what a small commit writes
 CAUGHT_UP_SECONDS = 2.0  # a keeper that is ready has what was committed a moment ago, on a busy machine, too
 
 T = TypeVar("T")
@@ -55,6 +56,31 @@ async def blocking(work: Callable[..., T], *arguments: object) -> T:
     Cancellation: waits for the thread; everything that is called here has a limit of its own.
     """
     return await trio.to_thread.run_sync(work, *arguments)
+
+
+@dataclass(slots=True)
+class Yardstick:
+    """How long this machine keeps somebody waiting who only wakes up, writes a page and has it fsynced."""
+
+    path: Path
+    longest_pause: float = 0.0
+
+    async def keep_measuring(self) -> None:
+        """Write again and again.
+
+        Cancellation: waits for the fsync.
+        """
+        while True:
+            began = trio.current_time()
+            await trio.sleep(LOOK_SECONDS)
+            await blocking(self._write)
+            self.longest_pause = max(self.longest_pause, trio.current_time() - began - LOOK_SECONDS)
+
+    def _write(self) -> None:
+        with self.path.open("wb") as file:
+            file.write(bytes(YARDSTICK_BYTES))
+            file.flush()
+            os.fsync(file.fileno())
 
 
 @dataclass(slots=True)
@@ -74,7 +100,13 @@ class Stage:
     sidecar: programs.Program
     backup: Path
     access: "Access"
+    yardstick: Yardstick
     is_over: bool = False
+
+    def stall(self) -> float:
+        """Seconds of the longest pause of commits, without what the machine makes of it."""
+        pause = max(self.ledger.longest_pause, trio.current_time() - self.ledger.last_at)
+        return pause - self.yardstick.longest_pause
 
     @property
     def findings(self) -> list[Finding]:
@@ -270,7 +302,7 @@ async def on_stage(work: Path, primary: postgres.Cluster, quorum: Quorum) -> Asy
             stage = Stage(
                 work, quorum, network, node, client, primary, kubelet, Controllers(kubelet),
                 TenantTimelineId.of_system(primary.system_identifier()), ledger, sidecar, work / "backup",
-                access,
+                access, Yardstick(work / "yardstick"),
             )  # fmt: skip
             for index in quorum.pods:
                 kubelet.start(index)
@@ -302,6 +334,7 @@ async def begin_load(stage: Stage, nursery: trio.Nursery) -> None:
         await blocking(partial(primary.base_backup, stage.backup, with_wal=False))
     for writer in range(WRITERS):
         nursery.start_soon(keep_writing, stage, writer)
+    nursery.start_soon(stage.yardstick.keep_measuring)
     stage.ledger.watch_from_now()
 
 

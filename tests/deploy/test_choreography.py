@@ -19,11 +19,13 @@ from deploy.podspec import read_quorum
 from deploy.stage import PRIMARY, SEGMENT_MIB, Stage, on_stage
 from fix_postgres import NewCluster
 
-STALL_SECONDS_MAX = 3.0
-"""The longest pause of commits while a majority is there: nobody waits for the third keeper, so it is a few fsyncs of the
-others, on a machine that starts processes meanwhile."""
+STALL_SECONDS_MAX = 5.0
+"""The longest pause of commits while a majority is there, beyond that of a plain fsync meanwhile.  Nobody waits for the third
+keeper, so it is a few fsyncs of the others and as many changes of process: well below a second, and four were seen where
+seven others wanted each processor.  Whoever waits for a keeper that is gone waits longer: for its `SLOW_SECONDS`, or for the
+10 s after which a silent one is given up."""
 
-ABSENT_SECONDS = 12.0  # longer than the 10 s for which a silent keeper is waited for
+ABSENT_SECONDS = 12.0  # longer than those 10 s
 SLOW_SECONDS = 8.0
 
 
@@ -53,8 +55,10 @@ async def finish(stage: Stage) -> None:
 
     Cancellation: at any time, but for what blocks.
     """
-    stall = max(stage.ledger.longest_pause, trio.current_time() - stage.ledger.last_at)
-    print(f"{stage.ledger.count} commits, the longest stall {stall:.2f} s")
+    stall = stage.stall()
+    print(
+        f"{stage.ledger.count} commits stalled {stall:.2f} s, a plain fsync {stage.yardstick.longest_pause:.2f} s"
+    )
     await stage.lose_database()
     assert stage.findings == []
     assert stall < STALL_SECONDS_MAX
@@ -199,7 +203,7 @@ async def test_keepers_that_do_not_wait_for_each_other_are_caught(
         for index in (2, 3):
             stage.kubelet.slow_seconds[index] = SLOW_SECONDS
             stage.controllers.pod(index).delete()
-        await until(lambda: stage.ledger.longest_pause > STALL_SECONDS_MAX)
+        await until(lambda: stage.stall() > STALL_SECONDS_MAX)
 
 
 async def test_probes_that_are_mixed_up_are_caught(stage: Stage, manifests: Manifests) -> None:

@@ -77,6 +77,7 @@ def test_commits_wait_for_the_sidecar_from_the_second_server_on(new_cluster: New
     assert cluster.sql("SHOW synchronous_standby_names") == "walkeeper"
     assert cluster.sql("SHOW max_slot_wal_keep_size") == "4GB"
     assert cluster.sql("SHOW synchronous_commit") == "on"
+    assert cluster.sql("SELECT pg_has_role('keeper', 'pg_monitor', 'usage')") == "t"  # for `why-blocked`
     identified = cluster.run("psql", cluster.conninfo("keeper", password=PASSWORD, replication="true"),
                              "-w", "-X", "-A", "-t", "-c", "IDENTIFY_SYSTEM")  # fmt: skip
     assert str(cluster.system_identifier()) in identified.stdout

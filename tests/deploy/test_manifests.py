@@ -59,6 +59,12 @@ def is_service_monitor(document: Any) -> bool:
     return jsonschema_rs.validator_for(schema).is_valid(document)
 
 
+@pytest.mark.parametrize("overlay", ["dev", "sidecar-example"])
+def test_a_plain_cluster_takes_all_of_it(overlay: str) -> None:
+    assert f"kind: {OF_OTHERS}" not in render(overlay)
+    assert f"kind: {OF_OTHERS}" in render("production")
+
+
 def test_service_monitors_are_what_the_prometheus_operator_knows() -> None:
     monitors = [each for overlay in OVERLAYS for each in load(overlay).of(OF_OTHERS)]
     assert len(monitors) == 2
@@ -114,3 +120,18 @@ def test_a_keeper_without_a_zone_starts() -> None:
     pod, container = next(manifests.ours())
     nowhere = type(pod)(pod.owner, pod.ordinal, zone="")
     assert nowhere.said(container).options["availability-zone"] is None
+
+
+def test_a_database_is_restored_where_the_example_keeps_it_and_as_it_runs() -> None:
+    example = load("sidecar-example")
+    restore, postgres = example.one("Pod", "restore")["spec"], example.one("StatefulSet", "postgres")["spec"]
+    (claim,) = [each["metadata"]["name"] for each in example.of("PersistentVolumeClaim")]
+    (template,) = postgres["volumeClaimTemplates"]
+    assert claim == f"{template['metadata']['name']}-postgres-0"
+    assert [each["persistentVolumeClaim"]["claimName"] for each in restore["volumes"]] == [claim]
+    (there,), here = restore["containers"], postgres["template"]["spec"]["containers"][0]
+    assert there["image"] == here["image"]
+    assert there["env"][0] == here["env"][0]
+    assert there["volumeMounts"][0] == here["volumeMounts"][0]
+    assert restore["securityContext"].items() <= postgres["template"]["spec"]["securityContext"].items()
+    assert all(each["metadata"].get("name") != "restore" for each in yaml.safe_load_all(render("sidecar-example")))

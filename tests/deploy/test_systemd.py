@@ -160,13 +160,13 @@ def test_a_unit_that_says_something_else_is_caught(unit: str, right: str, wrong:
 
 def test_the_configuration_that_is_shown_is_one(tmp_path: Path) -> None:
     shown = re.findall(r"```toml\n(.*?)```", Files().readme, re.DOTALL)
-    assert shown
-    for number, text in enumerate(shown):
-        config = tmp_path / f"{number}.toml"
-        config.write_text(text)
-        command, settled = read_command(["serve", "--config", str(config)], {}, COMMANDS)
-        assert command.name == "serve"
-        assert settled.place.node_id == 1
+    keeper, sidecar = (tmp_path / "keeper.toml", tmp_path / "sidecar.toml")
+    for path, text in zip((keeper, sidecar), shown, strict=True):
+        path.write_text(text)
+    _, served = read_command(["serve", "--config", str(keeper)], {}, COMMANDS)
+    assert served.place.node_id == 1
+    _, proposed = read_command(["propose", "--config", str(sidecar)], {}, COMMANDS)
+    assert [str(each) for each in proposed.quorum.keepers] == ["k1:5454", "k2:5454", "k3:5454"]
 
 
 def test_an_upgrade_as_it_is_told_starts_the_new_version_and_a_way_back_the_old_one(tmp_path: Path) -> None:
