@@ -150,7 +150,8 @@ def test_nobody_leaves_on_the_word_of_one_that_is_ready_and_whose_disk_is_full(s
     scene.primary.sql("CREATE TABLE t (n int)")
     scene.wait_everywhere()
     second.kill()
-    second.command += ["--max-global-disk-usage-ratio", "0.001", "--global-disk-check-interval", "1s"]
+    full = ["--max-global-disk-usage-ratio", "0.001", "--global-disk-check-interval", "1s"]
+    second.command = [*second.command, *full]
     second.start()
     wait_until(second, lambda: "WAL is refused" in second.log and is_ready(second))
     first.signal(signal.SIGTERM)
