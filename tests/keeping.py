@@ -14,6 +14,7 @@ from walkeeper.terms import Term, TermHistory
 from walkeeper.testing.memory_disk import MemoryDisk
 from walkeeper.testing.offload import InlineOffload
 from walkeeper.testing.wal import WalGenerator
+from walkeeper.timeline.room import DiskLimits
 from walkeeper.timeline.timeline import Timeline
 from walkeeper.timeline.timelines import Timelines, open_timelines
 
@@ -33,10 +34,14 @@ def new_disk() -> MemoryDisk:
 
 
 @asynccontextmanager
-async def timelines_on(disk: MemoryDisk, offload: Offload | None = None) -> AsyncIterator[Timelines]:
+async def timelines_on(
+    disk: MemoryDisk, offload: Offload | None = None, limits: DiskLimits | None = None
+) -> AsyncIterator[Timelines]:
     """A keeper's timelines, from start to end."""
     directory = claim(disk, DATA, NodeId(3))
-    async with open_timelines(directory, offload or InlineOffload(), save_seconds=SAVE_SECONDS) as timelines:
+    async with open_timelines(
+        directory, offload or InlineOffload(), save_seconds=SAVE_SECONDS, limits=limits
+    ) as timelines:
         yield timelines
     directory.close()
 

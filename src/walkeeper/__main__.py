@@ -9,6 +9,7 @@ Does not know any command but by that name.
 """
 
 import os
+import signal
 import sys
 from typing import Final, NoReturn
 
@@ -17,8 +18,12 @@ CANNOT_TELL: Final = 126
 
 
 def main() -> NoReturn:
-    """The ``walkeeper`` program."""
+    """The ``walkeeper`` program.  A command that does not answer SIGTERM ends by it, also as process number 1."""
     try:
+        from walkeeper.daemon.deadly import NUMBER_1, make_deadly
+
+        if os.getpid() == NUMBER_1:
+            make_deadly(signal.SIGTERM, NUMBER_1)  # before all else: it takes a while to load that
         from walkeeper.daemon import cli
 
         cli.main()

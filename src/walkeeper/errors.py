@@ -36,6 +36,11 @@ def shortened(text: str) -> str:
     return text if len(text) <= PEERS_CHARACTERS_MAX else f"{text[:PEERS_CHARACTERS_MAX]} ..."
 
 
+def printable(text: str) -> str:
+    """In the place of everything that could do something to a terminal, or begin a line, stands a question mark."""
+    return "".join(character if character.isprintable() else "?" for character in text)
+
+
 def leaves(error: BaseException) -> Iterator[BaseException]:
     """The errors in a group of groups, or ``error`` itself if it is none."""
     if isinstance(error, BaseExceptionGroup):

@@ -358,7 +358,7 @@ async def _add_up(data: bytes) -> None:
     assert len(what_is_missing([other], 1)) <= 200
 
 
-POSITIONS = b"""{"id":2,"instance":"x","state":"leaving","is_ready":false,"is_caught_up":true,"timelines":[
+POSITIONS = b"""{"id":2,"instance":"x","state":"leaving","is_ready":false,"is_caught_up":true,"takes_wal":true,"timelines":[
 {"tenant_id":"0123456789abcdef0123456789abcdef","timeline_id":"0123456789abcdef0123456789abcdef","start_lsn":"0/16B3748",
 "flush_lsn":"0/16B3750","commit_lsn":"0/16B3750","commit_term":1,"is_whole":true,"generation":1,"members":[1,2,3]}]}"""
 

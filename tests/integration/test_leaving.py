@@ -12,12 +12,13 @@ import pytest
 import postgres
 from certified import IP, Pki
 from fix_postgres import NewCluster
-from programs import ANSWER_SECONDS, Keeper, run_tool
+from programs import ANSWER_SECONDS, Keeper, ProgramFailed, run_tool
 from replicated import KEEPERS, Replicated
 
 TOOL_SECONDS = 60.0
 LEAVE_SECONDS = 60.0
 LEAVES_SECONDS = 20.0  # two of settling, and what the machine needs
+SETTLES_SECONDS = 5.0  # whoever may go has gone by then
 CAUGHT_UP = "caught up with the other keepers"
 
 
@@ -141,3 +142,21 @@ def test_a_second_signal_ends_one_that_waits_at_once(scene: Replicated) -> None:
     wait_until(third, lambda: "leaving" in why_not(third))
     third.signal(signal.SIGTERM)
     assert third.wait(ANSWER_SECONDS) == -signal.SIGTERM
+
+
+def test_nobody_leaves_on_the_word_of_one_that_is_ready_and_whose_disk_is_full(scene: Replicated) -> None:
+    first, second, _ = scene.keepers
+    wait_until(first, lambda: all(map(is_ready, scene.keepers)))
+    scene.primary.sql("CREATE TABLE t (n int)")
+    scene.wait_everywhere()
+    second.kill()
+    full = ["--max-global-disk-usage-ratio", "0.001", "--global-disk-check-interval", "1s"]
+    second.command = [*second.command, *full]
+    second.start()
+    wait_until(second, lambda: "WAL is refused" in second.log and is_ready(second))
+    first.signal(signal.SIGTERM)
+    with pytest.raises(ProgramFailed, match="did not end"):
+        first.wait(SETTLES_SECONDS)
+    assert is_ready(second)
+    scene.primary.sql("INSERT INTO t VALUES (1)")
+    first.kill()

@@ -1,6 +1,7 @@
 """Where the program begins: what becomes of one that cannot even be loaded."""
 
 import shutil
+import signal
 import subprocess
 import sys
 import tomllib
@@ -81,6 +82,15 @@ def test_any_other_command_that_cannot_be_loaded_keeps_its_traceback(
 def test_a_program_that_is_whole_does_what_it_is_told(package: Path) -> None:
     assert run(package, *PROGRAM, "--version").stdout == f"walkeeper {walkeeper.__version__}\n"
     assert run(package, *PROGRAM, *FETCH[:1], "00000002.history", *FETCH[2:]).returncode == 1
+
+
+@pytest.mark.parametrize(("pid", "code"), [(1, 128 + signal.SIGTERM), (4711, -signal.SIGTERM)])
+def test_number_1_can_be_ended_while_it_is_loaded(package: Path, pid: int, code: int) -> None:
+    (package / "daemon" / "cli.py").write_text(
+        "import signal\nsignal.raise_signal(signal.SIGTERM)\nsignal.pause()\n"
+    )
+    begin = f"import os\nos.getpid = lambda: {pid}\nimport walkeeper.__main__\nwalkeeper.__main__.main()"
+    assert run(package, "-c", begin).returncode == code
 
 
 def test_the_installed_program_begins_there_too() -> None:

@@ -594,7 +594,8 @@ SIDECAR: Final = (
     ),
     Declared(
         "walkeeper_sidecar_slot_retained_bytes", "gauge", "bytes",
-        "WAL that the primary keeps for this sidecar's slot; absent before it has been looked at, and if it keeps none",
+        "WAL that the primary keeps for this sidecar's slot; absent before it has been looked at, and if it has never kept"
+        " any; once it has lost it, what it would have to keep",
         "Near `walkeeper_sidecar_slot_limit_bytes` the stream will be lost: bring back a majority of keepers.",
         is_alert=True,
     ),

@@ -14,7 +14,8 @@ Rules:
 * A timeline that is not here counts if it should be: it is of no configuration, or of one that we are a member of; something
   of it was committed; and nobody has deleted it here, which this process remembers for as long as others tell of it.
 * Nobody's silence makes a keeper behind.  Only at the start it waits to hear all others, for ``HEARING_SECONDS``, and longer for
-  those that are starting.  To give up proves nothing: whoever is heard later is heard for the first time.
+  those that are starting.  To give up proves nothing: whoever is heard later is heard for the first time.  It does not give
+  up while it hears nobody but itself, where others should be: that is no failure of theirs.
 
 Asks nobody (``neighbours`` does), copies nothing (writers do), and decides nothing but readiness.
 """
@@ -103,7 +104,7 @@ class CatchingUp:
         self.problem, self.silence = "not yet", ""
         self._node_id = node_id
         self._began = self._waits_since = trio.current_time()
-        self._has_waited = False
+        self._has_waited = self._hears_itself = False
         self._is_behind: bool | None = None  # nobody knows yet
         self._heard: set[int] = set()
         self._deleted: set[TenantTimelineId] = set()  # of those that others still tell of
@@ -138,9 +139,13 @@ class CatchingUp:
     def _waits(self, others: Sequence[Neighbour], now: float) -> bool:
         """Whether others may still be heard, before anything is concluded."""
         silent = [each for each in others if each.told is None]
-        if any(each.is_starting for each in silent) and now - self._began < STARTING_SECONDS:
-            self._waits_since = now
         plights = "; ".join(each.plight for each in silent)
+        if any(each.is_us for each in silent):
+            if not self._hears_itself:
+                log.warning("no other keeper is heard: not ready", error=plights)
+            self._hears_itself, self._waits_since = True, now
+        elif any(each.is_starting for each in silent) and now - self._began < STARTING_SECONDS:
+            self._waits_since = now
         if silent and now - self._waits_since < HEARING_SECONDS:
             size = len(others) + 1
             self.silence = f"{size - len(silent)} of {size} keepers are heard, this one included: {plights}"

@@ -26,6 +26,9 @@ from walkeeper.timeline.timelines import Timelines
 RESOLVER: Final = "main"
 """What Neon's metrics call the one certificate that there is."""
 
+HANGS_SECONDS: Final = 10.0
+"""For one job of the disk: writers drop a keeper that is silent for so long."""
+
 NO_FEEDBACK: Final = PageserverFeedback()
 """What stands for the report that no pageserver has made yet."""
 
@@ -154,6 +157,10 @@ class DiskJobs:
 
     running: int
     oldest_seconds: float
+
+    @property
+    def is_hanging(self) -> bool:
+        return self.oldest_seconds >= HANGS_SECONDS
 
 
 class DiskCollector(Collector):

@@ -90,7 +90,7 @@ class Looks:
     """The route.  It answers before the timelines are loaded, too: that is when somebody wants to know."""
 
     def __init__(self, around: Surroundings) -> None:
-        self.positions = Positions(around.config, around.instance, around.readiness)
+        self.positions = Positions(around.config, around.instance, around.readiness, around.disk)
         self._around = around
         self._loaded: Timelines | None = None
         self._watchers = 0

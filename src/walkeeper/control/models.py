@@ -25,7 +25,7 @@ from walkeeper.timeline.timeline import TimelineStatistics
 
 T = TypeVar("T")
 
-Hex = Annotated[str, msgspec.Meta(pattern="^[0-9a-fA-F]{32}$")]
+Hex = Annotated[str, msgspec.Meta(pattern="^[0-9a-fA-F]{32}$", max_length=32)]  # Python's $ lets a line feed pass
 LsnText = Annotated[str, msgspec.Meta(pattern=r"^\s*[0-9a-fA-F]{1,8}/[0-9a-fA-F]{1,8}\s*$")]
 U32 = Annotated[int, msgspec.Meta(ge=0, lt=2**32)]
 U64 = Annotated[int, msgspec.Meta(ge=0)]

@@ -1,7 +1,8 @@
 """The other keepers of the quorum: each is asked how far it is, all at once; what it said last is remembered.
 
 This keeper may be among those that are named: whoever answers with our own ``instance`` is no other.  A keeper that is named
-twice is one.  An address that has never answered stands for another keeper: whoever counts is rather too careful.
+twice is one.  An address that has never answered stands for another keeper: whoever counts is rather too careful.  Where we
+answer at each of several addresses, all but one of them are wrong, and stand for others, too.
 
 Decides nothing: ``catching_up`` and the daemon's ``leave`` do.
 """
@@ -9,12 +10,15 @@ Decides nothing: ``catching_up`` and the daemon's ``leave`` do.
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Final
 
 import trio
 
 from walkeeper.control.positions import KeeperPositionsJson, TimelinePositionsJson, read_positions
 from walkeeper.links.address import HttpAddress
 from walkeeper.links.overview import NoAnswer, answer_of, ask_positions
+
+ITSELF: Final = "this keeper itself answers there"
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,12 +38,21 @@ class Neighbour:
         return not self.trouble
 
     @property
+    def is_us(self) -> bool:
+        """At an address of another one."""
+        return self.trouble == ITSELF
+
+    @property
     def is_starting(self) -> bool:
         return self.is_answering and self.said is not None and self.said.state == "starting"
 
     @property
     def is_ready(self) -> bool:
         return self.is_answering and self.said is not None and self.said.is_ready
+
+    @property
+    def takes_wal(self) -> bool:
+        return self.is_answering and self.said is not None and self.said.takes_wal
 
     def __str__(self) -> str:
         return f"keeper {self.said.id} ({self.address})" if self.said else str(self.address)
@@ -49,6 +62,8 @@ class Neighbour:
         """Why it is of no help now, in words."""
         if self.said is None or self.trouble:
             return f"{self}: {self.trouble}"
+        if not self.said.takes_wal:
+            return f"{self}: takes no WAL: its disk is full or does not answer"
         return f"{self}: {'not caught up' if self.said.state == 'serving' else self.said.state}"
 
 
@@ -88,6 +103,8 @@ class Neighbours:
                 key = each.said.id
             if key not in found or each.is_answering:
                 found[key] = each
+        if not found and len(self._asked) > 1:
+            return [Neighbour(address, None, ITSELF) for address in list(self._asked)[1:]]
         return list(found.values())
 
     def tally(self) -> Mapping[str, int]:

@@ -8,9 +8,9 @@ Decides nothing.  Does not ask others: ``neighbours`` does.
 """
 
 import secrets
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import lru_cache
-from typing import Final
+from typing import Annotated, Final
 
 import msgspec
 import trio
@@ -18,15 +18,16 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from walkeeper.acceptor.state import AcceptorState
+from walkeeper.control.collectors import DiskJobs
 from walkeeper.control.dump import KeeperConfig
 from walkeeper.control.endpoints import Endpoint, whole_keeper
 from walkeeper.control.health import Readiness, State
-from walkeeper.control.models import U64, Hex, Json, LsnText, require_u64
-from walkeeper.errors import Malformed, shortened
+from walkeeper.control.models import U32, U64, Json, LsnText, require_u64
+from walkeeper.errors import Malformed, printable
 from walkeeper.ids import TenantId, TenantTimelineId, TimelineId
 from walkeeper.links.overview import POSITIONS_PATH
 from walkeeper.lsn import Lsn, format_lsn, parse_lsn
-from walkeeper.membership import Configuration
+from walkeeper.membership import KEEPERS_MAX, Configuration
 from walkeeper.terms import Term
 from walkeeper.timeline.timelines import Timelines
 
@@ -38,6 +39,12 @@ FRESH_SECONDS: Final = 0.4
 
 NAMES_KEPT_MAX: Final = 20_000
 """As many timelines as anybody has; some megabytes."""
+
+TIMELINE_BYTES_MAX: Final = 4096
+"""Of what is told of one timeline: twice what it takes with as many members as there can be."""
+
+Digits = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{32}$", max_length=32)]
+"""Of an id, as keepers tell it: none has two spellings."""
 
 INSTANCE_BYTES: Final = 8
 """As much as it takes that no two processes are ever taken for one."""
@@ -55,20 +62,25 @@ class TimelinePositionsJson(Json, frozen=True):
     ``members``: the numbers of all of the configuration of that generation, of both sets of a joint one.
     """
 
-    tenant_id: Hex
-    timeline_id: Hex
+    tenant_id: Digits
+    timeline_id: Digits
     start_lsn: LsnText
     flush_lsn: LsnText
     commit_lsn: LsnText
-    commit_term: int
+    commit_term: U64
     is_whole: bool
-    generation: int
-    members: list[int]
+    generation: U32
+    members: Annotated[list[U64], msgspec.Meta(max_length=2 * KEEPERS_MAX)]
+
+    def __post_init__(self) -> None:
+        require_u64("commit_term", self.commit_term)
+        for member in self.members:
+            require_u64("members", member)
 
 
 class KeeperPositionsJson(Json, frozen=True):
     """``is_ready``: as ``/readyz`` says; ``is_caught_up``: others may rely on it, if it is serving, or leaving and stays for them.
-    While it is starting it does not know its timelines, and tells none.
+    ``takes_wal``: its disk answers, and has room.  While it is starting it does not know its timelines, and tells none.
     """
 
     id: U64
@@ -76,6 +88,7 @@ class KeeperPositionsJson(Json, frozen=True):
     state: State
     is_ready: bool
     is_caught_up: bool
+    takes_wal: bool
     timelines: list[TimelinePositionsJson]
 
 
@@ -87,6 +100,7 @@ class Envelope(Json, frozen=True):
     state: State
     is_ready: bool
     is_caught_up: bool
+    takes_wal: bool
     timelines: msgspec.Raw
 
     def __post_init__(self) -> None:
@@ -94,17 +108,19 @@ class Envelope(Json, frozen=True):
 
 
 _envelope_in: Final = msgspec.json.Decoder(Envelope).decode
-_raw_array_in: Final = msgspec.json.Decoder(list[msgspec.Raw]).decode
 _timeline_in: Final = msgspec.json.Decoder(TimelinePositionsJson).decode
 
 
 class Positions:
     """The route.  Before ``begin`` it says that the keeper is starting."""
 
-    def __init__(self, config: KeeperConfig, instance: str, readiness: Readiness) -> None:
+    def __init__(
+        self, config: KeeperConfig, instance: str, readiness: Readiness, disk: Callable[[], DiskJobs]
+    ) -> None:
         self._config = config
         self._instance = instance
         self._readiness = readiness
+        self._disk = disk
         self._loaded: Timelines | None = None
         self._looking = trio.Lock()
         self._looked_at = float("-inf")
@@ -143,9 +159,15 @@ class Positions:
             readiness.state,
             readiness.is_ready,
             not readiness.is_hindered,
+            self._takes_wal(),
             self._timelines,
         )
         return msgspec.json.encode(answer)
+
+    def _takes_wal(self) -> bool:
+        """A keeper that does not is ready all the same: readers are served."""
+        is_full = self._loaded is not None and self._loaded.room.is_refusing
+        return not is_full and not self._disk().is_hanging
 
 
 async def look_at_positions(
@@ -167,24 +189,47 @@ async def look_at_positions(
 
 
 async def read_positions(body: bytes) -> KeeperPositionsJson:
-    """What another keeper says: names and LSNs in it can be parsed.
+    """What another keeper says: names and LSNs in it can be parsed.  What it costs between two checkpoints is bounded.
 
     Raises Malformed.  Cancellation: at any time.
     """
     timelines: list[TimelinePositionsJson] = []
     try:
         envelope = _envelope_in(body)
-        for number, raw in enumerate(_raw_array_in(envelope.timelines), 1):
+        for number, raw in enumerate(_each_in(bytes(envelope.timelines)), 1):
             timelines.append(each := _timeline_in(raw))
-            named(each.tenant_id, each.timeline_id)  # the pattern lets a line feed pass
             parse_lsn(each.commit_lsn)
             if number % LOOKED_AT_IN_A_TURN == 0:
                 await trio.lowlevel.checkpoint()
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:  # UnicodeDecodeError is a ValueError
-        raise Malformed(shortened(f"its answer cannot be read: {error}")) from error
+        raise Malformed(printable(f"its answer cannot be read: {error}")) from error
     return KeeperPositionsJson(
-        envelope.id, envelope.instance, envelope.state, envelope.is_ready, envelope.is_caught_up, timelines
+        envelope.id,
+        envelope.instance,
+        envelope.state,
+        envelope.is_ready,
+        envelope.is_caught_up,
+        envelope.takes_wal,
+        timelines,
     )
+
+
+def _each_in(array: bytes) -> Iterator[bytes]:
+    """The objects in a JSON array, found by what is between them: keepers send no blanks there, and none in which others are.
+
+    To decode the array first would take seconds where a peer sends millions of numbers.  Raises ValueError for what is
+    too long to be a timeline, or no array.
+    """
+    if not array.startswith(b"["):
+        raise ValueError("Expected `array` - at `$.timelines`")
+    begin, last = 1, len(array) - 1  # the bracket
+    while begin < last:
+        end = array.find(b"},{", begin, min(last, begin + TIMELINE_BYTES_MAX + 2))
+        end = last if end < 0 else end + 1
+        if end - begin > TIMELINE_BYTES_MAX:
+            raise ValueError(f"more than {TIMELINE_BYTES_MAX} bytes - at `$.timelines[...]`")
+        yield array[begin:end]
+        begin = end + 1
 
 
 @lru_cache(NAMES_KEPT_MAX)

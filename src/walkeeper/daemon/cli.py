@@ -9,7 +9,6 @@ Does not do the work of any command, and does not know exit codes: ``exits`` doe
 
 import os
 import shutil
-import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -34,7 +33,6 @@ from walkeeper.daemon.config import (
     TopOptions,
     WhyBlockedOptions,
 )
-from walkeeper.daemon.deadly import NUMBER_1, make_deadly
 from walkeeper.daemon.options import (
     FlagParser,
     Source,
@@ -365,9 +363,7 @@ COMMANDS: Sequence[Command[Any]] = (
 
 
 def main() -> NoReturn:
-    """The ``walkeeper`` program.  A command that does not answer SIGTERM ends by it, also as process number 1."""
-    if os.getpid() == NUMBER_1:
-        make_deadly(signal.SIGTERM, NUMBER_1)
+    """The ``walkeeper`` program."""
     sys.exit(run_command(sys.argv[1:], os.environ))
 
 

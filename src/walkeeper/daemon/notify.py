@@ -13,6 +13,7 @@ import structlog
 import trio
 
 from walkeeper.control.health import Check
+from walkeeper.errors import printable
 from walkeeper.links.throttle import throttled_logger
 
 READY: Final = "READY=1"
@@ -63,7 +64,7 @@ async def _report(
     limit_seconds = watchdog_seconds(environment, os.getpid())
     while True:
         problems = [f"{each.name}: {each.problem}" for each in look() if each.problem]
-        state = f"STATUS={'; '.join(problems) or describe()}"
+        state = f"STATUS={printable('; '.join(problems) or describe())}"  # a line more would be a message more
         if limit_seconds is not None and not problems:
             state = f"{ALIVE}\n{state}"
         notify(state, environment)

@@ -24,8 +24,7 @@ from walkeeper.links.tls import client_context
 from walkeeper.links.tls_link import TlsLink
 
 BODY_BYTES_MAX: Final = 16 * 1024 * 1024
-"""More than any keeper says of itself: an overview has some 100 KiB, or ten times as much with long names, and the positions
-of a timeline take a quarter of a KiB."""
+"""More than any keeper says of itself: an overview has some 100 KiB, or ten times as much with long names."""
 
 AUTHORITIES_FLAG: Final = "--ssl-ca-file"
 
@@ -64,7 +63,9 @@ def _context_of(authorities: str) -> ssl.SSLContext:
     return client_context(info, root_flag=AUTHORITIES_FLAG)
 
 
-async def http_get(address: HttpAddress, target: str, token: str | None = None) -> HttpAnswer:
+async def http_get(
+    address: HttpAddress, target: str, token: str | None = None, body_bytes_max: int = BODY_BYTES_MAX
+) -> HttpAnswer:
     """Ask for ``target``, a path with its query.
 
     Raises Unreachable, also for what is not HTTP, for too much of it and for a certificate that is not trusted.
@@ -78,7 +79,7 @@ async def http_get(address: HttpAddress, target: str, token: str | None = None) 
     try:
         if address.is_encrypted:
             link = await _encrypt(link, address)
-        return await _ask(link, address, target, token)
+        return await _ask(link, address, target, token, body_bytes_max)
     except trio.BrokenResourceError as error:
         raise Unreachable(str(address), "the connection broke") from error
     finally:
@@ -102,7 +103,9 @@ async def _encrypt(plain: Link, address: HttpAddress) -> TlsLink:
     return link
 
 
-async def _ask(link: Link, address: HttpAddress, target: str, token: str | None) -> HttpAnswer:
+async def _ask(
+    link: Link, address: HttpAddress, target: str, token: str | None, body_bytes_max: int
+) -> HttpAnswer:
     session = h11.Connection(h11.CLIENT)
     headers = [("host", Address.__str__(address)), ("connection", "close")]
     if token is not None:
@@ -131,8 +134,8 @@ async def _ask(link: Link, address: HttpAddress, target: str, token: str | None)
                 status = event.status_code
             case h11.Data():
                 body += event.data
-                if len(body) > BODY_BYTES_MAX:
-                    raise Unreachable(str(address), f"it answered with more than {BODY_BYTES_MAX} bytes")
+                if len(body) > body_bytes_max:
+                    raise Unreachable(str(address), f"it answered with more than {body_bytes_max} bytes")
             case h11.EndOfMessage():
                 return HttpAnswer(status, bytes(body))
             case h11.ConnectionClosed():

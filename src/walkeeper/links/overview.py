@@ -10,14 +10,17 @@ from typing import Final, TypeVar
 import msgspec
 import trio
 
-from walkeeper.errors import ConfigError, Malformed, ServerError, Unreachable, shortened
+from walkeeper.errors import ConfigError, Malformed, ServerError, Unreachable, printable, shortened
 from walkeeper.links.address import HttpAddress
-from walkeeper.links.http_get import http_get
+from walkeeper.links.http_get import BODY_BYTES_MAX, http_get
 from walkeeper.links.token import read_token
 
 PATH: Final = "/v1/walkeeper/overview"
 
 POSITIONS_PATH: Final = "/v1/walkeeper/positions"
+
+POSITIONS_BYTES_MAX: Final = 8 * 1024 * 1024
+"""For those of 20,000 timelines, which is more than anybody has, and of a third of a KiB each."""
 
 ANSWER_SECONDS: Final = 1.0
 """For one keeper: its answer comes from memory, and somebody may be waiting for it."""
@@ -65,7 +68,7 @@ async def ask_overview(address: HttpAddress, find: str, decode: Callable[[bytes]
     try:
         return decode(body)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise ServerError(str(address), "", shortened(f"its answer cannot be read: {error}")) from error
+        raise ServerError(str(address), "", printable(shortened(f"its answer cannot be read: {error}"))) from error
 
 
 async def ask_positions(address: HttpAddress) -> bytes:
@@ -75,11 +78,11 @@ async def ask_positions(address: HttpAddress) -> bytes:
 
     Cancellation: as there.
     """
-    return await _ask(address, POSITIONS_PATH)
+    return await _ask(address, POSITIONS_PATH, POSITIONS_BYTES_MAX)
 
 
-async def _ask(address: HttpAddress, target: str) -> bytes:
-    answer = await http_get(address, target, read_token())
+async def _ask(address: HttpAddress, target: str, body_bytes_max: int = BODY_BYTES_MAX) -> bytes:
+    answer = await http_get(address, target, read_token(), body_bytes_max)
     if answer.status != 200:
         raise ServerError(str(address), "", _refusal(answer.status, answer.body))
     return answer.body
@@ -94,4 +97,4 @@ def _refusal(status: int, body: bytes) -> str:
         case 404:
             return "it does not know the question: is it a walkeeper of this version?"
         case _:
-            return shortened(f"HTTP status {status}: {body[:200].decode(errors='replace')}")
+            return printable(shortened(f"HTTP status {status}: {body[:200].decode(errors='replace')}"))

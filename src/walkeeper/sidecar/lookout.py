@@ -17,6 +17,7 @@ from walkeeper.links.log import Log
 from walkeeper.links.passfile import with_password
 from walkeeper.links.postgres import Connection, time_limit
 from walkeeper.links.primary import Flaw, ask_flush_lsn, connect_primary, find_flaws
+from walkeeper.lsn import Lsn
 from walkeeper.sidecar.account import Account
 from walkeeper.sidecar.config import ProposeConfig
 from walkeeper.sidecar.slot import LIMIT_SETTING, LIMIT_SLOT, UNLIMITED, Slot
@@ -43,7 +44,8 @@ class Lookout:
         self._log = log
         self._flaws: Sequence[Flaw] = ()
         self._is_failing = False
-        self._is_much = False
+        self._is_much = self._is_lost = False
+        self._kept_from: Lsn | None = None  # as the slot kept WAL last
         self._is_boundless = False
         self._sooner = trio.Event()
 
@@ -94,13 +96,26 @@ class Lookout:
         limit_bytes = None if setting == UNLIMITED else parse_size(setting)
         restart_lsn = await slot.find()
         flush_lsn = await ask_flush_lsn(connection)
-        retained_bytes = max(flush_lsn - restart_lsn, 0) if restart_lsn else None
+        self._kept_from = restart_lsn or (None if restart_lsn is None else self._kept_from)
+        retained_bytes = None if self._kept_from is None else max(flush_lsn - self._kept_from, 0)
         self._account.slot_limit_bytes = limit_bytes
         self._account.slot_retained_bytes = retained_bytes
         if restart_lsn is not None and not slot.unsafe:
             self._tell_of_limit(slot.name, is_boundless=limit_bytes is None)
+        self._tell_of_loss(slot.name, is_lost=self._kept_from is not None and not restart_lsn)
         if limit_bytes is not None and retained_bytes is not None:
             self._tell(slot.name, retained_bytes, limit_bytes)
+
+    def _tell_of_loss(self, slot: str, *, is_lost: bool) -> None:
+        """It kept WAL, and keeps none any more: what it would have to keep is counted on, for that is what keepers lack."""
+        if is_lost and not self._is_lost:
+            self._log.warning(
+                "the slot has lost its WAL",
+                slot=slot,
+                why=f"the primary had to keep more than {LIMIT_SETTING}, and has removed what keepers may lack",
+                remedy="if the stream cannot be continued when a majority is back: a new --timeline and a new base backup",
+            )
+        self._is_lost = is_lost
 
     def _tell_of_limit(self, slot: str, *, is_boundless: bool) -> None:
         """A slot without a limit is not made, but one that is there is used: streaming fills no disk, an absence may."""

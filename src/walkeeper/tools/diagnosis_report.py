@@ -9,8 +9,8 @@ from datetime import datetime
 
 import msgspec
 
+from walkeeper.errors import printable
 from walkeeper.tools.diagnosis import Facts, Finding, is_blocked, is_seen
-from walkeeper.tools.status_report import printable
 
 NOTHING = "nothing is blocked"
 UNSEEN = "nothing is blocked, as far as could be seen"

@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 
+from walkeeper.errors import printable
 from walkeeper.formats.commands import INCOMPLETE, WHOLE
 from walkeeper.links.poll import Answer, Trouble
 from walkeeper.lsn import format_lsn
@@ -121,8 +122,3 @@ def _table(columns: Row, rows: Sequence[Row]) -> list[str]:
 
 def _cell(value: object) -> str:
     return printable("-" if value is None else str(value))
-
-
-def printable(text: str) -> str:
-    """In the place of everything that could do something to a terminal stands a question mark."""
-    return "".join(character if character.isprintable() else "?" for character in text)

@@ -13,6 +13,7 @@ from typing import Final
 
 import msgspec
 
+from walkeeper.errors import printable
 from walkeeper.tools.top import Overview, Problem, Round, Seen, Timeline
 
 WIDTH_MIN: Final = 40
@@ -216,7 +217,7 @@ def _words(problem: Problem) -> str:
 
 
 def _explained(level: str, about: str, what: str, width: int) -> Iterator[Line]:
-    text = _printable(f"{about}: {what}")
+    text = printable(f"{about}: {what}")
     for line in textwrap.wrap(text, width, initial_indent="! ", subsequent_indent="  "):
         yield level, line
 
@@ -289,7 +290,7 @@ def _seconds(count: float) -> str:
 
 def _table(columns: Sequence[Column], rows: Sequence[Row], width: int) -> Iterator[Line]:
     """Columns as wide as they have to be; where there is no room the first one is cut, when others are left out."""
-    cells = [[_printable(cell) for cell in row] for _, row in rows]
+    cells = [[printable(cell) for cell in row] for _, row in rows]
     widths = [max(len(column.title), *(len(row[place]) for row in cells)) for place, column in enumerate(columns)]
     chosen = list(range(len(columns)))
     first_min = min(widths[0], 17)
@@ -310,7 +311,3 @@ def _fitted(cell: str, width: int, column: Column) -> str:
         half = (width - 1) // 2
         cell = f"{cell[: width - 1 - half]}…{cell[len(cell) - half :]}"
     return cell.rjust(width) if column.is_number else cell.ljust(width)
-
-
-def _printable(text: str) -> str:
-    return "".join(character if character.isprintable() else "?" for character in text)

@@ -9,7 +9,7 @@ from enum import Enum
 
 import msgspec
 
-from walkeeper.tools.status_report import printable
+from walkeeper.errors import printable
 
 
 class Grade(Enum):

@@ -137,6 +137,8 @@ async def test_creating_again_changes_nothing(client: httpx2.AsyncClient) -> Non
         {"tenant_id": None},
         {"timeline_id": "x" * 32},
         {"start_lsn": 23_803_720},
+        {"tenant_id": TENANT + "\n"},
+        {"timeline_id": TIMELINE + "\n"},
         {"start_lsn": "0/1/2"},
         {"start_lsn": "0/123456789"},
         {"commit_lsn": "0/1"},

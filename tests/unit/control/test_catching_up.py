@@ -46,7 +46,7 @@ def told(commit_lsn: Lsn, ttid: TenantTimelineId = TTID, **changes: Any) -> Time
 
 
 def other(number: int, *timelines: TimelinePositionsJson, state: Any = "serving", trouble: str = "") -> Neighbour:
-    said = KeeperPositionsJson(number, f"i{number}", state, True, True, list(timelines))
+    said = KeeperPositionsJson(number, f"i{number}", state, True, True, True, list(timelines))
     return Neighbour(HttpAddress(f"k{number}", 7676), said, trouble, None if state == "starting" else timelines)
 
 

@@ -1,6 +1,7 @@
 """What a keeper tells the others: little, of all timelines, and never an old answer to whether it serves."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
@@ -11,19 +12,26 @@ from trio.testing import MockClock
 
 from keeping import SERVER, TTID, Leader, new_disk, timelines_on
 from managed import NODE, REQUEST, managed_in
+from walkeeper.control.collectors import HANGS_SECONDS, DiskJobs
 from walkeeper.control.dump import KeeperConfig
 from walkeeper.control.health import Readiness
 from walkeeper.control.positions import FRESH_SECONDS, LOOKED_AT_IN_A_TURN, KeeperPositionsJson, Positions
 from walkeeper.errors import StorageError
 from walkeeper.lsn import format_lsn
+from walkeeper.storage.disk import Space
 from walkeeper.testing.memory_disk import Fault
+from walkeeper.timeline.room import DiskLimits, Room
 from walkeeper.timeline.timelines import Timelines
 
 ROUTE = "/v1/walkeeper/positions"
 
 
-def positions_of(readiness: Readiness | None = None) -> Positions:
-    return Positions(KeeperConfig(id=NODE), "me", readiness or Readiness())
+def idle() -> DiskJobs:
+    return DiskJobs(0, 0.0)
+
+
+def positions_of(readiness: Readiness | None = None, disk: Callable[[], DiskJobs] = idle) -> Positions:
+    return Positions(KeeperConfig(id=NODE), "me", readiness or Readiness(), disk)
 
 
 async def told_by(positions: Positions) -> KeeperPositionsJson:
@@ -37,7 +45,7 @@ async def test_positions_are_told_of_each_timeline_with_its_members(tmp_path: Pa
         status, answer = await managed.ask("GET", ROUTE)
     assert status == 200
     assert (answer["id"], answer["state"]) == (NODE, "serving")
-    assert (answer["is_ready"], answer["is_caught_up"]) == (True, True)
+    assert (answer["is_ready"], answer["is_caught_up"], answer["takes_wal"]) == (True, True, True)
     told = {each["timeline_id"]: each for each in answer["timelines"]}
     assert told["ab" * 16] == {
         "tenant_id": REQUEST["tenant_id"],
@@ -122,10 +130,28 @@ async def test_whether_it_serves_is_told_as_it_is_now(state: str) -> None:
     assert (told.state, told.is_ready, told.is_caught_up) == (state, False, False)
 
 
+@pytest.mark.parametrize("free_bytes", [0, 10**9])
+@pytest.mark.parametrize("oldest_seconds", [HANGS_SECONDS - 0.1, HANGS_SECONDS])
+async def test_a_disk_that_is_full_or_hangs_takes_no_wal_whatever_readiness_says(
+    free_bytes: int, oldest_seconds: float
+) -> None:
+    async def look() -> Space:
+        return Space(10**9, free_bytes)
+
+    readiness = Readiness()
+    async with timelines_on(new_disk(), limits=DiskLimits(0.5, 0, 60)) as timelines:
+        positions = positions_of(readiness, lambda: DiskJobs(1, oldest_seconds))
+        assert (await told_by(positions)).takes_wal is (oldest_seconds < HANGS_SECONDS)
+        positions.begin(timelines)
+        await timelines.room.look(look)
+        told = await told_by(positions)
+        assert (told.takes_wal, told.is_ready) == (free_bytes > 0 and oldest_seconds < HANGS_SECONDS, True)
+
+
 class Counted:
     """Timelines that nobody can use, and how often they were looked at."""
 
-    usable_state, ttid = None, TTID
+    usable_state, ttid, room = None, TTID, Room()
 
     def __init__(self, count: int) -> None:
         self.count = count

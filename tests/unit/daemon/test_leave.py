@@ -2,6 +2,7 @@
 
 import socket
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from itertools import count
 from pathlib import Path
 from random import Random
@@ -13,16 +14,19 @@ import trio
 from starlette.applications import Starlette
 from trio.testing import MockClock
 
-from walkeeper.control.collectors import DiskJobs
+from keeping import SERVER, TTID, new_disk, timelines_on
+from walkeeper.control.collectors import HANGS_SECONDS, DiskJobs
 from walkeeper.control.dump import KeeperConfig
 from walkeeper.control.health import Readiness
 from walkeeper.control.http1 import HttpConnection
 from walkeeper.control.neighbours import Neighbour, Neighbours
-from walkeeper.control.positions import KeeperPositionsJson, Positions
-from walkeeper.daemon.leave import DISK_SECONDS, LAST_SECONDS, SETTLE_SECONDS, leave, what_is_missing
+from walkeeper.control.positions import KeeperPositionsJson, Positions, TimelinePositionsJson
+from walkeeper.daemon.leave import LAST_SECONDS, SETTLE_SECONDS, configurations_of, leave, what_is_missing
+from walkeeper.ids import NodeId
 from walkeeper.links.address import HttpAddress
-from walkeeper.membership import majority
+from walkeeper.membership import Configuration, Generation, Member, majority
 from walkeeper.testing.network import MemoryNetwork
+from walkeeper.timeline.timelines import Timelines
 
 PATIENCE_SECONDS: Final = 60.0
 DRAIN_SECONDS: Final = 3.0
@@ -31,11 +35,11 @@ CAUGHT_UP: Final = "caught up"
 
 
 def well() -> DiskJobs:
-    return DiskJobs(1, DISK_SECONDS - 0.1)
+    return DiskJobs(1, HANGS_SECONDS - 0.1)
 
 
 def wedged() -> DiskJobs:
-    return DiskJobs(1, DISK_SECONDS)
+    return DiskJobs(1, HANGS_SECONDS)
 
 
 class Cluster:
@@ -52,6 +56,8 @@ class Cluster:
         self._hosts = {number: self._network.host(f"k{number}") for number in self.numbers}
         self._instances: dict[int, str] = {}
         self._started = count()
+        self.disks: dict[int, Callable[[], DiskJobs]] = {}
+        self.timelines: dict[int, Timelines] = {}
         for number in self.numbers:
             self.start(number)
 
@@ -64,8 +70,11 @@ class Cluster:
 
     async def _serve(self, number: int) -> None:
         readiness = self.readiness[number]
-        endpoint = Positions(KeeperConfig(id=number), self._instances[number], readiness).endpoint()
-        app = Starlette(routes=[endpoint.route(None)])
+        disk = self.disks.get(number, well)
+        positions = Positions(KeeperConfig(id=number), self._instances[number], readiness, disk)
+        if number in self.timelines:
+            positions.begin(self.timelines[number])
+        app = Starlette(routes=[positions.endpoint().route(None)])
         listener = self._hosts[number].listen()
         while self.readiness[number] is readiness:
             link, _ = await listener.accept()
@@ -249,6 +258,20 @@ async def test_who_need_not_wait_goes_at_once(
         nursery.cancel_scope.cancel(reason="seen")
 
 
+async def test_it_stays_for_one_that_is_ready_and_cannot_take_wal_and_says_so(autojump_clock: MockClock) -> None:
+    with structlog.testing.capture_logs() as logs:
+        async with trio.open_nursery() as nursery:
+            cluster = Cluster(3, nursery)
+            cluster.disks[2] = lambda: wedged() if trio.current_time() < hangs_until else well()
+            hangs_until = trio.current_time() + PATIENCE_SECONDS / 2
+            assert PATIENCE_SECONDS / 2 <= await seconds_of(lambda: cluster.stop(1)) <= PATIENCE_SECONDS / 2 + 2
+            cluster.start(1)
+            hangs_until = trio.current_time() + 2 * PATIENCE_SECONDS
+            await cluster.stop(1)
+            nursery.cancel_scope.cancel(reason="seen")
+    assert "keeper 2 (k2:7676): takes no WAL" in logs[-1]["error"]
+
+
 async def test_a_disk_that_begins_to_hang_ends_the_wait(autojump_clock: MockClock) -> None:
     async with trio.open_nursery() as nursery:
         cluster = Cluster(3, nursery)
@@ -261,8 +284,10 @@ async def test_a_disk_that_begins_to_hang_ends_the_wait(autojump_clock: MockCloc
         nursery.cancel_scope.cancel(reason="seen")
 
 
-def other(number: int, state: Any = "serving", *, is_ready: bool = True, trouble: str = "") -> Neighbour:
-    said = KeeperPositionsJson(number, f"i{number}", state, is_ready, True, [])
+def other(
+    number: int, state: Any = "serving", *, is_ready: bool = True, takes_wal: bool = True, trouble: str = ""
+) -> Neighbour:
+    said = KeeperPositionsJson(number, f"i{number}", state, is_ready, True, takes_wal, [])
     return Neighbour(HttpAddress(f"k{number}", 7676), said, trouble)
 
 
@@ -278,6 +303,8 @@ def silent(number: int) -> Neighbour:
         ([other(1), other(3, trouble="no answer within 1 s")], False),
         ([other(1), silent(3)], False),
         ([other(1), other(3, is_ready=False)], False),
+        ([other(1), other(3, takes_wal=False)], False),
+        ([other(1, "leaving", is_ready=False, takes_wal=False), other(3)], False),
         ([other(1), other(3, "leaving", is_ready=False)], False),
         ([other(1, "leaving", is_ready=False), other(3)], True),
         ([other(1, "draining", is_ready=False), other(3)], False),
@@ -293,8 +320,62 @@ def test_the_others_are_enough_if_those_that_stay_are_a_majority_of_all(
     said = what_is_missing(others, 2)
     assert bool(said) is not is_enough
     for each in others:
-        if not is_enough and not each.is_ready:
+        if not is_enough and not (each.is_ready and each.takes_wal):
             assert str(each) in said
+
+
+@pytest.mark.parametrize(
+    ("members", "is_enough"),
+    [
+        ([(1, 2, 3)], False),
+        ([(1, 3, 4)], True),
+        ([(1, 3, 4), (1, 2, 3)], False),
+        ([(1, 2, 3, 4, 5)], True),
+        ([], True),
+    ],
+)
+def test_the_others_must_be_a_majority_of_the_members_of_each_timeline_too(
+    members: Sequence[Sequence[int]], is_enough: bool
+) -> None:
+    others = [silent(2), other(3), other(4), other(5)]
+    said = what_is_missing(others, 1, members)
+    assert bool(said) is not is_enough
+    if not is_enough:
+        assert said == "2 of 3 members of a timeline are needed, 1 would be left; k2:7676: Connection refused"
+
+
+def told(generation: int, *members: int, timeline: int = 0) -> TimelinePositionsJson:
+    tenant_id, timeline_id = "0" * 32, f"{timeline:032x}"
+    return TimelinePositionsJson(
+        tenant_id, timeline_id, "0/10", "0/20", "0/20", 1, True, generation, list(members)
+    )
+
+
+async def test_members_are_those_of_the_newest_configurations_that_we_are_in() -> None:
+    said = [
+        [told(1, 1, 2, 3), told(1, 4, 5, 6, timeline=1), told(0, timeline=2)],
+        [told(2, 1, 2, 4), told(1, 1, 8, 9, timeline=3)],
+    ]
+    others = [replace(other(number), told=each) for number, each in enumerate(said, 2)]
+    assert await configurations_of(others, 1) == {(1, 2, 4), (1, 8, 9)}
+
+
+async def test_it_stays_for_members_though_others_are_many(autojump_clock: MockClock) -> None:
+    members = tuple(Member(NodeId(number), f"k{number}", 5454) for number in (1, 2, 3))
+    async with timelines_on(new_disk()) as timelines, trio.open_nursery() as nursery:
+        await timelines.create(TTID, SERVER, configuration=Configuration(Generation(1), members))
+        cluster = Cluster(5, nursery)
+        cluster.timelines[3] = timelines
+        cluster.readiness[3].hinder(CAUGHT_UP, "not yet")
+        cluster.readiness[2].hinder(CAUGHT_UP, "not yet")
+        nursery.start_soon(cluster.stop, 1)
+        await trio.sleep(PATIENCE_SECONDS / 2)
+        assert cluster.left == []
+        cluster.readiness[2].hinder(CAUGHT_UP, "")
+        cluster.readiness[3].hinder(CAUGHT_UP, "")
+        await trio.sleep(2)
+        assert cluster.left == [1]
+        nursery.cancel_scope.cancel(reason="seen")
 
 
 async def test_the_service_manager_hears_of_it_when_it_begins_and_how_long_it_may_take(

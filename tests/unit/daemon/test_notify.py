@@ -92,6 +92,17 @@ async def test_without_a_watchdog_the_status_is_told_now_and_then(
         assert heard(manager) == ["STATUS=serving"] * 2
 
 
+async def test_no_text_says_more_to_the_service_manager_than_a_status(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(tmp_path / "notify"))
+        said = "it says x\nMAINPID=1\x1b[2J"
+        async with reporting({"NOTIFY_SOCKET": str(tmp_path / "notify")}, list, lambda: said):
+            await trio.sleep(0.1)
+        assert heard(manager) == ["STATUS=it says x?MAINPID=1?[2J"]
+
+
 def test_a_service_manager_that_does_not_read_is_not_waited_for(tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager, structlog.testing.capture_logs() as lines:
         manager.bind(str(tmp_path / "notify"))

@@ -12,6 +12,7 @@ from walkeeper.testing.wal import WalGenerator
 
 USELESS = "commits do not wait for keepers"
 MUCH = "the slot keeps much WAL"
+LOST = "the slot has lost its WAL"
 UNLIMITED = "the slot may fill the primary's disk"
 BLIND = "the primary cannot be looked at"
 LOOK = "walkeeper_look"
@@ -120,17 +121,42 @@ async def test_a_slot_that_is_made_is_seen_at_once(autojump_clock: MockClock, wo
         assert trio.current_time() - began < LOOK_SECONDS / 2
 
 
-@pytest.mark.parametrize("slot", [(None, None, None), ("physical", None, None)], ids=["no slot", "lost"])
-async def test_of_a_slot_that_keeps_nothing_it_is_not_told_how_much(
-    autojump_clock: MockClock, world: World, slot: tuple[str | None, ...]
+async def test_of_a_slot_that_is_gone_it_is_not_told_how_much_it_keeps(
+    autojump_clock: MockClock, world: World
 ) -> None:
     async with world.sidecar():
         await world.commit()
         await looks()
         assert world.account.look().slot_retained_bytes is not None
-        world.primary.odd_answers["READ_REPLICATION_SLOT"] = slot
+        world.primary.odd_answers["READ_REPLICATION_SLOT"] = (None, None, None)
         await looks()
         assert world.account.look().slot_retained_bytes is None
+        world.primary.odd_answers["READ_REPLICATION_SLOT"] = ("physical", None, None)
+        await looks()
+        assert world.account.look().slot_retained_bytes is None
+    assert not world.log.said(LOST)
+
+
+async def test_a_slot_that_has_lost_its_wal_is_told_of_once_and_what_it_would_have_to_keep_is_counted_on(
+    autojump_clock: MockClock, world: World
+) -> None:
+    async with world.sidecar():
+        await world.commit()
+        await looks()
+        kept_from = world.primary.slots[SLOT]
+        world.primary.odd_answers["READ_REPLICATION_SLOT"] = ("physical", None, None)
+        await looks(3)
+        await world.commit(40_000)
+        await looks()
+        assert world.account.look().slot_retained_bytes == world.primary.wal.lsn - kept_from
+        (told,) = world.log.said(LOST)
+        assert told["slot"] == SLOT
+        assert "--timeline" in str(told["remedy"])
+        world.primary.odd_answers.clear()
+        await looks()
+        world.primary.odd_answers["READ_REPLICATION_SLOT"] = ("physical", None, None)
+        await looks()
+    assert len(world.log.said(LOST)) == 2
 
 
 async def test_a_slot_that_nears_its_limit_is_told_of_once_each_time(
