@@ -129,7 +129,7 @@ async def test_a_timeline_that_is_not_whole_here_is_behind_though_its_wal_is_her
     timelines: Timelines, autojump_clock: MockClock
 ) -> None:
     await timelines.create(TTID, SERVER, start_lsn=FAR, commit_lsn=FAR)
-    said = await problem_after(CatchingUp(US), timelines, [other(1, told(FAR)), other(2)])
+    said = await problem_after(CatchingUp(US), timelines, [other(1, told(FAR, commit_term=0)), other(2)])
     assert said.endswith(f"here is {format_lsn(FAR)}, not whole")
 
 

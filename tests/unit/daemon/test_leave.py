@@ -258,6 +258,14 @@ async def test_who_need_not_wait_goes_at_once(
         nursery.cancel_scope.cancel(reason="seen")
 
 
+async def test_who_was_given_no_time_to_wait_warns_of_nobody(autojump_clock: MockClock) -> None:
+    with structlog.testing.capture_logs() as logs:
+        async with trio.open_nursery() as nursery:
+            await Cluster(3, nursery).stop(3, 0.0)
+            nursery.cancel_scope.cancel(reason="seen")
+    assert [each["event"] for each in logs if each["event"].startswith("leaving")] == []
+
+
 async def test_it_stays_for_one_that_is_ready_and_cannot_take_wal_and_says_so(autojump_clock: MockClock) -> None:
     with structlog.testing.capture_logs() as logs:
         async with trio.open_nursery() as nursery:
