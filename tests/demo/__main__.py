@@ -9,11 +9,9 @@ what was lost.  Exit code 0 only if that is nothing.
 import secrets
 import signal
 import sys
-from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
 
 import trio
 
@@ -26,6 +24,7 @@ from demo.narrator import Narrator
 from demo.restore import end_of_replay, restore
 from demo.standby import source_of, start_standby, wait_replayed
 from replicated import keepers_conninfo
+from threaded import blocking
 from walkeeper.ids import TenantId, TenantTimelineId, TimelineId
 
 KEEPERS = 3
@@ -42,8 +41,6 @@ SYNC_SECONDS = 30.0
 LOOK_SECONDS = 0.2
 
 EXPECTED = (programs.ProgramFailed, postgres.PostgresFailed, postgres.PostgresNotFound, WalDiffers)
-
-T = TypeVar("T")
 
 
 @dataclass(slots=True)
@@ -68,14 +65,6 @@ class Scene:
     def quorum(self) -> list[str]:
         """What tools have to be told."""
         return ["--keepers", self.addresses, "--tenant", self.tenant, "--timeline", self.timeline]
-
-
-async def blocking(work: Callable[..., T], *arguments: object) -> T:
-    """Do something that blocks in a thread.
-
-    Cancellation: waits for the thread; everything that is called here has a limit of its own.
-    """
-    return await trio.to_thread.run_sync(work, *arguments)
 
 
 def prepare(work: Path, say: Narrator, stack: ExitStack) -> Scene:

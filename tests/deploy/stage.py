@@ -7,12 +7,12 @@ Rules: whatever runs ends with the stack and the nursery.
 import json
 import os
 import shutil
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import trio
 import trustme
@@ -30,6 +30,7 @@ from deploy.pods_network import Place, PodsNetwork
 from deploy.podspec import Quorum
 from minted import Mint
 from replicated import NAME
+from threaded import blocking
 from walkeeper.formats.segments import PARTIAL_SUFFIX
 from walkeeper.ids import TenantTimelineId
 
@@ -46,16 +47,6 @@ SETTLE_SECONDS = 60.0
 LOOK_SECONDS = 0.05
 YARDSTICK_BYTES = 8192  # what a small commit writes
 CAUGHT_UP_SECONDS = 2.0  # a keeper that is ready has what was committed a moment ago, on a busy machine, too
-
-T = TypeVar("T")
-
-
-async def blocking(work: Callable[..., T], *arguments: object) -> T:
-    """Do something that blocks in a thread.
-
-    Cancellation: waits for the thread; everything that is called here has a limit of its own.
-    """
-    return await trio.to_thread.run_sync(work, *arguments)
 
 
 @dataclass(slots=True)

@@ -38,7 +38,7 @@ INSTALLERS = re.compile(
     r"/(pip|pip3|ensurepip|uv|gcc|cc|c\+\+|g\+\+|clang|ld|make)$|/site-packages/(pip|setuptools|hatchling)/"
 )
 LEFT_BEHIND = re.compile(
-    r"^/var/lib/apt/lists/.|^/var/cache/apt/.|\.deb$|pip\.conf$|authorities\.pem$|^/build|^/root/.cache|/\.git/|/\.nox/|/etc/apt/apt\.conf\.d/.*proxy"
+    r"^/var/lib/apt/lists/.|^/var/cache/apt/.|\.deb$|pip\.conf$|authorities\.pem$|^/build|/\.cache/|/\.git/|/\.nox/|/etc/apt/apt\.conf\.d/.*proxy"
 )
 
 TRY_TO_WRITE = """

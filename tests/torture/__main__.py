@@ -24,10 +24,11 @@ import programs
 from compared_wal import WalDiffers
 from demo.__main__ import leaves_of
 from demo.narrator import Narrator
+from threaded import blocking
 from torture.faults import strike_all
 from torture.private import Means, become_private, find_means
 from torture.schedule import Episode, Kind, describe, possible_kinds, row_of, schedule
-from torture.stage import WRITERS, Scene, begin, blocking, keep_writing
+from torture.stage import WRITERS, Scene, begin, keep_writing
 from torture.verdict import check_healthy, compare_keepers, inspect_daemons, sync_and_count, wait_settled
 
 STEPS = 5

@@ -15,8 +15,9 @@ import trio
 
 import postgres
 import programs
+from threaded import blocking
 from torture.schedule import Blow, Episode, Kind
-from torture.stage import Scene, blocking
+from torture.stage import Scene
 
 DELAY_SECONDS = 0.08
 LOSSY_DELAY_SECONDS = 0.01

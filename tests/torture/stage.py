@@ -5,11 +5,9 @@ Rules: whatever runs or is mounted ends with the stack.
 """
 
 import subprocess
-from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
 
 import trio
 
@@ -43,16 +41,6 @@ KEEPER_FLAGS = ["--wal-sender-timeout", "10s"]
 STANDBY = {"wal_receiver_timeout": "5s", "wal_receiver_status_interval": "1s"}
 RECEIVER = " tcp_user_timeout=5000 keepalives_idle=2 keepalives_interval=1 keepalives_count=3"
 """pg_receivewal has no time limit of its own: without these it waits for a keeper that is cut off."""
-
-T = TypeVar("T")
-
-
-async def blocking(work: Callable[..., T], *arguments: object) -> T:
-    """Do something that blocks in a thread.
-
-    Cancellation: waits for the thread; everything that is called here has a limit of its own.
-    """
-    return await trio.to_thread.run_sync(work, *arguments)
 
 
 @dataclass(slots=True)

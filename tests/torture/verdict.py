@@ -16,7 +16,8 @@ from demo.compare import described
 from demo.ledger import tell_lost
 from demo.restore import end_of_replay, restore
 from demo.standby import wait_replayed
-from torture.stage import SEGMENT_MIB, Scene, blocking
+from threaded import blocking
+from torture.stage import SEGMENT_MIB, Scene
 from torture.watch import complaints, excesses
 from walkeeper.formats.segments import PARTIAL_SUFFIX, parse_segment_name
 

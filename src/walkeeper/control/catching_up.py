@@ -4,7 +4,8 @@ It is ready only then: whoever asks for readiness before he ends another keeper 
 
 Rules:
 * A *target* is the highest LSN that another keeper knows to be committed in a timeline.  It is reached when our WAL is durable
-  up to there, whole, and the same, which it is if the same term wrote the last byte.  The next one is taken only when it is reached, so that a keeper which keeps up is never behind.
+  up to there, whole, and the same, which it is if the same term wrote the last byte.  The next one is taken only when it is
+  reached, so that a keeper which keeps up is never behind.
 * What a keeper tells when this process hears it for the first time has to be reached, at the start or later: nobody knows what
   happened before.  Of what it tells afterwards, who does not reach a target for ``PATIENCE_SECONDS`` is behind.
 * Who needed longer than that for a target must reach the next one in time before he counts as caught up: what was written

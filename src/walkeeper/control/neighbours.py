@@ -96,11 +96,9 @@ class Neighbours:
         for each in self._asked.values():
             if each.said is not None and each.said.instance == self._instance:
                 continue
-            key: object = each.address
-            if (
-                each.said is not None and each.said.id != self.node_id
-            ):  # a twin of ours is another one all the same
-                key = each.said.id
+            # A twin of ours, with our number and another instance, is another one all the same.
+            is_twin = each.said is not None and each.said.id == self.node_id
+            key: object = each.address if each.said is None or is_twin else each.said.id
             if key not in found or each.is_answering:
                 found[key] = each
         if not found and len(self._asked) > 1:
